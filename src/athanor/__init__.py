@@ -1,0 +1,1 @@
+"""Athanor: the craft of training image classifiers, as things you can run."""
