@@ -1,0 +1,197 @@
+"""The only file in which a config becomes objects."""
+
+import logging
+from functools import partial
+from typing import Any, Literal
+
+import lightning.pytorch as L
+import torch
+from hydra.utils import get_object
+from lightning.pytorch.callbacks import ProgressBar
+from omegaconf import DictConfig, OmegaConf
+
+from athanor.callbacks.checkpoints import Checkpoints
+from athanor.callbacks.stopwatch import Stopwatch
+from athanor.check_config import check_key, check_value, signature
+from athanor.classifier import Classifier
+from athanor.data.module import ImageData
+from athanor.errors import UserError
+
+log = logging.getLogger(__name__)
+
+TOP_LEVEL = {
+    "name": str,
+    "seed": int,
+    "data_dir": str,
+    "test": bool,
+    "compile": bool,
+    "weights": str | None,
+    "resume": str | None,
+    "run": str | None,
+}
+GROUPS = ("data", "model", "loss", "optim", "scheduler", "metrics", "callbacks", "logger", "trainer")
+OUTSIDE_TARGET = {"scheduler": {"unit"}, "data": {"preprocess"}}  # keys that this file takes out before it builds
+
+
+def plain(cfg: DictConfig) -> dict:
+    """The config resolved to dicts, lists, numbers and text; a value that is still missing is named."""
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise UserError(f"{missing[0]} is needed: type {missing[0]}=<value>")
+    return OmegaConf.to_container(cfg, resolve=True)
+
+
+def check(cfg: dict) -> None:
+    """Raise UserError at the first wrong key, type or target. Nothing is built."""
+    for key, value in cfg.items():
+        check_key(key, [*TOP_LEVEL, *GROUPS, "monitor"], "train.yaml")
+        if key in TOP_LEVEL:
+            check_value(key, value, TOP_LEVEL[key], "train.yaml")
+    for key, hint in {"metric": str, "mode": Literal["min", "max"]}.items():
+        check_value(f"monitor.{key}", cfg["monitor"].get(key), hint, "train.yaml")
+    for group in GROUPS:
+        check_node(group, cfg.get(group) or {})
+
+
+def check_node(path: str, node: dict) -> None:
+    if "_target_" in node:
+        targets = [locate(path, node["_target_"])]
+        if path == "data":
+            targets.append(ImageData)
+        hints, anything = signature(*targets)
+        owner = targets[0].__name__
+    for key, value in node.items():
+        if key in OUTSIDE_TARGET.get(path, ()) or key.startswith("_"):
+            pass
+        elif "_target_" in node and not anything:
+            check_key(f"{path}.{key}", hints, owner)
+        if isinstance(value, dict):
+            check_node(f"{path}.{key}", value)
+        elif "_target_" in node and key in hints:
+            check_value(f"{path}.{key}", value, hints[key], owner)
+
+
+def locate(path: str, target: str) -> Any:
+    try:
+        return get_object(target)
+    except Exception as error:
+        raise UserError(f"{path}._target_={target} cannot be imported: {str(error).splitlines()[-1]}") from error
+
+
+def build(node: dict, **handed: object) -> Any:
+    """The object of a node: its `_target_` called with its keys, or with `_partial_` a functools.partial of it.
+
+    `handed` are facts of the run, given to a target that has an argument of that name.
+    """
+    target = get_object(node["_target_"])
+    arguments = {key: value for key, value in node.items() if not key.startswith("_")}
+    for key, value in arguments.items():
+        if isinstance(value, dict) and "_target_" in value:
+            arguments[key] = build(value, **handed)
+    names, _ = signature(target)
+    arguments |= {name: fact for name, fact in handed.items() if name in names and arguments.get(name) is None}
+    return partial(target, **arguments) if node.get("_partial_") else target(**arguments)
+
+
+def data(cfg: dict) -> ImageData:
+    node = {key: value for key, value in cfg["data"].items() if key != "preprocess"}
+    names, _ = signature(ImageData)
+    own = {key: value for key, value in node.items() if key in names}
+    if own["augment"]:
+        own["augment"] = build(own["augment"])
+    source = {key: value for key, value in node.items() if key not in names}
+    return ImageData(build(source, data_dir=cfg["data_dir"], split_seed=own["split_seed"]), **own, seed=cfg["seed"])
+
+
+def classifier(cfg: dict, data: ImageData) -> Classifier:
+    """A fresh classifier for this data, its preprocessing fitted on the train split."""
+    record = {
+        "config": cfg,
+        "input_shape": list(data.input_shape),
+        "class_names": list(data.class_names),
+        "split_hash": data.split_hash,
+    }
+    labels = data.source.train_labels[data.train_index]
+    module = from_record(record, torch.bincount(labels, minlength=len(data.class_names)))
+    module.preprocess.fit(data.source.train_images, data.train_index)
+    return module
+
+
+def from_record(record: dict, class_counts: torch.Tensor | None = None) -> Classifier:
+    """A classifier as a checkpoint describes it, without weights."""
+    cfg, input_shape, num_classes = record["config"], tuple(record["input_shape"]), len(record["class_names"])
+    if class_counts is None:
+        class_counts = torch.ones(num_classes)  # only a training loss needs the true ones; weights load over these
+    scheduler = {key: value for key, value in cfg["scheduler"].items() if key != "unit"}
+    network = build(cfg["model"], input_shape=input_shape, num_classes=num_classes)
+    if cfg["compile"]:
+        network.compile()
+    metrics = {name: build(node, num_classes=num_classes) for name, node in (cfg.get("metrics") or {}).items() if node}
+    return Classifier(
+        network,
+        build(cfg["data"]["preprocess"], input_shape=input_shape),
+        build(cfg["loss"], class_counts=class_counts, num_classes=num_classes),
+        record=record,
+        optimizer=build(cfg["optim"]),
+        scheduler=build(scheduler),
+        unit=cfg["scheduler"].get("unit", "epochs"),
+        monitor=cfg["monitor"]["metric"],
+        metrics=metrics,
+        seed=cfg["seed"],
+    )
+
+
+def trainer(cfg: dict, directory: str, data: ImageData) -> L.Trainer:
+    """The trainer, with its callbacks and loggers, which write into `directory`."""
+    loggers = [build(node, save_dir=directory) for node in (cfg.get("logger") or {}).values() if node]
+    callbacks = {name: node for name, node in (cfg.get("callbacks") or {}).items() if node}
+    if not loggers:
+        callbacks.pop("lr_monitor", None)
+    refuse(cfg, data, callbacks)
+    made = [build(node, parameters=parameters(cfg)) for node in callbacks.values()]
+    own = {
+        "callbacks": [*made, Stopwatch()],
+        "logger": loggers or False,  # None would mean Lightning's default
+        "default_root_dir": directory,
+        "enable_checkpointing": any(isinstance(callback, Checkpoints) for callback in made),
+        "enable_progress_bar": any(isinstance(callback, ProgressBar) for callback in made),
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+    return build({**cfg["trainer"], **own}, dirpath=directory)
+
+
+def refuse(cfg: dict, data: ImageData, callbacks: dict[str, dict]) -> None:
+    """Settings that are right one by one and wrong together."""
+    if not len(data.val_index):
+        for name, node in callbacks.items():
+            if str(node.get("monitor")).startswith("val/") and not node["_target_"].endswith(".Checkpoints"):
+                raise UserError(f"callbacks.{name} needs validation images; type callbacks.{name}=null or a data.val_fraction")
+        if cfg["scheduler"]["_target_"].endswith("ReduceLROnPlateau") and cfg["monitor"]["metric"].startswith("val/"):
+            raise UserError("scheduler=plateau needs validation images; set data.val_fraction above 0")
+    if issubclass(get_object(cfg["optim"]["_target_"]), torch.optim.LBFGS):
+        wanted = {"accumulate_grad_batches": (1, None), "devices": (1, "1", "auto"), "precision": ("32-true", "64-true", 32)}
+        for key, allowed in wanted.items():
+            if cfg["trainer"].get(key) not in allowed:
+                value = cfg["trainer"][key]
+                raise UserError(f"optim=lbfgs cannot work with trainer.{key}={value}; use trainer.{key}={allowed[0]}")
+
+
+def parameters(cfg: dict) -> dict[str, bool | int | float | str]:
+    """The config as one flat table for comparing runs: `optim.lr: 0.001`."""
+    table = {"seed": cfg["seed"]}
+
+    def flatten(path: str, node: dict) -> None:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                flatten(f"{path}.{key}", value)
+            elif key == "_target_":
+                table[path] = value.rpartition(".")[2]
+            elif not key.startswith("_") and value is not None:
+                table[f"{path}.{key}"] = value if isinstance(value, (bool, int, float, str)) else str(value)
+
+    for group in "data", "model", "loss", "optim", "scheduler":
+        flatten(group, cfg[group])
+    for key in "precision", "max_epochs", "accumulate_grad_batches":
+        table[f"trainer.{key}"] = cfg["trainer"].get(key, "")
+    return table

@@ -1,0 +1,99 @@
+"""Checkpoints of a run: the last, the best and, if asked for, the best few."""
+
+import math
+import os
+import shutil
+from pathlib import Path
+
+import lightning.pytorch as L
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+
+
+class Checkpoints(Checkpoint):
+    """Writes checkpoints/last.ckpt after each epoch, links best.ckpt to it when `monitor` improves.
+
+    With top_k above 1 the best few epochs stay as epoch_<n>.ckpt too. Unlike ModelCheckpoint it writes each epoch
+    once, never leaves a torn file, and keeps no absolute path in its state, so a run's folder can be moved.
+    """
+
+    def __init__(self, monitor: str, mode: str, top_k: int = 1) -> None:
+        if top_k < 1:
+            raise ValueError(f"callbacks.checkpoints.top_k={top_k} keeps no best checkpoint; use 1 or more")
+        self.monitor, self.mode, self.top_k = monitor, mode, top_k
+        self.kept: list[dict] = []  # epoch, score and metrics of the best epochs, best first
+        self.last: dict = {}
+        self.validated = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        self.folder = Path(trainer.default_root_dir) / "checkpoints"
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.validated = True
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.fast_dev_run:
+            return
+        metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        score = metrics.get(self.monitor, math.nan)
+        if self.monitor.startswith("val/") and not self.validated:
+            score = math.nan  # what is there is from an earlier epoch
+        self.validated = False
+        self.last = {"epoch": trainer.current_epoch, "score": score, "metrics": metrics}
+        ranked = sorted([*self.kept, self.last] if math.isfinite(score) else self.kept, key=self._rank)
+        dropped, self.kept = ranked[self.top_k :], ranked[: self.top_k]
+        trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
+        if trainer.is_global_zero:
+            self._arrange(dropped)
+
+    def _rank(self, entry: dict) -> float:
+        return entry["score"] if self.mode == "min" else -entry["score"]
+
+    def _arrange(self, dropped: list[dict]) -> None:
+        if self.last in self.kept and self.top_k > 1:
+            link(self.folder / "last.ckpt", self._file(self.last))
+        if self.kept and self.kept[0] == self.last:
+            link(self.folder / "last.ckpt", self.folder / "best.ckpt")
+        for entry in dropped:
+            self._file(entry).unlink(missing_ok=True)
+
+    def _file(self, entry: dict) -> Path:
+        return self.folder / f"epoch_{entry['epoch']:03d}.ckpt"
+
+    @property
+    def chosen(self) -> dict:
+        """The epoch that is tested: the best, or the last where nothing was monitored. Has `file` in it."""
+        return {"file": "best.ckpt", **self.kept[0]} if self.kept else {"file": "last.ckpt", **self.last}
+
+    def state_dict(self) -> dict:
+        return {"kept": self.kept, "last": self.last}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.kept, self.last = state["kept"], state["last"]
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target and renames: a run that is killed while it writes keeps the file from before."""
+
+    def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options: object = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.part")
+        with open(beside, "wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+
+
+def link(source: Path, target: Path) -> None:
+    """A second name for a file, or a copy where the file system has no links."""
+    beside = target.with_name(f".{target.name}.part")
+    beside.unlink(missing_ok=True)
+    try:
+        os.link(source, beside)
+    except OSError:
+        shutil.copy2(source, beside)
+    os.replace(beside, target)

@@ -1,0 +1,77 @@
+"""A progress bar that costs nothing, and one line an epoch."""
+
+import logging
+import time
+
+import lightning.pytorch as L
+from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+log = logging.getLogger(__name__)
+
+
+class EpochProgress(ProgressBar):
+    """A Rich bar for the running epoch where there is a terminal; each epoch's metrics as a line of the log.
+
+    The bar is drawn at most once in `refresh_seconds`; a step in between pays for one look at the clock.
+    """
+
+    def __init__(self, refresh_seconds: float) -> None:
+        super().__init__()
+        self.refresh_seconds, self.enabled = refresh_seconds, True
+        self.bar: Progress | None = None
+        self.next_refresh = 0.0
+        self.finished: str | None = None  # the epoch whose line waits for its metrics
+
+    def disable(self) -> None:
+        self.enabled = False
+
+    def enable(self) -> None:
+        self.enabled = True
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._say(trainer)
+        self.started = time.monotonic()
+        if self.enabled and Console(stderr=True).is_terminal:
+            columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+            self.bar = Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True)
+            self.task = self.bar.add_task(self._epoch(trainer), total=trainer.num_training_batches)
+            self.bar.start()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
+        if self.bar and time.monotonic() > self.next_refresh:
+            self.bar.update(self.task, completed=batch_idx + 1, refresh=True)
+            self.next_refresh = time.monotonic() + self.refresh_seconds
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._close()
+        self.finished = f"{self._epoch(trainer)}  {time.monotonic() - self.started:5.1f} s"
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._close()
+        self._say(trainer)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self.bar:
+            self.bar.stop()
+            self.bar = None
+
+    def _say(self, trainer: L.Trainer) -> None:
+        """The metrics of an epoch are complete only when all that follows its last batch is done."""
+        if self.enabled and self.finished:
+            parts = [self.finished]
+            for stage in "train", "val":
+                metrics = trainer.callback_metrics
+                if f"{stage}/acc" in metrics:
+                    parts.append(f"{stage} loss {metrics[f'{stage}/loss']:.4f} acc {metrics[f'{stage}/acc']:.2%}")
+            log.info("   ".join(parts))
+        self.finished = None
+
+    @staticmethod
+    def _epoch(trainer: L.Trainer) -> str:
+        last = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
+        return f"epoch {trainer.current_epoch + 1:3d}{last}"

@@ -1,0 +1,31 @@
+"""How long a run trains."""
+
+import time
+
+import lightning.pytorch as L
+
+
+class Stopwatch(L.Callback):
+    """Seconds of fit, and images trained on per second of training epochs, validation and checkpoints left out."""
+
+    def __init__(self) -> None:
+        self.fit_seconds = self.train_seconds = 0.0
+        self.images = 0
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.fit_started = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
+        self.images += len(batch[1]) * trainer.world_size
+        if batch_idx + 1 == trainer.num_training_batches:
+            self.train_seconds += time.perf_counter() - self.started
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.fit_seconds = time.perf_counter() - self.fit_started
+
+    @property
+    def images_per_second(self) -> float | None:
+        return self.images / self.train_seconds if self.train_seconds else None

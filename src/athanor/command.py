@@ -1,0 +1,76 @@
+"""The command line around train.py: its verbs, and what a person reads when something is wrong."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from athanor.errors import UserError, explain
+
+CONFIGS = Path(sys.argv[0]).resolve().parent / "configs"
+SETTINGS = ["hydra/output=athanor", "hydra/job_logging=athanor"]
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call a Hydra main with our verbs; a failure ends in one or two lines and a non-zero exit code."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints its own traceback and exits
+    try:
+        sys.argv[1:] = expand(sys.argv[1:])
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        print(explain(error), file=sys.stderr)
+        sys.exit(1)
+    from athanor import runs
+
+    sys.exit(1 if runs.failed_jobs else 0)
+
+
+def expand(arguments: list[str]) -> list[str]:
+    """Words that people type to what Hydra takes."""
+    arguments = [to_group(argument) for argument in arguments]
+    for i, argument in enumerate(arguments):
+        verb, _, value = argument.partition("=")
+        if verb in ("resume", "run") and value not in ("", "null"):
+            from athanor.runs import Run
+
+            run = Run.find_unfinished() if (verb, value) == ("resume", "last") else Run.at(value)
+            others = [to_addition(other) for other in arguments[:i] + arguments[i + 1 :]]
+            if verb == "resume":
+                refuse_changes(run.dir, others)
+                others.append(f"hydra.run.dir={quoted(run.dir)}")
+            recorded = ["--config-path", str(run.dir.resolve()), "--config-name", "config"]
+            return [*recorded, "--config-dir", str(CONFIGS), f"{verb}={quoted(run.dir)}", *SETTINGS, *others]
+    return arguments
+
+
+def to_group(argument: str) -> str:
+    """`data.preprocess=zca` to `data/preprocess=zca`, `logger=null` to `logger=[]`, `callbacks=null` to none at all."""
+    key, equals, value = argument.partition("=")
+    if equals and "." in key and (CONFIGS / key.replace(".", "/")).is_dir():
+        return f"{key.replace('.', '/')}={value}"
+    if (key, value) == ("callbacks", "null"):
+        return "callbacks/base@callbacks=none"
+    if key in ("logger", "metrics") and value == "null":
+        return f"{key}=[]"
+    return argument
+
+
+def to_addition(argument: str) -> str:
+    """A recorded config has no defaults list: a choice of a group is added to it, `optim=sgd` as `+optim=sgd`."""
+    key, equals, _ = argument.partition("=")
+    return f"+{argument}" if equals and (CONFIGS / key).is_dir() else argument
+
+
+def refuse_changes(directory: Path, others: list[str]) -> None:
+    for other in others:
+        if not other.startswith(("trainer.max_", "+trainer.max_", "-", "hydra.")):
+            raise UserError(
+                f"resume={directory} goes on with the run's own settings, so {other} cannot be changed "
+                f"(only trainer.max_epochs, max_steps, max_time);\nfor a new run with changes type run={directory} {other}"
+            )
+
+
+def quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "\\'") + "'"

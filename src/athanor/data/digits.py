@@ -1,0 +1,24 @@
+"""Optical recognition of handwritten digits, 8x8: the test set of the UCI data, which comes with the package."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from athanor.data.source import Source
+from athanor.data.split import stratified
+
+ORIGIN = (
+    "Optical Recognition of Handwritten Digits (Alpaydin & Kaynak 1998, UCI, CC BY 4.0): the 1,797 images of "
+    "scikit-learn, scaled to 0..255; a stratified fifth, drawn with seed 0, is the test set"
+)
+
+
+def digits() -> Source:
+    with np.load(Path(__file__).with_name("digits.npz")) as arrays:
+        images = torch.from_numpy(arrays["images"])[:, None]  # [1797, 1, 8, 8]
+        labels = torch.from_numpy(arrays["labels"]).long()
+    # there is no official test set: this one is the same for everybody, whatever data.split_seed is
+    train, test = stratified(labels, 0.2, seed=0)
+    class_names = tuple(str(digit) for digit in range(10))
+    return Source(images[train], labels[train], images[test], labels[test], class_names, ORIGIN)

@@ -1,0 +1,87 @@
+"""MNIST (LeCun et al. 1998) and Fashion-MNIST (Xiao et al. 2017): 60,000 + 10,000 grey images of 28x28."""
+
+import gzip
+import math
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from athanor.data.cache import locked
+from athanor.data.download import download
+from athanor.data.source import Source
+
+COUNTS = {"train": 60_000, "t10k": 10_000}
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+
+
+def mnist(data_dir: str | Path) -> Source:
+    return _read("MNIST", tuple(str(digit) for digit in range(10)), data_dir)
+
+
+def fashion_mnist(data_dir: str | Path) -> Source:
+    return _read("FashionMNIST", FASHION, data_dir)
+
+
+def _read(name: str, class_names: tuple[str, ...], data_dir: str | Path) -> Source:
+    data_dir = Path(data_dir).expanduser()
+    raw = data_dir / name / "raw"  # torchvision's layout
+    if _missing(raw):
+        with locked(data_dir, name):
+            if _missing(raw):  # another process may have brought them while this one waited
+                _download(name, data_dir, raw)
+    parts = []
+    for split, count in COUNTS.items():
+        parts.append(_read_idx(raw / f"{split}-images-idx3-ubyte", (count, 28, 28))[:, None])
+        parts.append(_read_idx(raw / f"{split}-labels-idx1-ubyte", (count,)).long())
+        if parts[-1].max() >= len(class_names):
+            raise ValueError(f"{raw}/{split}-labels-idx1-ubyte has labels above 9; it is not {name}'s file")
+    return Source(*parts, class_names=class_names, origin=f"{name}, official train and test files in {raw}")
+
+
+def _files() -> list[str]:
+    return [f"{split}-{kind}-ubyte" for split in COUNTS for kind in ("images-idx3", "labels-idx1")]
+
+
+def _missing(raw: Path) -> list[str]:
+    return [file for file in _files() if not (raw / file).is_file() and not (raw / f"{file}.gz").is_file()]
+
+
+def _read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """uint8 of `shape` from `path`, or from `path`.gz, which is not unpacked to disk: the folder may be read-only."""
+    if not path.is_file():
+        path = path.with_name(f"{path.name}.gz")
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it to download it again") from error
+    # header: magic 0x0000 08 (uint8) and the number of dimensions, then the dimensions, big-endian
+    header = struct.pack(f">{len(shape) + 1}I", 0x800 + len(shape), *shape)
+    if content[: len(header)] != header:
+        what = f"header {content[: len(header)].hex()}, expected {header.hex()} for {' x '.join(map(str, shape))}"
+        raise ValueError(f"{path} is not the file it should be: {what}; remove it to download it again")
+    if len(content) != len(header) + math.prod(shape):
+        sizes = f"{len(content):,} bytes instead of {len(header) + math.prod(shape):,}"
+        raise ValueError(f"{path} is truncated or wrong: {sizes}; remove it to download it again")
+    # a bytearray, because torch warns about read-only memory
+    return torch.from_numpy(np.frombuffer(bytearray(content), np.uint8, offset=len(header)).reshape(shape))
+
+
+def _download(name: str, data_dir: Path, raw: Path) -> None:
+    def fetch(folder: Path) -> None:
+        from torchvision import datasets  # takes a second, and only a download needs it
+
+        getattr(datasets, name)(folder, download=True)  # verifies the checksums
+
+    def move(folder: Path) -> None:
+        raw.mkdir(parents=True, exist_ok=True)
+        for file in _missing(raw):
+            os.replace(folder / name / "raw" / file, raw / file)
+
+    files = ", ".join(_missing(raw))
+    help_text = f"put {files} (or the same with .gz) into {raw}, or use data=digits, which needs no download.\n"
+    download(fetch, move, data_dir, f"{help_text}{name} is not there and could not be downloaded")

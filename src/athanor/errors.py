@@ -1,0 +1,45 @@
+"""What a person reads when something is wrong: what was got, what is allowed, what to type."""
+
+import difflib
+import re
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class UserError(ValueError):
+    """A mistake of the person at the keyboard. Its text is all they need; no traceback is shown."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """`did you mean x?` where something is near, else the list of what there is."""
+    choices = sorted(choices)
+    close = difflib.get_close_matches(name, choices, n=1)
+    return f"did you mean {close[0]}?" if close else f"choose from: {', '.join(choices)}"
+
+
+def explain(error: BaseException, log: Path | None = None) -> str:
+    """One or two lines, whichever library found the mistake; `log` is where the traceback has been written."""
+    while type(error).__name__ == "InstantiationException" and error.__cause__:
+        error = error.__cause__
+    module = type(error).__module__.partition(".")[0]
+    text = str(error).strip()
+    if isinstance(error, (ValueError, OSError, FloatingPointError)):
+        return f"error: {text}"
+    if module in ("hydra", "omegaconf"):
+        return f"error: {shorten(text)}"
+    if log:
+        return f"error: {type(error).__name__}: {text.partition(chr(10))[0]}\n  the traceback is in {log}"
+    return "".join(traceback.format_exception(error))
+
+
+def shorten(text: str) -> str:
+    """Hydra's and OmegaConf's messages, of up to twenty lines, in two."""
+    choice = re.match(r"(?:In '.*?': )?Could not find '(.+?)/([^/]+)'", text)
+    if choice and "Available options in" in text:
+        group, name = choice.groups()
+        options = re.findall(r"^\t(\S+)", text.split("Available options in")[1], re.MULTILINE)
+        return f"{group}={name} does not exist; {nearest(name, options)}\n  {group}: {', '.join(options)}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(("full_key", "object_type", "See https", "reference_type"))]
+    return "\n  ".join(lines[:2])

@@ -1,0 +1,16 @@
+"""The linear classifier, y = Wx + b: each row of W is the template of one class."""
+
+import math
+
+from torch import Tensor, nn
+
+
+class Linear(nn.Module):
+    """[B, C, H, W] -> [B, num_classes]; `head.weight[k].view(C, H, W)` is the template of class k."""
+
+    def __init__(self, *, input_shape: tuple[int, int, int], num_classes: int):
+        super().__init__()
+        self.head = nn.Linear(math.prod(input_shape), num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x.flatten(1))

@@ -1,0 +1,108 @@
+"""Residual networks for small images (He et al. 2015, section 4.2), and their 18-layer wide form."""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from athanor.models import layers
+
+
+class ResNet(nn.Module):
+    """3x3 stem, stages of basic blocks, global average pool, fc: [B, C, H, W] -> [B, num_classes].
+
+    depth = 6n + 2: three stages of n blocks, width 16, 32, 64, shortcut option A, as in the paper.
+    depth = 18: four stages of two blocks, width 64, 128, 256, 512, shortcut option B.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        depth: int,
+        width: int | None,
+        shortcut: bool,
+        option: Literal["A", "B"] | None,
+        norm: Literal["none", "batch", "group", "layer"],
+    ):
+        super().__init__()
+        num_stages, blocks_per_stage = stages_of(depth)
+        if width is None:
+            width = 64 if depth == 18 else 16
+        if width < 1:
+            raise ValueError(f"model.width={width} must be at least 1, or null for 16 (6n+2) and 64 (18)")
+        if option is None:
+            option = "B" if depth == 18 else "A"
+        layers.check_choice("model.option", option, ("A", "B"))
+        self.stem = nn.Sequential(conv(input_shape[0], width, 3, 1, norm), layers.norm2d(norm, width), nn.ReLU())
+        self.stages = nn.Sequential()
+        widths = [width * 2**i for i in range(num_stages)]
+        for in_channels, out_channels in zip([width, *widths], widths, strict=False):
+            self.stages.append(
+                make_stage(in_channels, out_channels, blocks_per_stage, option if shortcut else None, norm)
+            )
+        self.head = nn.Linear(widths[-1], num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stages(self.stem(x))
+        return self.head(x.mean((2, 3)))
+
+
+def make_stage(in_channels: int, width: int, num_blocks: int, option: str | None, norm: str) -> nn.Sequential:
+    stride = 1 if in_channels == width else 2  # the map is halved where the width doubles
+    first = BasicBlock(in_channels, width, stride, option, norm)
+    return nn.Sequential(first, *(BasicBlock(width, width, 1, option, norm) for _ in range(num_blocks - 1)))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions; `option=None` is the plain twin, with no addition."""
+
+    def __init__(self, in_channels: int, width: int, stride: int, option: str | None, norm: str):
+        super().__init__()
+        self.conv1 = conv(in_channels, width, 3, stride, norm)
+        self.norm1 = layers.norm2d(norm, width)
+        self.conv2 = conv(width, width, 3, 1, norm)
+        self.norm2 = layers.norm2d(norm, width)
+        self.shortcut = make_shortcut(in_channels, width, stride, option, norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.norm1(self.conv1(x)))
+        out = self.norm2(self.conv2(out))
+        if self.shortcut is not None:
+            out = out + self.shortcut(x)
+        return F.relu(out)
+
+
+class Subsample(nn.Module):
+    """Option A, no parameters: every second pixel, zeros for the new channels. [B, C, H, W] -> [B, 2C, H/2, W/2]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, x.shape[1]))
+
+
+def make_shortcut(in_channels: int, width: int, stride: int, option: str | None, norm: str) -> nn.Module | None:
+    if option is None:
+        return None
+    if in_channels == width:
+        return nn.Identity()
+    if option == "A":
+        return Subsample()
+    return nn.Sequential(conv(in_channels, width, 1, stride, norm), layers.norm2d(norm, width))
+
+
+def conv(in_channels: int, width: int, kernel_size: int, stride: int, norm: str) -> nn.Conv2d:
+    bias = norm == "none"  # a norm has its own shift
+    module = nn.Conv2d(in_channels, width, kernel_size, stride, padding=kernel_size // 2, bias=bias)
+    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    if bias:
+        nn.init.zeros_(module.bias)
+    return module
+
+
+def stages_of(depth: int) -> tuple[int, int]:
+    if depth == 18:
+        return 4, 2
+    if depth < 8 or depth % 6 != 2:
+        raise ValueError(f"model.depth={depth} must be 6n+2 (8, 14, 20, 32, 44, 56, 110, ...) or 18")
+    return 3, (depth - 2) // 6

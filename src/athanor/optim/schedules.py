@@ -1,0 +1,73 @@
+"""Learning-rate schedules as closed forms of the optimizer step, and any that torch has.
+
+A closed form gives the factor on the configured learning rate at time t. `unit` says what t counts: optimizer steps,
+epochs (with their fractions) or the fraction of the run, which is 0 at the first step and 1 at the last. Being a
+function of the step, it is exact under accumulation, resuming and any number of devices.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+Unit = Literal["fraction", "epochs", "steps"]
+
+
+def constant(t: float) -> float:
+    return 1.0
+
+
+def step(t: float, every: float, gamma: float) -> float:
+    """gamma^floor(t / every)"""
+    return gamma ** math.floor(t / every)
+
+
+def multistep(t: float, milestones: list[float], gamma: float) -> float:
+    """gamma^(milestones passed)"""
+    return gamma ** sum(t >= milestone for milestone in milestones)
+
+
+def exponential(t: float, gamma: float) -> float:
+    """gamma^t"""
+    return gamma**t
+
+
+def cosine(t: float, floor: float) -> float:
+    """floor + (1 - floor) * (1 + cos(pi t)) / 2 (Loshchilov & Hutter 2017, equation 5); t in [0, 1]."""
+    return floor + (1 - floor) * (1 + math.cos(math.pi * t)) / 2
+
+
+def one_cycle(t: float, start: float, peak_at: float, floor: float) -> float:
+    """From `start` up to 1 at `peak_at` and down to `floor`, both by half a cosine (Smith & Topin 2018); t in [0, 1]."""
+    if t < peak_at:
+        return start + (1 - start) * (1 - math.cos(math.pi * t / peak_at)) / 2
+    return cosine((t - peak_at) / (1 - peak_at), floor)
+
+
+def by_step(factor: partial, unit: Unit, total_steps: int, steps_per_epoch: int) -> Callable[[int], float]:
+    """The schedule as LambdaLR wants it: steps in, factor out."""
+    # the last step is total - 1; what a schedule ends with is reached there, not one step after the run
+    scale = {"fraction": max(total_steps - 1, 1), "epochs": steps_per_epoch, "steps": 1}[unit]
+    limit = 1.0 if unit == "fraction" else math.inf
+    return lambda steps: factor(min(steps / scale, limit))
+
+
+def is_torch(scheduler: partial) -> bool:
+    return isinstance(scheduler.func, type) and issubclass(scheduler.func, LRScheduler)
+
+
+def build(
+    scheduler: partial, unit: str, optimizer: Optimizer, total_steps: float, steps_per_epoch: int
+) -> tuple[LRScheduler, str]:
+    """The scheduler, and what moves it: `step` or `epoch`. torch's own take unit steps or epochs."""
+    if is_torch(scheduler):
+        if unit == "fraction":
+            raise ValueError(f"scheduler.unit=fraction does not fit {scheduler.func.__name__}; use epochs or steps")
+        return scheduler(optimizer), "step" if unit == "steps" else "epoch"
+    if unit == "fraction" and math.isinf(total_steps):
+        raise ValueError("this scheduler needs the length of the run; set trainer.max_epochs or trainer.max_steps")
+    total = 0 if math.isinf(total_steps) else int(total_steps)
+    return LambdaLR(optimizer, by_step(scheduler, unit, total, steps_per_epoch)), "step"

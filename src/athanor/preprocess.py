@@ -1,0 +1,146 @@
+"""Fitted input transforms. They are part of the model: fitted on the train split, saved in the checkpoint.
+
+Each takes raw uint8 images [N, C, H, W] and gives float32 of the same shape, so that a classifier needs nothing but
+pixels. Fitting reads the images chunk by chunk; they may be larger than memory.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+CHUNK = 4096  # images at a time
+
+
+class Preprocess(nn.Module):
+    """Base: scales pixels to [0, 1]. `input_shape` is (C, H, W), which sizes the buffers before a fit or a load."""
+
+    def __init__(self, input_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.input_shape = tuple(input_shape)
+
+    def fit(self, images: Tensor, index: Tensor) -> None:
+        """Set the buffers from the training images `images[index]` alone."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.float() / 255
+
+    def _apply(self, fn, recurse: bool = True):
+        """Follow moves to a device, but stay float32 in every precision: bf16 would turn a mean of 123.456 to 123.5."""
+        return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)
+
+
+class Standardize(Preprocess):
+    """Subtract each channel's mean, divide by its standard deviation (the CIFAR and ImageNet usage)."""
+
+    def __init__(self, input_shape: tuple[int, int, int]) -> None:
+        super().__init__(input_shape)
+        self.register_buffer("mean", torch.zeros(input_shape[0], 1, 1))  # in pixel values, 0 to 255
+        self.register_buffer("std", torch.ones(input_shape[0], 1, 1))
+
+    def fit(self, images: Tensor, index: Tensor) -> None:
+        # a histogram of the 256 values gives exact moments in one pass over bytes
+        counts = torch.zeros(self.input_shape[0], 256, dtype=torch.int64)
+        for chunk in chunks(images, index):
+            for channel, pixels in enumerate(chunk.transpose(0, 1).flatten(1)):
+                counts[channel] += torch.bincount(pixels, minlength=256)
+        value, share = torch.arange(256, dtype=torch.float64), counts / counts.sum(1, keepdim=True).double()
+        mean = share @ value
+        std = (share @ value**2 - mean**2).clamp_min(0).sqrt()
+        self.mean.copy_(mean[:, None, None])
+        self.std.copy_(torch.where(std > 0, std, 1.0)[:, None, None])  # a constant channel stays 0, not nan
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.float().sub_(self.mean).div_(self.std)
+
+
+class MeanImage(Preprocess):
+    """Subtract the mean image, pixel by pixel (AlexNet's usage), on a scale of [0, 1]."""
+
+    def __init__(self, input_shape: tuple[int, int, int]) -> None:
+        super().__init__(input_shape)
+        self.register_buffer("mean", torch.zeros(input_shape))  # in pixel values, 0 to 255
+
+    def fit(self, images: Tensor, index: Tensor) -> None:
+        total = sum(chunk.sum(0, dtype=torch.float64) for chunk in chunks(images, index))
+        self.mean.copy_(total / len(index))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.float().sub_(self.mean).div_(255)
+
+
+class Symmetric(Preprocess):
+    """Scale pixels to [-1, 1]; nothing is fitted."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.float().div_(127.5).sub_(1)
+
+
+class Whiten(Preprocess):
+    """Base of PCA and ZCA: a mean image and a symmetric matrix over all D = C*H*W pixels, scaled to [0, 1].
+
+    Fitting takes the eigenvectors of a D x D covariance: a second at D = 784, half a minute at D = 3072.
+    """
+
+    def __init__(self, input_shape: tuple[int, int, int]) -> None:
+        super().__init__(input_shape)
+        size = input_shape[0] * input_shape[1] * input_shape[2]
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("matrix", torch.eye(size))
+
+    def fit(self, images: Tensor, index: Tensor) -> None:
+        size = len(self.mean)
+        total, moment = torch.zeros(size, dtype=torch.float64), torch.zeros(size, size, dtype=torch.float64)
+        for chunk in chunks(images, index):
+            pixels = chunk.flatten(1).double() / 255
+            total += pixels.sum(0)
+            moment += pixels.T @ pixels
+        mean = total / len(index)
+        variances, vectors = torch.linalg.eigh(moment / len(index) - mean.outer(mean))
+        variances = variances.clamp_min(0)
+        self.mean.copy_(mean)
+        self.matrix.copy_(vectors @ torch.diag(self.gains(variances)) @ vectors.T)
+
+    def gains(self, variances: Tensor) -> Tensor:
+        """What each principal direction is multiplied by; variances come in ascending order."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, enabled=False):
+            pixels = images.flatten(1).float() / 255
+            return ((pixels - self.mean) @ self.matrix).view(images.shape)
+
+
+class PCA(Whiten):
+    """Keep the principal components that hold `variance` of the variance, in (0, 1], and drop the rest.
+
+    The result is projected back to pixels, so that it is still an image.
+    """
+
+    def __init__(self, input_shape: tuple[int, int, int], variance: float) -> None:
+        super().__init__(input_shape)
+        if not 0 < variance <= 1:
+            raise ValueError(f"data.preprocess.variance={variance} is not in (0, 1]; 0.99 keeps 99 % of the variance")
+        self.variance = variance
+
+    def gains(self, variances: Tensor) -> Tensor:
+        dropped = variances.cumsum(0) <= (1 - self.variance) * variances.sum()
+        return (~dropped).double()
+
+
+class ZCA(Whiten):
+    """Whitening that stays closest to the pixels: U diag(1 / sqrt(variance + eps)) U^T (Bell & Sejnowski 1997)."""
+
+    def __init__(self, input_shape: tuple[int, int, int], eps: float) -> None:
+        super().__init__(input_shape)
+        if eps <= 0:
+            raise ValueError(f"data.preprocess.eps={eps} must be positive, or directions without variance become noise")
+        self.eps = eps
+
+    def gains(self, variances: Tensor) -> Tensor:
+        return (variances + self.eps).rsqrt()
+
+
+def chunks(images: Tensor, index: Tensor) -> Iterator[Tensor]:
+    for part in index.split(CHUNK):
+        yield images[part]

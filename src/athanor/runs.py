@@ -1,0 +1,378 @@
+"""A run is a directory: its config, checkpoints and results. A sweep is a directory of runs."""
+
+import csv
+import json
+import logging
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from athanor.errors import UserError, explain
+from athanor.ranks import is_main_process
+
+if TYPE_CHECKING:
+    import lightning.pytorch as L
+
+    from athanor.classifier import Classifier
+    from athanor.data.module import ImageData
+
+log = logging.getLogger(__name__)
+
+failed_jobs: list[Path] = []  # of this process, which in a multirun has many
+
+
+class Run:
+    """A run's directory. `Run(folder).classifier()` is the trained classifier, for notebooks."""
+
+    def __init__(self, directory: str | Path) -> None:
+        self.dir = Path(directory)
+
+    @classmethod
+    def at(cls, path: str | Path) -> "Run":
+        """The run of a directory or of a checkpoint in it, checked to be one."""
+        path = Path(path)
+        directory = path.parent.parent if path.suffix == ".ckpt" else path
+        if not (directory / "config.yaml").is_file():
+            raise UserError(f"{path} is not a run: there is no {directory / 'config.yaml'}")
+        return cls(directory)
+
+    @classmethod
+    def find_unfinished(cls, outputs: Path = Path("outputs")) -> "Run":
+        runs = [cls(path.parent) for path in outputs.glob("**/config.yaml")]
+        runs = [run for run in runs if run.results.get("status") != "finished"]
+        if not runs:
+            raise UserError(f"resume=last: no unfinished run under {outputs}/; name one with resume=<directory>")
+        return max(runs, key=lambda run: (run.dir / "config.yaml").stat().st_mtime)
+
+    @classmethod
+    def of_this_job(cls) -> "Run":
+        return cls(HydraConfig.get().runtime.output_dir)
+
+    @property
+    def results(self) -> dict[str, Any]:
+        try:
+            return json.loads((self.dir / "results.json").read_text())
+        except FileNotFoundError:
+            return {}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return OmegaConf.to_container(OmegaConf.load(self.dir / "config.yaml"))
+
+    @cached_property
+    def checkpoint(self) -> Path:
+        """The checkpoint that was chosen: the best on validation, or the last."""
+        for name in ("best.ckpt", "last.ckpt"):
+            if (self.dir / "checkpoints" / name).is_file():
+                return self.dir / "checkpoints" / name
+        raise UserError(f"{self.dir} has no checkpoint yet; go on with python train.py resume={self.dir}")
+
+    def classifier(self) -> "Classifier":
+        """The trained classifier, in eval mode, on the CPU: raw uint8 images [N, C, H, W] in, logits out."""
+        return load_classifier(self.checkpoint)
+
+    # what train.py does with the run of its job
+
+    def save_config(self, cfg: DictConfig) -> dict[str, Any]:
+        """Check the config, write config.yaml, and give the config in plain values."""
+        from athanor import assemble
+
+        config = assemble.plain(drop_strangers(cfg))
+        assemble.check(config)
+        if is_main_process():
+            (self.dir / "config.yaml").write_text(OmegaConf.to_yaml({**config, "resume": None}))
+        return config
+
+    def resume_from(self, config: dict) -> Path | None:
+        last = self.dir / "checkpoints" / "last.ckpt"
+        if not config["resume"] or not last.is_file():
+            return None
+        log.info("resuming from %s", last)
+        return last
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Whatever happens inside ends up in results.json and train.log; a failure does not stop a multirun."""
+        set_up_logging()
+        self.write(status="running", started=time.strftime("%Y-%m-%d %H:%M:%S"), overrides=overrides())
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit):
+            self.write(status="interrupted")
+            log.info("interrupted; go on with python train.py resume=%s", self.dir)
+            raise
+        except Exception as error:
+            self.write(status="failed", error=f"{type(error).__name__}: {error}")
+            with open(self.dir / "train.log", "a") as file:
+                file.write(traceback.format_exc())
+            failed_jobs.append(self.dir)
+            print(explain(error, self.dir / "train.log"), file=sys.stderr)
+
+    def write(self, **values: object) -> None:
+        if is_main_process():
+            replace(self.dir / "results.json", json.dumps({**self.results, **values}, indent=2) + "\n")
+
+    def load_chosen(self, classifier: "Classifier", trainer: "L.Trainer") -> None:
+        """Give the classifier the weights that are to be tested."""
+        from athanor.callbacks.checkpoints import Checkpoints
+
+        trainer.strategy.barrier("checkpoints are written")
+        chosen = next((c.chosen for c in trainer.callbacks if isinstance(c, Checkpoints)), None)
+        if chosen is None or trainer.fast_dev_run:
+            self.chosen = {"file": None, "metrics": metrics(trainer)}
+            return
+        self.chosen = chosen
+        state = read_checkpoint(self.dir / "checkpoints" / chosen["file"])["state_dict"]
+        classifier.load_state_dict(state)
+
+    def finish(self, trainer: "L.Trainer", classifier: "Classifier", data: "ImageData") -> None:
+        """Write results.json and say what came out."""
+        if not is_main_process():
+            return
+        from athanor.callbacks.stopwatch import Stopwatch
+
+        watch = next(callback for callback in trainer.callbacks if isinstance(callback, Stopwatch))
+        found = {**self.chosen["metrics"], **{k: v for k, v in metrics(trainer).items() if k.startswith("test/")}}
+        stages = {stage: grouped(found, stage) for stage in ("train", "val", "test")}
+        started = time.mktime(time.strptime(self.results["started"], "%Y-%m-%d %H:%M:%S"))
+        self.write(
+            status="finished",
+            **{stage: values for stage, values in stages.items() if values},
+            checkpoint=self.chosen["file"] and f"checkpoints/{self.chosen['file']}",
+            epochs=trainer.current_epoch,
+            steps=trainer.global_step,
+            seconds=round(time.time() - started, 1),
+            fit_seconds=round(watch.fit_seconds, 3),
+            images_per_second=watch.images_per_second and round(watch.images_per_second, 1),
+            parameters=sum(parameter.numel() for parameter in classifier.network.parameters()),
+            seed=classifier.seed,
+            data=describe(data),
+            device=str(trainer.strategy.root_device),
+            devices=trainer.world_size,
+            **environment(),
+        )
+        log.info(self.summary())
+
+    def summary(self) -> str:
+        """One screen: what ran, how well, how long, and where it is."""
+        results, config = self.results, self.config
+        target = config["optim"]["_target_"].rpartition(".")[2]
+        rows = [
+            ("run", f"{config['name']}: {results['parameters']:,} parameters, {target}, seed {results['seed']}"),
+            ("data", results["data"]["origin"]),
+        ]
+        for stage in "train", "val", "test":
+            if values := results.get(stage):
+                further = "".join(f"   {name} {v:.4f}" for name, v in values.items() if name not in ("loss", "acc"))
+                images = results["data"][stage]
+                rows.append((stage, f"acc {values['acc']:7.2%}   loss {values['loss']:.4f}   {images:,} images{further}"))
+        speed = results["images_per_second"]
+        rate = f", {speed:,.0f} images/s in training" if speed else ""
+        rows.append(("time", f"{results['fit_seconds']:.1f} s of fit, {results['epochs']} epochs{rate}"))
+        rows.append(("results", str(shown(self.dir))))
+        if any(self.dir.glob("events.out.tfevents.*")):
+            rows.append(("look", f"tensorboard --logdir {shown(self.dir)}"))
+        return "\n" + "\n".join(f"  {name:8} {text}" for name, text in rows) + "\n"
+
+
+class Sweep:
+    """A multirun's directory: one folder a job."""
+
+    def __init__(self, directory: str | Path) -> None:
+        self.dir = Path(directory)
+        found = [path.parent for path in self.dir.glob("*/results.json")]
+        self.runs = [Run(path) for path in sorted(found, key=lambda p: (len(p.name), p.name))]
+
+    def rows(self) -> list[dict[str, Any]]:
+        rows = []
+        for run in self.runs:
+            results = run.results
+            row = {"job": run.dir.name, "overrides": " ".join(results.get("overrides", [])), "status": results["status"]}
+            for stage in "val", "test":
+                row |= {f"{stage}/{name}": value for name, value in results.get(stage, {}).items()}
+            rows.append(row | {"seconds": results.get("seconds"), "error": results.get("error", "")})
+        return rows
+
+    def collect(self) -> str:
+        """Write results.csv and give the table as text."""
+        rows = self.rows()
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        with open(self.dir / "results.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(rows)
+        lines = []
+        for row in rows:
+            scores = "   ".join(f"{name} {row[name]:.2%}" for name in ("val/acc", "test/acc") if name in row)
+            lines.append(f"  {row['job']:>3}  {row['status']:9} {scores}   {row['overrides']}")
+        failed = sum(row["status"] != "finished" for row in rows)
+        end = f"{len(rows)} jobs, {failed} failed" if failed else f"{len(rows)} jobs"
+        return "\n".join(["", *lines, "", f"  {end}; {shown(self.dir) / 'results.csv'}", f"  tensorboard --logdir {shown(self.dir)}", ""])
+
+
+class Directories(Callback):
+    """Gives each run and each sweep a directory of its own, and ends a sweep with its table."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if config.resume is None and is_main_process():
+            HydraConfig.instance().set_config(config)  # the directory has the run's name in it
+            set_hydra(config, "run", claim(config.hydra.run.dir))
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        failed_jobs.clear()
+        directory = claim(config.hydra.sweep.dir)
+        set_hydra(config, "sweep", directory)
+        with read_write(config.hydra), open_dict(config.hydra):  # jobs are composed anew, from these
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{directory}'")
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        print(Sweep(config.hydra.sweep.dir).collect())
+
+
+def set_hydra(config: DictConfig, kind: str, directory: Path) -> None:
+    with read_write(config.hydra), open_dict(config.hydra):
+        config.hydra[kind].dir = str(directory)
+
+
+def claim(path: str) -> Path:
+    """Make a directory that is nobody else's: the path, or the path with -2, -3, ... where it is taken."""
+    wanted = Path(path)
+    wanted = wanted.with_name(re.sub(r"[^A-Za-z0-9._-]+", "-", wanted.name))
+    try:
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        for number in range(1, 10_000):
+            directory = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+            try:
+                directory.mkdir()
+                return directory
+            except FileExistsError:
+                continue
+    except OSError as error:
+        raise UserError(f"cannot make the run's directory {wanted}: {error.strerror}; set hydra.run.dir") from error
+    raise UserError(f"{wanted} and 9,999 more of that name exist")
+
+
+def drop_strangers(cfg: DictConfig) -> DictConfig:
+    return cfg
+
+
+def load_classifier(checkpoint: Path) -> "Classifier":
+    from athanor import assemble
+
+    contents = read_checkpoint(checkpoint)
+    classifier = assemble.from_record(contents["athanor"])
+    classifier.load_state_dict(contents["state_dict"])
+    return classifier.eval()
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's contents: tensors and plain data. Nothing in the file can run code."""
+    import torch
+
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"there is no checkpoint {path}") from None
+    except Exception as error:
+        raise UserError(f"{path} is not a checkpoint, or torn: {str(error).splitlines()[0]}") from error
+    if "athanor" not in contents:
+        raise UserError(f"{path} is a checkpoint, but not one of Athanor's")
+    return contents
+
+
+def metrics(trainer: "L.Trainer") -> dict[str, float]:
+    return {name: value.item() for name, value in trainer.callback_metrics.items()}
+
+
+def grouped(found: dict[str, float], stage: str) -> dict[str, float]:
+    skipped = {f"{stage}/loss_step"}
+    return {k.removeprefix(f"{stage}/"): v for k, v in found.items() if k.startswith(f"{stage}/") and k not in skipped}
+
+
+def describe(data: "ImageData") -> dict[str, Any]:
+    sizes = {"train": len(data.train_index), "val": len(data.val_index), "test": len(data.test_index)}
+    return {"origin": data.source.origin, **sizes, "split_hash": data.split_hash}
+
+
+def environment() -> dict[str, Any]:
+    import torch
+
+    packages = ("torch", "torchvision", "lightning", "hydra-core", "athanor")
+    return {
+        "threads": torch.get_num_threads(),
+        "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine(),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "git": git_state(),
+    }
+
+
+def git_state() -> dict[str, Any] | None:
+    def git(*arguments: str) -> str:
+        here = Path(__file__).parent
+        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed": git("status", "--porcelain", "-uno").splitlines()}
+    except (OSError, subprocess.SubprocessError):
+        return None  # not a checkout, or no git
+
+
+def overrides() -> list[str]:
+    return list(HydraConfig.get().overrides.task)
+
+
+def replace(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_text(text)
+    os.replace(beside, path)
+
+
+def shown(path: Path) -> Path:
+    """Relative where that is shorter to type."""
+    path = path.resolve()
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def set_up_logging() -> None:
+    """Lightning's lines and Python's warnings into train.log, without advertisements; the other processes say nothing."""
+    import lightning.pytorch  # noqa: F401  # it installs its handlers when imported
+
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("lightning")]:
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+    if not is_main_process():
+        logging.getLogger().handlers.clear()
+        logging.disable(logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(worth_reading)
+    warnings.showwarning = lambda message, *_, **__: logging.getLogger("py.warnings").warning("warning: %s", message)
+
+
+NOISE = (
+    "💡 Tip:",  # advertises services
+    "`Trainer.fit` stopped:",
+    "GPU available:",
+    "TPU available:",
+    "HPU available:",
+    "The number of training batches",  # the epoch's metrics are logged whatever log_every_n_steps is
+)
+
+
+def worth_reading(record: logging.LogRecord) -> bool:
+    return not any(noise in record.getMessage() for noise in NOISE)

@@ -1,0 +1,24 @@
+"""Randomness as a function of where a run stands, so that a resumed run draws what an uninterrupted one draws."""
+
+import torch
+
+
+def mix(*numbers: int) -> int:
+    """One 63-bit seed from several integers (SplitMix64, Steele et al. 2014): near inputs give unrelated seeds."""
+    state = 0
+    for number in numbers:
+        state = (state ^ number) + 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return state >> 1
+
+
+def seed_step(device: torch.device, *numbers: int) -> None:
+    """Seed the generator that dropout draws from. `torch.manual_seed` would do, but costs 60 us a step, not 1."""
+    seed = mix(*numbers)
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
