@@ -50,6 +50,8 @@ def check(cfg: dict) -> None:
     for key, hint in {"metric": str, "mode": Literal["min", "max"]}.items():
         check_value(f"monitor.{key}", cfg["monitor"].get(key), hint, "train.yaml")
     for group in GROUPS:
+        if group not in ("metrics", "callbacks", "logger") and not cfg.get(group):
+            raise UserError(f"{group} is missing: choose one with {group}=<option>")
         check_node(group, cfg.get(group) or {})
 
 
@@ -143,12 +145,12 @@ def from_record(record: dict, class_counts: torch.Tensor | None = None) -> Class
 
 def trainer(cfg: dict, directory: str, data: ImageData) -> L.Trainer:
     """The trainer, with its callbacks and loggers, which write into `directory`."""
-    loggers = [build(node, save_dir=directory) for node in (cfg.get("logger") or {}).values() if node]
+    loggers = [build(node, save_dir=directory, parameters=parameters(cfg)) for node in (cfg.get("logger") or {}).values() if node]
     callbacks = {name: node for name, node in (cfg.get("callbacks") or {}).items() if node}
     if not loggers:
         callbacks.pop("lr_monitor", None)
     refuse(cfg, data, callbacks)
-    made = [build(node, parameters=parameters(cfg)) for node in callbacks.values()]
+    made = [build(node) for node in callbacks.values()]
     own = {
         "callbacks": [*made, Stopwatch()],
         "logger": loggers or False,  # None would mean Lightning's default
@@ -166,11 +168,12 @@ def refuse(cfg: dict, data: ImageData, callbacks: dict[str, dict]) -> None:
     if not len(data.val_index):
         for name, node in callbacks.items():
             if str(node.get("monitor")).startswith("val/") and not node["_target_"].endswith(".Checkpoints"):
-                raise UserError(f"callbacks.{name} needs validation images; type callbacks.{name}=null or a data.val_fraction")
+                raise UserError(f"callbacks.{name} needs validation images: type callbacks.{name}=null")
         if cfg["scheduler"]["_target_"].endswith("ReduceLROnPlateau") and cfg["monitor"]["metric"].startswith("val/"):
             raise UserError("scheduler=plateau needs validation images; set data.val_fraction above 0")
     if issubclass(get_object(cfg["optim"]["_target_"]), torch.optim.LBFGS):
-        wanted = {"accumulate_grad_batches": (1, None), "devices": (1, "1", "auto"), "precision": ("32-true", "64-true", 32)}
+        precisions = ("32-true", "64-true", 32, "32", 64, "64")
+        wanted = {"accumulate_grad_batches": (1, None), "devices": (1, "1", "auto"), "precision": precisions}
         for key, allowed in wanted.items():
             if cfg["trainer"].get(key) not in allowed:
                 value = cfg["trainer"][key]

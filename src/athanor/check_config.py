@@ -29,7 +29,8 @@ def signature(*targets: Callable) -> tuple[dict[str, Any], bool]:
 
 def check_value(path: str, value: object, hint: Any, owner: str) -> None:
     if not fits(value, hint):
-        raise UserError(f"{path}={value} is {type(value).__name__}; {owner} takes {describe(hint)}")
+        got = {None: "null", True: "true", False: "false"}.get(value, value) if not isinstance(value, list) else value
+        raise UserError(f"{path}={got}: {owner} takes {describe(hint)}")
 
 
 def check_key(path: str, names: Iterable[str], owner: str) -> None:
@@ -75,11 +76,12 @@ def known(container: Any) -> bool:
 def describe(hint: Any) -> str:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(describe(arg) for arg in args)
+        return " or ".join(dict.fromkeys(describe(arg) for arg in args))
     if origin is Literal:
-        return ", ".join(str(arg) for arg in args)
+        return ", ".join(dict.fromkeys(str(arg) for arg in args))
     if hint is type(None):
         return "null"
     if origin in (list, tuple):
-        return f"a list of {describe(args[0])}" + (f" ({len(args)} of them)" if origin is tuple and len(args) > 1 else "")
+        number = f"{len(args)} " if origin is tuple and args[-1] is not ... else ""
+        return f"a list of {number}{describe(args[0])}"
     return getattr(hint, "__name__", str(hint))

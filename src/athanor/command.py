@@ -8,7 +8,7 @@ from pathlib import Path
 from athanor.errors import UserError, explain
 
 CONFIGS = Path(sys.argv[0]).resolve().parent / "configs"
-SETTINGS = ["hydra/output=athanor", "hydra/job_logging=athanor"]
+SETTINGS = ["hydra/output=athanor", "hydra/job_logging=athanor", "hydra.output_subdir=null"]
 
 
 def run(main: Callable[[], None]) -> None:
@@ -30,16 +30,18 @@ def run(main: Callable[[], None]) -> None:
 def expand(arguments: list[str]) -> list[str]:
     """Words that people type to what Hydra takes."""
     arguments = [to_group(argument) for argument in arguments]
+    arguments.sort(key=lambda argument: argument not in ("-m", "--multirun"))  # argparse wants them first or last
     for i, argument in enumerate(arguments):
         verb, _, value = argument.partition("=")
         if verb in ("resume", "run") and value not in ("", "null"):
             from athanor.runs import Run
 
             run = Run.find_unfinished() if (verb, value) == ("resume", "last") else Run.at(value)
-            others = [to_addition(other) for other in arguments[:i] + arguments[i + 1 :]]
+            others = arguments[:i] + arguments[i + 1 :]
             if verb == "resume":
                 refuse_changes(run.dir, others)
                 others.append(f"hydra.run.dir={quoted(run.dir)}")
+            others = [to_addition(other) for other in others]
             recorded = ["--config-path", str(run.dir.resolve()), "--config-name", "config"]
             return [*recorded, "--config-dir", str(CONFIGS), f"{verb}={quoted(run.dir)}", *SETTINGS, *others]
     return arguments
@@ -67,8 +69,8 @@ def refuse_changes(directory: Path, others: list[str]) -> None:
     for other in others:
         if not other.startswith(("trainer.max_", "+trainer.max_", "-", "hydra.")):
             raise UserError(
-                f"resume={directory} goes on with the run's own settings, so {other} cannot be changed "
-                f"(only trainer.max_epochs, max_steps, max_time);\nfor a new run with changes type run={directory} {other}"
+                f"resume goes on with the run's own settings; only trainer.max_epochs, max_steps and max_time may change\n"
+                f"  for a new run with changes type run={directory} {other}"
             )
 
 

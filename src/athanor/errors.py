@@ -24,22 +24,29 @@ def explain(error: BaseException, log: Path | None = None) -> str:
         error = error.__cause__
     module = type(error).__module__.partition(".")[0]
     text = str(error).strip()
+    if module in ("hydra", "omegaconf", "antlr4"):
+        return f"error: {shorten(error)}"
     if isinstance(error, (ValueError, OSError, FloatingPointError)):
         return f"error: {text}"
-    if module in ("hydra", "omegaconf"):
-        return f"error: {shorten(text)}"
     if log:
         return f"error: {type(error).__name__}: {text.partition(chr(10))[0]}\n  the traceback is in {log}"
     return "".join(traceback.format_exception(error))
 
 
-def shorten(text: str) -> str:
+def shorten(error: BaseException) -> str:
     """Hydra's and OmegaConf's messages, of up to twenty lines, in two."""
-    choice = re.match(r"(?:In '.*?': )?Could not find '(.+?)/([^/]+)'", text)
+    text = str(error)
+    choice = re.match(r"(?:In '.*?': )?Could not find '([^']+)/([^/']+)'", text)
     if choice and "Available options in" in text:
         group, name = choice.groups()
-        options = re.findall(r"^\t(\S+)", text.split("Available options in")[1], re.MULTILINE)
+        listed = text.split("Available options in")[1].split("Config search path")[0]
+        options = re.findall(r"^\t(\S+)", listed, re.MULTILINE)
         return f"{group}={name} does not exist; {nearest(name, options)}\n  {group}: {', '.join(options)}"
+    node = getattr(error.__cause__, "parent_node", None)
+    if node is not None and hasattr(node, "keys"):
+        path, key = re.sub(r"\[.*", "", str(error.__cause__.full_key)), str(error.__cause__.key)
+        return f"there is no {path}; {nearest(key, map(str, node.keys()))}\n  (+{path}=<value> adds a key that is not in the YAML)"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("full_key", "object_type", "See https", "reference_type"))]
-    return "\n  ".join(lines[:2])
+    override = getattr(error, "override", None)
+    return "\n  ".join(([f"cannot read {override!r}"] if override else []) + lines[: 1 if override else 2])

@@ -371,6 +371,13 @@ NOISE = (
     "TPU available:",
     "HPU available:",
     "The number of training batches",  # the epoch's metrics are logged whatever log_every_n_steps is
+    "Loading `train_dataloader`",
+    "It is recommended to use `self.log(",  # about sync_dist: what the classifier logs is reduced already
+    "Initializing distributed",
+    "distributed_backend=",
+    "All distributed processes",
+    "----------",
+    "`isinstance(treespec, LeafSpec)` is deprecated",  # torch 2.15 about Lightning 2.6
 )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from athanor.data.cache import cached, locked
-from athanor.data.download import download
+from athanor.data.download import downloading
 from athanor.data.image_folder import in_order, scan
 from athanor.data.images import load_image
 from athanor.data.source import Source
@@ -118,14 +118,13 @@ def _unpack(data_dir: Path) -> None:
 
 
 def _download(data_dir: Path) -> None:
-    def fetch(folder: Path) -> None:
-        from torchvision.datasets import CIFAR10
+    remedy = (
+        f"put {ARCHIVE}, its unpacked {BATCHES}/, or the images as cifar10/train/<class>/ and cifar10/test/<class>/ "
+        f"into {data_dir}"
+    )
+    with downloading("CIFAR-10", data_dir, remedy) as folder:
+        from torchvision.datasets import CIFAR10  # takes a second, and only a download needs it
         from torchvision.datasets.utils import download_url
 
         download_url(CIFAR10.url, folder, ARCHIVE, ARCHIVE_MD5)
-
-    help_text = (
-        f"put {ARCHIVE}, or its folder {BATCHES}/, or the images as cifar10/{{train,test}}/<class>/ into {data_dir}, "
-        "or use data=digits, which needs no download.\nCIFAR-10 is not there and could not be downloaded"
-    )
-    download(fetch, lambda folder: os.replace(folder / ARCHIVE, data_dir / ARCHIVE), data_dir, help_text)
+        os.replace(folder / ARCHIVE, data_dir / ARCHIVE)

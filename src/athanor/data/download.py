@@ -1,25 +1,29 @@
-"""Download into a temporary folder beside the target, so that a broken download leaves nothing half done."""
+"""Download into a temporary folder first, so that a broken download leaves nothing half done."""
 
 import http.client
 import socket
 import tempfile
-from collections.abc import Callable
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-# what urllib and torchvision's checksums raise
-_FAILED = (OSError, RuntimeError, http.client.HTTPException)
+_FAILED = (OSError, RuntimeError, http.client.HTTPException)  # what urllib and torchvision's checksums raise
 
 
-def download(fetch: Callable[[Path], None], move: Callable[[Path], None], data_dir: Path, help_text: str) -> None:
-    """Call `fetch` with a temporary folder in `data_dir`, then `move` with it; a failed fetch says `help_text`."""
+@contextmanager
+def downloading(name: str, data_dir: Path, remedy: str) -> Iterator[Path]:
+    """A temporary folder in `data_dir` to download into and move out of; a failure says `remedy`."""
     with tempfile.TemporaryDirectory(dir=data_dir, prefix=".download-") as folder:
         timeout = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(30)  # seconds; torchvision sets none, and a silent firewall would hold it for minutes
+        socket.setdefaulttimeout(30)  # seconds; torchvision sets none, and behind a silent firewall waits for minutes
         try:
-            fetch(Path(folder))
+            yield Path(folder)
         except _FAILED as error:
-            reason = " ".join(str(error).split())[:200]
-            raise FileNotFoundError(f"{help_text} ({type(error).__name__}: {reason})") from error
+            reason = textwrap.shorten(str(error), 200)
+            raise FileNotFoundError(
+                f"{name} is not in {data_dir} and could not be downloaded ({reason});\n"
+                f"{remedy}, or use data=digits, which needs no download"
+            ) from error
         finally:
             socket.setdefaulttimeout(timeout)
-        move(Path(folder))

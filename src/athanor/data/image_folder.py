@@ -22,7 +22,7 @@ def image_folder(
     data_dir: str | Path,
     split_seed: int,
 ) -> Source:
-    """`root`/train/<class>/ and `root`/test/<class>/, or `root`/<class>/ of which a stratified part becomes the test set.
+    """`root`/train/<class>/ and `root`/test/<class>/, or `root`/<class>/, a stratified part of which is the test set.
 
     Each image's shorter side is resized to `image_size` pixels and the centre square cut out; with None the images
     stay as they are and must have one size. `mode` is RGB, L (grey), or auto: L when every image is grey.
@@ -104,12 +104,14 @@ def _check_classes(root: Path, splits: tuple[str, ...], class_names: tuple[str, 
     if len(class_names) == 1:
         raise ValueError(f"only one class folder, {class_names[0]}/, in {folder}; a classifier needs two or more")
     for split in splits:
-        odd = set(_class_folders(root / split)) ^ set(class_names)
-        if odd:
-            names = ", ".join(sorted(odd)[:5])
-            raise ValueError(f"{root}: train/ and test/ must have the same class folders; in one only: {names}")
-        for name in ("", *class_names):
-            _refuse_link(os.path.join(root, split, name), root)
+        names = _class_folders(root / split)
+        for has, lacks, odd in (("train", "test", class_names), ("test", "train", names)):
+            odd = [name for name in odd if name not in class_names or name not in names]
+            if odd:
+                raise ValueError(f"{root}: {has}/ has classes that {lacks}/ lacks: {', '.join(odd[:5])}")
+        for path in (root / split, *(root / split / name for name in names)):
+            if path != root:
+                _refuse_link(path, root)
 
 
 def _images_below(folder: Path, root: Path) -> tuple[list[tuple[str, int, int]], int]:
@@ -133,7 +135,7 @@ def _images_below(folder: Path, root: Path) -> tuple[list[tuple[str, int, int]],
     return sorted(found), others
 
 
-def _refuse_link(path: str, root: Path) -> None:
+def _refuse_link(path: str | Path, root: Path) -> None:
     """Links to folders are refused as well: they can go round in a circle, or count a class twice."""
     if os.path.islink(path) and (os.path.isdir(path) or not Path(path).resolve().is_relative_to(root.resolve())):
         raise ValueError(f"{path} is a link to {os.path.realpath(path)}; links to folders or out of {root} are refused")

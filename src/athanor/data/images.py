@@ -40,7 +40,7 @@ def load_image(path: str | Path, mode: str, size: int | None) -> np.ndarray:
 
 @functools.cache
 def _formats() -> dict[str, str]:
-    """Pillow's format by lower-case suffix, for those it can open (it registers a few, as .pdf, that it can only save)."""
+    """Format by lower-case suffix, of those that Pillow can open: it registers some, as .pdf, that it can only save."""
     return {suffix: name for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
 
 

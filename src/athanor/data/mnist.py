@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from athanor.data.cache import locked
-from athanor.data.download import download
+from athanor.data.download import downloading
 from athanor.data.source import Source
 
 COUNTS = {"train": 60_000, "t10k": 10_000}
@@ -72,16 +72,11 @@ def _read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
 
 
 def _download(name: str, data_dir: Path, raw: Path) -> None:
-    def fetch(folder: Path) -> None:
+    remedy = f"put {', '.join(_missing(raw))} (or the same with .gz) into {raw}"
+    with downloading(name, data_dir, remedy) as folder:
         from torchvision import datasets  # takes a second, and only a download needs it
 
         getattr(datasets, name)(folder, download=True)  # verifies the checksums
-
-    def move(folder: Path) -> None:
         raw.mkdir(parents=True, exist_ok=True)
         for file in _missing(raw):
             os.replace(folder / name / "raw" / file, raw / file)
-
-    files = ", ".join(_missing(raw))
-    help_text = f"put {files} (or the same with .gz) into {raw}, or use data=digits, which needs no download.\n"
-    download(fetch, move, data_dir, f"{help_text}{name} is not there and could not be downloaded")

@@ -1,0 +1,298 @@
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections import namedtuple
+
+import pytest
+import torch
+from PIL import Image
+
+from athanor.data import cache, decode
+from athanor.data.image_folder import image_folder
+from athanor.data.images import load_image
+
+
+def save(path, colour=(10, 20, 30), size=(8, 8), mode="RGB", **settings):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path, **settings)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two classes of 10 images, each image of its own grey."""
+    for i in range(10):
+        save(tmp_path / "pets" / "cat" / f"{i}.png", (i, i, i))
+        save(tmp_path / "pets" / "dog" / f"{i}.png", (100 + i,) * 3)
+    return tmp_path / "pets"
+
+
+@pytest.fixture
+def split_root(tmp_path):
+    for split, n in (("train", 3), ("test", 1)):
+        for label, name in enumerate(("cat", "dog")):
+            for i in range(n):
+                save(tmp_path / "pets" / split / name / f"{i}.png", (label, i, 7))
+    return tmp_path / "pets"
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(root, image_size=8, mode="RGB", test_fraction=0.2, split_seed=0):
+        return image_folder(root, image_size, mode, test_fraction, tmp_path / "data", split_seed)
+
+    return read
+
+
+@pytest.fixture
+def decoded_paths(monkeypatch):
+    paths = []
+
+    def counting(path, *args):
+        paths.append(os.path.basename(path))
+        return load_image(path, *args)
+
+    monkeypatch.setattr(decode, "load_image", counting)
+    return paths
+
+
+# --- a folder of them
+
+
+def test_train_and_test_folders_are_kept_apart(split_root, read):
+    source = read(split_root)
+    assert source.train_images.shape == (6, 3, 8, 8)
+    assert source.train_images[:, 0, 0, 0].tolist() == source.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert source.test_labels.tolist() == [0, 1]
+    assert source.class_names == ("cat", "dog")
+    assert f"image folder {split_root}: 6 train and 2 test images of 3x8x8" in source.origin
+
+
+def test_one_folder_is_split_by_the_seed(root, read):
+    first, again, other = read(root), read(root), read(root, split_seed=1)
+    assert first.test_labels.tolist() == [0, 0, 1, 1]
+    values = torch.cat([first.train_images, first.test_images])[:, 0, 0, 0].sort().values
+    assert values.tolist() == [*range(10), *range(100, 110)]
+    assert torch.equal(first.test_images, again.test_images)
+    assert not torch.equal(first.test_images, other.test_images)
+    assert "test_fraction=0.2, split_seed=0" in first.origin
+
+
+def test_a_class_may_be_called_train(tmp_path, read):
+    for name in ("bus", "train"):
+        save(tmp_path / "vehicles" / name / "0.png")
+        save(tmp_path / "vehicles" / name / "1.png")
+    assert read(tmp_path / "vehicles").class_names == ("bus", "train")
+
+
+def test_images_are_found_at_any_depth_and_other_files_ignored_and_counted(root, read, caplog):
+    save(root / "cat" / "deep" / "er" / "image.JPEG", (255, 255, 255))
+    save(root / "cat" / ".hidden.png")
+    (root / "cat" / "notes.txt").touch()
+    (root / "dog" / "paper.pdf").touch()
+    with caplog.at_level(logging.INFO):
+        source = read(root)
+    assert len(source.train_images) + len(source.test_images) == 21
+    assert f"ignored 2 files in {root}" in caplog.text
+
+
+def test_mode_auto_is_grey_only_where_every_image_is(root, read):
+    grey = read(root, mode="auto")
+    assert grey.train_images.shape[1] == 1
+    assert torch.equal(grey.train_images, read(root, mode="L").train_images)
+    save(root / "cat" / "3.png", (1, 2, 3))
+    assert read(root, mode="auto").train_images.shape[1] == 3
+
+
+def test_without_a_size_images_stay_as_they_are(tmp_path, read):
+    for name in ("a", "b"):
+        for i in range(2):
+            save(tmp_path / "pets" / name / f"{i}.png", size=(12, 7))
+    assert read(tmp_path / "pets", image_size=None).train_images.shape == (2, 3, 7, 12)
+
+
+def test_the_arrays_can_be_written_without_changing_the_cache(split_root, read):
+    read(split_root).train_images.fill_(99)
+    assert not (read(split_root).train_images == 99).all()
+
+
+# --- the cache
+
+
+def test_the_second_read_decodes_nothing(root, read, decoded_paths):
+    read(root)
+    assert len(decoded_paths) == 20
+    read(root, split_seed=5)
+    assert len(decoded_paths) == 20
+
+
+@pytest.mark.parametrize("change", ["pixels", "new file", "gone file", "touched"])
+def test_a_changed_folder_is_decoded_anew_and_the_old_cache_removed(root, read, decoded_paths, tmp_path, change):
+    read(root)
+    if change == "pixels":
+        save(root / "cat" / "0.png", (200, 0, 0))
+    elif change == "new file":
+        save(root / "cat" / "new.png")
+    elif change == "gone file":
+        (root / "cat" / "0.png").unlink()
+    else:
+        os.utime(root / "cat" / "0.png", ns=(1, 1))
+    source = read(root)
+    assert len(decoded_paths) > 30
+    if change == "pixels":
+        assert 200 in torch.cat([source.train_images, source.test_images])[:, 0]
+    assert len(list((tmp_path / "data" / "cache").glob("pets-*"))) == 1
+
+
+def test_other_settings_have_their_own_cache(root, read, tmp_path):
+    read(root)
+    read(root, image_size=4)
+    read(root, mode="L")
+    assert len(list((tmp_path / "data" / "cache").glob("pets-*"))) == 3
+
+
+def test_a_failed_decoding_leaves_no_cache(root, read, tmp_path):
+    (root / "cat" / "0.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="cannot be read"):
+        read(root)
+    assert [path.name for path in (tmp_path / "data" / "cache").iterdir()] == ["pets.lock"]
+
+
+def test_the_leftovers_of_a_killed_process_are_removed(root, read, tmp_path):
+    (tmp_path / "data" / "cache" / "pets-0.partial").mkdir(parents=True)
+    read(root)
+    assert not list((tmp_path / "data" / "cache").glob("*.partial"))
+
+
+def test_two_processes_at_once_decode_once(root, tmp_path):
+    program = (
+        "import logging, sys; logging.basicConfig(level='INFO')\n"
+        "from athanor.data.image_folder import image_folder\n"
+        "print(len(image_folder(sys.argv[1], 8, 'RGB', 0.2, sys.argv[2], 0).train_images))"
+    )
+    command = [sys.executable, "-W", "error", "-c", program, str(root), str(tmp_path / "data")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    outputs = [process.communicate(timeout=60) for process in processes]
+    assert [out for out, _ in outputs] == ["16\n", "16\n"], outputs
+    assert sum(err.count("decoding 20 images") for _, err in outputs) == 1
+
+
+def test_the_size_is_announced_and_held_against_the_free_space(root, read, monkeypatch, caplog):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: usage(0, 0, 1_000_000))
+    with caplog.at_level(logging.INFO):
+        read(root)
+    assert re.search(r"decoding 20 images of .*pets once into .*: 0\.0 MB \(1\.0 MB free\)", caplog.text)
+    with pytest.raises(ValueError, match=r"need 3\.8 MB \(1\.0 MB free\) in .*set data_dir=<a folder on another disk>"):
+        read(root, image_size=250)
+
+
+def test_a_data_dir_that_cannot_be_written_is_named(root, tmp_path, read):
+    (tmp_path / "data").write_text("a file where the folder should be")
+    with pytest.raises(ValueError, match=r"cannot write in .*set data_dir=<a folder you can write to>"):
+        read(root)
+
+
+# --- mistakes
+
+
+def test_root_that_does_not_exist(tmp_path, read):
+    with pytest.raises(FileNotFoundError, match=r"data\.root=.*pets is not a folder"):
+        read(tmp_path / "pets")
+
+
+def test_no_class_folders(tmp_path, read):
+    save(tmp_path / "pets" / "0.png")
+    with pytest.raises(ValueError, match=r"no class folders in .*pets; make one folder a class"):
+        read(tmp_path / "pets")
+
+
+def test_only_one_class(tmp_path, read):
+    save(tmp_path / "pets" / "cat" / "0.png")
+    with pytest.raises(ValueError, match=r"only one class folder, cat/, in .*pets; a classifier needs two"):
+        read(tmp_path / "pets")
+
+
+def test_an_empty_class_folder(root, read):
+    (root / "emu").mkdir()
+    (root / "emu" / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"no images in .*emu \(1 other files\)"):
+        read(root)
+
+
+@pytest.mark.parametrize("there, missing", [("train", "test"), ("test", "train")])
+def test_one_of_train_and_test_is_missing(split_root, read, there, missing):
+    (split_root / missing).rename(split_root / ".away")
+    with pytest.raises(
+        ValueError, match=f"{missing}/<class>/ is missing; .* put all classes directly into {split_root}"
+    ):
+        read(split_root)
+
+
+def test_classes_that_differ_between_train_and_test(split_root, read):
+    (split_root / "test" / "dog").rename(split_root / "test" / "fox")
+    with pytest.raises(ValueError, match="train/ has classes that test/ lacks: dog"):
+        read(split_root)
+    save(split_root / "test" / "dog" / "0.png")
+    with pytest.raises(ValueError, match="test/ has classes that train/ lacks: fox"):
+        read(split_root)
+
+
+def test_unreadable_images_are_counted_and_three_are_named(root, read):
+    whole = (root / "cat" / "0.png").read_bytes()
+    for i in range(4):
+        (root / "cat" / f"{i}.png").write_bytes(whole[:40])
+    (root / "dog" / "0.png").write_text("no image")
+    with pytest.raises(
+        ValueError, match=r"5 of 20 images cannot be read; .*cat/0\.png: .*2\.png: .*; and 2 more"
+    ) as error:
+        read(root)
+    assert "3.png" not in str(error.value)
+
+
+def test_all_images_unreadable(tmp_path, read):
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        (tmp_path / "pets" / name / "0.png").touch()
+    with pytest.raises(ValueError, match="2 of 2 images cannot be read"):
+        read(tmp_path / "pets", image_size=None)
+
+
+def test_mixed_sizes_without_an_image_size(root, read):
+    save(root / "dog" / "5.png", size=(30, 20))
+    with pytest.raises(ValueError, match=r"cat/0\.png is 8x8, .*dog/5\.png is 30x20; .*data\.image_size=64"):
+        read(root, image_size=None)
+
+
+def test_links_out_of_the_folder_are_refused(root, read, tmp_path):
+    save(tmp_path / "secret.png")
+    link = root / "cat" / "link.png"
+    link.symlink_to(tmp_path / "secret.png")
+    with pytest.raises(ValueError, match=r"cat/link\.png is a link to .*secret\.png"):
+        read(root)
+    link.unlink()
+    link.symlink_to(root / "dog" / "0.png")
+    assert len(read(root).train_images) == 17
+    (root / "fox").symlink_to(root / "dog")
+    with pytest.raises(ValueError, match=r"fox is a link to .*dog; links to folders"):
+        read(root)
+
+
+def test_root_itself_may_be_a_link(root, read, tmp_path):
+    (tmp_path / "link").symlink_to(root)
+    assert len(read(tmp_path / "link").train_images) == 16
+
+
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ({"mode": "rgb"}, r"data\.mode=rgb; use RGB, L \(grey\) or auto"),
+        ({"image_size": 0}, r"data\.image_size=0; use pixels, as 64, or null"),
+        ({"test_fraction": 1.0}, r"data\.test_fraction=1\.0; use a number above 0 and below 1"),
+    ],
+)
+def test_wrong_knobs(root, read, setting, message):
+    with pytest.raises(ValueError, match=message):
+        read(root, **setting)

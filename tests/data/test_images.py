@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from athanor.data.images import load_image
+
+
+def save(path, colour=(10, 20, 30), size=(8, 8), mode="RGB", **settings):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path, **settings)
+
+
+def pixel(path, mode="RGB", size=None):
+    return load_image(path, mode, size)[:, 0, 0].tolist()
+
+
+@pytest.mark.parametrize(
+    "mode, colour, expected",
+    [
+        ("RGB", (10, 20, 30), [10, 20, 30]),
+        ("L", 77, [77, 77, 77]),
+        ("1", 1, [255, 255, 255]),
+        ("RGBA", (10, 20, 30, 255), [10, 20, 30]),
+        ("RGBA", (10, 20, 30, 0), [255, 255, 255]),
+        ("LA", (50, 255), [50, 50, 50]),
+        ("I;16", 65535, [255, 255, 255]),
+        ("I;16", 257 * 100, [100, 100, 100]),
+        ("CMYK", (0, 255, 255, 0), [255, 0, 0]),
+    ],
+)
+def test_every_mode_decodes_to_the_right_colour(tmp_path, mode, colour, expected):
+    path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
+    save(path, colour, mode=mode)
+    assert load_image(path, "RGB", None).shape == (3, 8, 8)
+    assert pixel(path) == expected
+    assert load_image(path, "L", None).shape == (1, 8, 8)
+    if len(set(expected)) == 1:
+        assert pixel(path, "L") == expected[:1]
+
+
+def test_palette_images_with_and_without_transparency(tmp_path):
+    image = Image.new("P", (8, 8), 1)
+    image.putpalette([0, 0, 0, 200, 100, 50])
+    image.save(tmp_path / "opaque.png")
+    image.save(tmp_path / "clear.png", transparency=1)
+    assert pixel(tmp_path / "opaque.png") == [200, 100, 50]
+    assert pixel(tmp_path / "clear.png") == [255, 255, 255]
+
+
+def test_16_bit_pgm_is_scaled(tmp_path):
+    (tmp_path / "image.pgm").write_bytes(b"P5 2 1 65535\n" + np.array([65535, 257], ">u2").tobytes())
+    assert load_image(tmp_path / "image.pgm", "L", None).tolist() == [[[255, 1]]]
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    pixels = np.zeros((4, 8, 3), np.uint8)
+    pixels[:, :4] = 255  # bright on the left; a quarter turn clockwise brings it to the top
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    image = load_image(tmp_path / "turned.png", "L", None)
+    assert image.shape == (1, 8, 4)
+    assert image[0, :, 0].tolist() == [255] * 4 + [0] * 4
+
+
+def test_the_shorter_side_is_resized_and_the_centre_cut_out(tmp_path):
+    pixels = np.zeros((20, 60), np.uint8)
+    pixels[:, 20:40] = 200
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    image = load_image(tmp_path / "wide.png", "L", 10)
+    assert image.shape == (1, 10, 10)
+    assert (image > 180).all()  # the filter reaches over the edge of the square
+
+
+def test_an_image_of_the_right_size_keeps_its_pixels(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "noise.png")
+    assert np.array_equal(load_image(tmp_path / "noise.png", "RGB", 16), pixels.transpose(2, 0, 1))
+
+
+def test_a_wrong_suffix_does_not_matter(tmp_path):
+    save(tmp_path / "image.jpg", format="PNG")
+    assert pixel(tmp_path / "image.jpg") == [10, 20, 30]
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"text\.png: not an image"):
+        load_image(tmp_path / "text.png", "RGB", None)
+    with pytest.raises(FileNotFoundError, match=r"absent\.png does not exist"):
+        load_image(tmp_path / "absent.png", "RGB", None)
+    Image.new("F", (8, 8)).save(tmp_path / "float.tif")
+    with pytest.raises(ValueError, match="mode F have no known white; save it with 8 or 16 bits"):
+        load_image(tmp_path / "float.tif", "RGB", None)
+
+
+@pytest.mark.parametrize("limit", [60, 20])  # Pillow only warns up to twice its limit of pixels, and raises above
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_decompression_bombs_are_refused(tmp_path, monkeypatch, limit):
+    save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(ValueError, match=r"bomb\.png: .*64|bomb\.png: 8 x 8 pixels"):
+        load_image(tmp_path / "bomb.png", "RGB", None)
