@@ -13,7 +13,7 @@ def main(cfg: DictConfig) -> None:
 
     from athanor import assemble
     from athanor.ranks import local_ranks
-    from athanor.runs import Run
+    from athanor.runs import Run, load_weights
 
     run = Run.of_this_job()
     with run.recorded():
@@ -22,6 +22,8 @@ def main(cfg: DictConfig) -> None:
         with local_ranks(config["trainer"], run.dir):
             data = assemble.data(config)
             classifier = assemble.classifier(config, data)
+            if config["weights"]:
+                load_weights(classifier, config["weights"])
             trainer = assemble.trainer(config, str(run.dir), data)
             trainer.fit(classifier, data, ckpt_path=run.resume_from(config), weights_only=True)
             run.load_chosen(classifier, trainer)

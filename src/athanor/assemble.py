@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as L
 import torch
+from hydra import compose
 from hydra.utils import get_object
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, OmegaConf
@@ -55,21 +56,43 @@ def check(cfg: dict) -> None:
         check_node(group, cfg.get(group) or {})
 
 
+def settle(cfg: dict, overrides: list[str]) -> list[str]:
+    """Where the command line replaced an option that an experiment or a recorded run set values for: drop, in place,
+    those that the new option does not take. Gives a notice for each value that is dropped or stays."""
+    typed = [override.lstrip("+").partition("=")[0] for override in overrides]
+    source = f"run={cfg['run']}" if cfg["run"] else next((o for o in overrides if o.startswith("experiment=")), None)
+    notices = []
+    for group in (group for group in GROUPS if source and group in typed and "_target_" in cfg[group]):
+        choice = next(o for o in reversed(overrides) if o.lstrip("+").startswith(f"{group}=")).lstrip("+")
+        option = OmegaConf.to_container(compose("train", [choice])[group])
+        names, anything = node_signature(group, cfg[group])
+        names = {*names, *OUTSIDE_TARGET.get(group, ())}
+        for key, value in list(cfg[group].items()):
+            if isinstance(value, dict) or f"{group}.{key}" in typed or option.get(key, ...) == value:
+                continue
+            stays = key in option if cfg["run"] else key in names or anything
+            if not stays:
+                del cfg[group][key]
+            notices.append(f"{group}.{key}={value} of {source} {'stays' if stays else 'is dropped'} with {choice}")
+    return notices
+
+
+def node_signature(path: str, node: dict) -> tuple[dict[str, Any], bool]:
+    target = locate(path, node["_target_"])
+    return signature(target, ImageData) if path == "data" else signature(target)
+
+
 def check_node(path: str, node: dict) -> None:
-    if "_target_" in node:
-        targets = [locate(path, node["_target_"])]
-        if path == "data":
-            targets.append(ImageData)
-        hints, anything = signature(*targets)
-        owner = targets[0].__name__
+    """Keys and values of a node, and of the nodes in it."""
+    is_object = "_target_" in node
+    hints, anything = node_signature(path, node) if is_object else ({}, True)
+    owner = node["_target_"].rpartition(".")[2] if is_object else path
     for key, value in node.items():
-        if key in OUTSIDE_TARGET.get(path, ()) or key.startswith("_"):
-            pass
-        elif "_target_" in node and not anything:
+        if is_object and not anything and key[0] != "_" and key not in OUTSIDE_TARGET.get(path, ()):
             check_key(f"{path}.{key}", hints, owner)
         if isinstance(value, dict):
             check_node(f"{path}.{key}", value)
-        elif "_target_" in node and key in hints:
+        elif key in hints:
             check_value(f"{path}.{key}", value, hints[key], owner)
 
 
@@ -119,6 +142,13 @@ def classifier(cfg: dict, data: ImageData) -> Classifier:
     return module
 
 
+def refuse_other_data(record: dict, data: ImageData) -> None:
+    """A checkpoint means nothing on other classes or images of another size."""
+    for name, value in {"class_names": list(data.class_names), "input_shape": list(data.input_shape)}.items():
+        if value != record[name]:
+            raise UserError(f"this data has {name} {value}, the checkpoint has {record[name]}")
+
+
 def from_record(record: dict, class_counts: torch.Tensor | None = None) -> Classifier:
     """A classifier as a checkpoint describes it, without weights."""
     cfg, input_shape, num_classes = record["config"], tuple(record["input_shape"]), len(record["class_names"])
@@ -145,7 +175,8 @@ def from_record(record: dict, class_counts: torch.Tensor | None = None) -> Class
 
 def trainer(cfg: dict, directory: str, data: ImageData) -> L.Trainer:
     """The trainer, with its callbacks and loggers, which write into `directory`."""
-    loggers = [build(node, save_dir=directory, parameters=parameters(cfg)) for node in (cfg.get("logger") or {}).values() if node]
+    facts = {"save_dir": directory, "parameters": parameters(cfg)}
+    loggers = [build(node, **facts) for node in (cfg.get("logger") or {}).values() if node]
     callbacks = {name: node for name, node in (cfg.get("callbacks") or {}).items() if node}
     if not loggers:
         callbacks.pop("lr_monitor", None)

@@ -7,7 +7,14 @@ from pathlib import Path
 
 from athanor.errors import UserError, explain
 
-CONFIGS = Path(sys.argv[0]).resolve().parent / "configs"
+
+def find_configs() -> Path:
+    """configs/ beside train.py, whichever script of the project runs."""
+    here = Path(sys.argv[0]).resolve().parent
+    return (here if (here / "configs").is_dir() else here.parent) / "configs"
+
+
+CONFIGS = find_configs()
 SETTINGS = ["hydra/output=athanor", "hydra/job_logging=athanor", "hydra.output_subdir=null"]
 
 
@@ -30,7 +37,6 @@ def run(main: Callable[[], None]) -> None:
 def expand(arguments: list[str]) -> list[str]:
     """Words that people type to what Hydra takes."""
     arguments = [to_group(argument) for argument in arguments]
-    arguments.sort(key=lambda argument: argument not in ("-m", "--multirun"))  # argparse wants them first or last
     for i, argument in enumerate(arguments):
         verb, _, value = argument.partition("=")
         if verb in ("resume", "run") and value not in ("", "null"):
@@ -43,8 +49,9 @@ def expand(arguments: list[str]) -> list[str]:
                 others.append(f"hydra.run.dir={quoted(run.dir)}")
             others = [to_addition(other) for other in others]
             recorded = ["--config-path", str(run.dir.resolve()), "--config-name", "config"]
-            return [*recorded, "--config-dir", str(CONFIGS), f"{verb}={quoted(run.dir)}", *SETTINGS, *others]
-    return arguments
+            arguments = [*recorded, "--config-dir", str(CONFIGS), f"{verb}={quoted(run.dir)}", *SETTINGS, *others]
+            break
+    return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))  # argparse wants them first
 
 
 def to_group(argument: str) -> str:
@@ -69,10 +76,21 @@ def refuse_changes(directory: Path, others: list[str]) -> None:
     for other in others:
         if not other.startswith(("trainer.max_", "+trainer.max_", "-", "hydra.")):
             raise UserError(
-                f"resume goes on with the run's own settings; only trainer.max_epochs, max_steps and max_time may change\n"
+                "resume goes on with the run's own settings, trainer.max_epochs, max_steps and max_time apart\n"
                 f"  for a new run with changes type run={directory} {other}"
             )
 
 
 def quoted(path: Path) -> str:
     return "'" + str(path).replace("'", "\\'") + "'"
+
+
+def changed(directory: Path, overrides: list[str]) -> dict:
+    """The recorded config of a run with overrides of the command line, for scripts."""
+    from hydra import compose, initialize_config_dir
+
+    from athanor.assemble import plain
+
+    typed = [to_addition(to_group(override)) for override in overrides]
+    with initialize_config_dir(str(directory.resolve()), version_base="1.3"):
+        return plain(compose("config", [f"hydra.searchpath=[file://{CONFIGS}]", *typed]))

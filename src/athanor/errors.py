@@ -45,7 +45,8 @@ def shorten(error: BaseException) -> str:
     node = getattr(error.__cause__, "parent_node", None)
     if node is not None and hasattr(node, "keys"):
         path, key = re.sub(r"\[.*", "", str(error.__cause__.full_key)), str(error.__cause__.key)
-        return f"there is no {path}; {nearest(key, map(str, node.keys()))}\n  (+{path}=<value> adds a key that is not in the YAML)"
+        advice = f"(+{path}=<value> adds a key that is not in the YAML)"
+        return f"there is no {path}; {nearest(key, map(str, node.keys()))}\n  {advice}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("full_key", "object_type", "See https", "reference_type"))]
     override = getattr(error, "override", None)

@@ -1,28 +1,23 @@
-"""A run is a directory: its config, checkpoints and results. A sweep is a directory of runs."""
+"""A run is a directory: its config, checkpoints and results."""
 
-import csv
 import json
 import logging
 import os
-import platform
-import re
-import subprocess
 import sys
 import time
 import traceback
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf
 
 from athanor.errors import UserError, explain
+from athanor.logs import set_up_logging
+from athanor.provenance import environment
 from athanor.ranks import is_main_process
 
 if TYPE_CHECKING:
@@ -92,7 +87,9 @@ class Run:
         """Check the config, write config.yaml, and give the config in plain values."""
         from athanor import assemble
 
-        config = assemble.plain(drop_strangers(cfg))
+        config = assemble.plain(cfg)
+        for notice in assemble.settle(config, overrides()):
+            log.info(notice)
         assemble.check(config)
         if is_main_process():
             (self.dir / "config.yaml").write_text(OmegaConf.to_yaml({**config, "resume": None}))
@@ -121,7 +118,7 @@ class Run:
             with open(self.dir / "train.log", "a") as file:
                 file.write(traceback.format_exc())
             failed_jobs.append(self.dir)
-            print(explain(error, self.dir / "train.log"), file=sys.stderr)
+            print(explain(error, shown(self.dir / "train.log")), file=sys.stderr)
 
     def write(self, **values: object) -> None:
         if is_main_process():
@@ -180,7 +177,9 @@ class Run:
             if values := results.get(stage):
                 further = "".join(f"   {name} {v:.4f}" for name, v in values.items() if name not in ("loss", "acc"))
                 images = results["data"][stage]
-                rows.append((stage, f"acc {values['acc']:7.2%}   loss {values['loss']:.4f}   {images:,} images{further}"))
+                rows.append(
+                    (stage, f"acc {values['acc']:7.2%}   loss {values['loss']:.4f}   {images:,} images{further}")
+                )
         speed = results["images_per_second"]
         rate = f", {speed:,.0f} images/s in training" if speed else ""
         rows.append(("time", f"{results['fit_seconds']:.1f} s of fit, {results['epochs']} epochs{rate}"))
@@ -190,85 +189,9 @@ class Run:
         return "\n" + "\n".join(f"  {name:8} {text}" for name, text in rows) + "\n"
 
 
-class Sweep:
-    """A multirun's directory: one folder a job."""
-
-    def __init__(self, directory: str | Path) -> None:
-        self.dir = Path(directory)
-        found = [path.parent for path in self.dir.glob("*/results.json")]
-        self.runs = [Run(path) for path in sorted(found, key=lambda p: (len(p.name), p.name))]
-
-    def rows(self) -> list[dict[str, Any]]:
-        rows = []
-        for run in self.runs:
-            results = run.results
-            row = {"job": run.dir.name, "overrides": " ".join(results.get("overrides", [])), "status": results["status"]}
-            for stage in "val", "test":
-                row |= {f"{stage}/{name}": value for name, value in results.get(stage, {}).items()}
-            rows.append(row | {"seconds": results.get("seconds"), "error": results.get("error", "")})
-        return rows
-
-    def collect(self) -> str:
-        """Write results.csv and give the table as text."""
-        rows = self.rows()
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        with open(self.dir / "results.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(rows)
-        lines = []
-        for row in rows:
-            scores = "   ".join(f"{name} {row[name]:.2%}" for name in ("val/acc", "test/acc") if name in row)
-            lines.append(f"  {row['job']:>3}  {row['status']:9} {scores}   {row['overrides']}")
-        failed = sum(row["status"] != "finished" for row in rows)
-        end = f"{len(rows)} jobs, {failed} failed" if failed else f"{len(rows)} jobs"
-        return "\n".join(["", *lines, "", f"  {end}; {shown(self.dir) / 'results.csv'}", f"  tensorboard --logdir {shown(self.dir)}", ""])
-
-
-class Directories(Callback):
-    """Gives each run and each sweep a directory of its own, and ends a sweep with its table."""
-
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if config.resume is None and is_main_process():
-            HydraConfig.instance().set_config(config)  # the directory has the run's name in it
-            set_hydra(config, "run", claim(config.hydra.run.dir))
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        failed_jobs.clear()
-        directory = claim(config.hydra.sweep.dir)
-        set_hydra(config, "sweep", directory)
-        with read_write(config.hydra), open_dict(config.hydra):  # jobs are composed anew, from these
-            config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{directory}'")
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        print(Sweep(config.hydra.sweep.dir).collect())
-
-
-def set_hydra(config: DictConfig, kind: str, directory: Path) -> None:
-    with read_write(config.hydra), open_dict(config.hydra):
-        config.hydra[kind].dir = str(directory)
-
-
-def claim(path: str) -> Path:
-    """Make a directory that is nobody else's: the path, or the path with -2, -3, ... where it is taken."""
-    wanted = Path(path)
-    wanted = wanted.with_name(re.sub(r"[^A-Za-z0-9._-]+", "-", wanted.name))
-    try:
-        wanted.parent.mkdir(parents=True, exist_ok=True)
-        for number in range(1, 10_000):
-            directory = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
-            try:
-                directory.mkdir()
-                return directory
-            except FileExistsError:
-                continue
-    except OSError as error:
-        raise UserError(f"cannot make the run's directory {wanted}: {error.strerror}; set hydra.run.dir") from error
-    raise UserError(f"{wanted} and 9,999 more of that name exist")
-
-
-def drop_strangers(cfg: DictConfig) -> DictConfig:
-    return cfg
+def checkpoint_of(path: str | Path) -> Path:
+    """A checkpoint file as it is, or the chosen one of a run's directory."""
+    return Path(path) if Path(path).suffix == ".ckpt" else Run.at(path).checkpoint
 
 
 def load_classifier(checkpoint: Path) -> "Classifier":
@@ -295,6 +218,24 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return contents
 
 
+def load_weights(classifier: "Classifier", source: str) -> None:
+    """Start from the network of a run or a checkpoint; a head of other classes stays fresh, with a notice."""
+    path = checkpoint_of(source)
+    state = read_checkpoint(path)["state_dict"]
+    own = classifier.network.state_dict()
+    found = {name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")}
+    strange = sorted(own.keys() ^ found.keys())
+    head = [name for name in own if name in found and own[name].shape != found[name].shape]
+    if strange or not set(head) <= set(list(own)[-2:]):  # the last weight and bias
+        wrong = (strange or head)[0]
+        raise UserError(
+            f"weights={source} are of another network ({wrong} differs); use the model settings of that run"
+        )
+    classifier.network.load_state_dict({**found, **{name: own[name] for name in head}})
+    replaced = f"; the head ({', '.join(head)}) is new, as the classes differ" if head else ""
+    log.info("starting from the weights of %s%s", path, replaced)
+
+
 def metrics(trainer: "L.Trainer") -> dict[str, float]:
     return {name: value.item() for name, value in trainer.callback_metrics.items()}
 
@@ -307,30 +248,6 @@ def grouped(found: dict[str, float], stage: str) -> dict[str, float]:
 def describe(data: "ImageData") -> dict[str, Any]:
     sizes = {"train": len(data.train_index), "val": len(data.val_index), "test": len(data.test_index)}
     return {"origin": data.source.origin, **sizes, "split_hash": data.split_hash}
-
-
-def environment() -> dict[str, Any]:
-    import torch
-
-    packages = ("torch", "torchvision", "lightning", "hydra-core", "athanor")
-    return {
-        "threads": torch.get_num_threads(),
-        "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine(),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "git": git_state(),
-    }
-
-
-def git_state() -> dict[str, Any] | None:
-    def git(*arguments: str) -> str:
-        here = Path(__file__).parent
-        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True)
-        return done.stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "changed": git("status", "--porcelain", "-uno").splitlines()}
-    except (OSError, subprocess.SubprocessError):
-        return None  # not a checkout, or no git
 
 
 def overrides() -> list[str]:
@@ -347,39 +264,3 @@ def shown(path: Path) -> Path:
     """Relative where that is shorter to type."""
     path = path.resolve()
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def set_up_logging() -> None:
-    """Lightning's lines and Python's warnings into train.log, without advertisements; the other processes say nothing."""
-    import lightning.pytorch  # noqa: F401  # it installs its handlers when imported
-
-    for name in [name for name in logging.root.manager.loggerDict if name.startswith("lightning")]:
-        logging.getLogger(name).handlers.clear()
-        logging.getLogger(name).propagate = True
-    if not is_main_process():
-        logging.getLogger().handlers.clear()
-        logging.disable(logging.WARNING)
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(worth_reading)
-    warnings.showwarning = lambda message, *_, **__: logging.getLogger("py.warnings").warning("warning: %s", message)
-
-
-NOISE = (
-    "💡 Tip:",  # advertises services
-    "`Trainer.fit` stopped:",
-    "GPU available:",
-    "TPU available:",
-    "HPU available:",
-    "The number of training batches",  # the epoch's metrics are logged whatever log_every_n_steps is
-    "Loading `train_dataloader`",
-    "It is recommended to use `self.log(",  # about sync_dist: what the classifier logs is reduced already
-    "Initializing distributed",
-    "distributed_backend=",
-    "All distributed processes",
-    "----------",
-    "`isinstance(treespec, LeafSpec)` is deprecated",  # torch 2.15 about Lightning 2.6
-)
-
-
-def worth_reading(record: logging.LogRecord) -> bool:
-    return not any(noise in record.getMessage() for noise in NOISE)

@@ -56,7 +56,7 @@ def crop(images: Tensor, offset: Tensor, padding: int) -> Tensor:
 
 
 def cutout(images: Tensor, centre: Tensor, size: int, fill: Tensor | None) -> Tensor:
-    """Replace a size x size square around `centre` [N, 2] in [0, 1) (y, x), clipped at the border, by `fill` [C, 1, 1]."""
+    """Put `fill` [C, 1, 1] into a size x size square around `centre` [N, 2] in [0, 1) (y, x), clipped at the border."""
 
     def inside(length: int, at: Tensor) -> Tensor:
         first = (at * length).long() - size // 2

@@ -9,8 +9,8 @@ from athanor.data.source import Source
 from athanor.data.split import stratified
 
 ORIGIN = (
-    "Optical Recognition of Handwritten Digits (Alpaydin & Kaynak 1998, UCI, CC BY 4.0): the 1,797 images of "
-    "scikit-learn, scaled to 0..255; a stratified fifth, drawn with seed 0, is the test set"
+    "digits: the 1,797 images of scikit-learn (Alpaydin & Kaynak 1998, UCI, CC BY 4.0); "
+    "a stratified fifth, drawn with seed 0, is the test set"
 )
 
 

@@ -41,7 +41,7 @@ def cosine(t: float, floor: float) -> float:
 
 
 def one_cycle(t: float, start: float, peak_at: float, floor: float) -> float:
-    """From `start` up to 1 at `peak_at` and down to `floor`, both by half a cosine (Smith & Topin 2018); t in [0, 1]."""
+    """From `start` up to 1 at `peak_at`, then down to `floor`, each half a cosine (Smith & Topin 2018); t in [0, 1]."""
     if t < peak_at:
         return start + (1 - start) * (1 - math.cos(math.pi * t / peak_at)) / 2
     return cosine((t - peak_at) / (1 - peak_at), floor)

@@ -1,0 +1,47 @@
+"""Evaluate a run again: python scripts/evaluate.py <run or checkpoint> [--stage val] [overrides]
+
+The same split and batches give the recorded accuracy to the last digit. Overrides are those of train.py, such as
+data.limit=1000 or metrics=macro_f1; the weights and what belongs to them stay the checkpoint's.
+"""
+
+import argparse
+import logging
+
+from athanor import command
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", help="a run's directory, or a checkpoint in it")
+    parser.add_argument("overrides", nargs="*", help="data.limit=1000, metrics=macro_f1, trainer=gpu, ...")
+    parser.add_argument("--stage", choices=("test", "val"), default="test")
+    arguments = parser.parse_args()
+
+    from athanor import assemble
+    from athanor.logs import set_up_logging
+    from athanor.runs import Run, checkpoint_of, read_checkpoint
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    set_up_logging()
+    path = checkpoint_of(arguments.run)
+    contents = read_checkpoint(path)
+    config = command.changed(Run.at(arguments.run).dir, arguments.overrides)
+    assemble.check(config)
+    data = assemble.data(config)
+    assemble.refuse_other_data(contents["athanor"], data)
+    classifier = assemble.from_record({**contents["athanor"], "config": config})
+    classifier.load_state_dict(contents["state_dict"])
+    trainer = assemble.trainer({**config, "logger": {}, "callbacks": {}}, str(path.parent), data)
+    if arguments.stage == "test":
+        results = trainer.test(classifier, data, verbose=False)[0]
+    else:
+        results = trainer.validate(classifier, data, verbose=False)[0]
+
+    recorded = Run(path.parent.parent).results.get(arguments.stage, {})
+    for name, value in results.items():
+        before = recorded.get(name.partition("/")[2])
+        print(f"{name}  {value!r}" + ("" if before is None else f"  (recorded {before!r})"))
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,44 @@
+"""Classify image files: python scripts/predict.py <run or checkpoint> a.png "b c.jpg" [--csv predictions.csv]"""
+
+import argparse
+import csv
+import sys
+
+from athanor import command
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", help="a run's directory, or a checkpoint file")
+    parser.add_argument("images", nargs="+", help="files of any format that Pillow reads")
+    parser.add_argument("--csv", help="also write file, class and each class's probability to this file")
+    arguments = parser.parse_args()
+
+    import torch
+
+    from athanor.data.images import load_image
+    from athanor.errors import UserError
+    from athanor.runs import checkpoint_of, load_classifier
+
+    classifier = load_classifier(checkpoint_of(arguments.run))
+    channels, height, width = classifier.record["input_shape"]
+    size = height if height == width else None
+    names = classifier.record["class_names"]
+    rows = []
+    with torch.inference_mode():
+        for file in arguments.images:
+            image = torch.from_numpy(load_image(file, "L" if channels == 1 else "RGB", size))
+            if image.shape[1:] != (height, width):
+                raise UserError(f"{file} is {image.shape[2]}x{image.shape[1]}, the model takes {width}x{height} only")
+            probabilities = classifier(image[None]).softmax(1)[0]
+            best = int(probabilities.argmax())
+            print(f"{file}  {names[best]}  {probabilities[best]:.2%}")
+            rows.append([file, names[best], *(f"{p:.6f}" for p in probabilities.tolist())])
+    if arguments.csv:
+        with open(arguments.csv, "w", newline="") as out:
+            csv.writer(out).writerows([["file", "class", *names], *rows])
+        print(f"wrote {arguments.csv}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    command.run(main)

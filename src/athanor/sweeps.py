@@ -1,0 +1,43 @@
+"""A sweep is a directory of runs: one folder a job of a multirun."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from athanor.runs import Run, shown
+
+
+class Sweep:
+    def __init__(self, directory: str | Path) -> None:
+        self.dir = Path(directory)
+        found = [path.parent for path in self.dir.glob("*/results.json")]
+        self.runs = [Run(path) for path in sorted(found, key=lambda path: (len(path.name), path.name))]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row a job: what was asked for, how it ended, its metrics."""
+        rows = []
+        for run in self.runs:
+            results = run.results
+            typed = " ".join(results.get("overrides", []))
+            row = {"job": run.dir.name, "overrides": typed, "status": results["status"]}
+            for stage in "val", "test":
+                row |= {f"{stage}/{name}": value for name, value in results.get(stage, {}).items()}
+            rows.append(row | {"seconds": results.get("seconds"), "error": results.get("error", "")})
+        return rows
+
+    def collect(self) -> str:
+        """Write results.csv and give the table as text."""
+        rows = self.rows()
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        with open(self.dir / "results.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(rows)
+        lines = []
+        for row in rows:
+            scores = "   ".join(f"{name} {row[name]:.2%}" for name in ("val/acc", "test/acc") if name in row)
+            lines.append(f"  {row['job']:>3}  {row['status']:9} {scores}   {row['overrides']}")
+        failed = sum(row["status"] != "finished" for row in rows)
+        end = f"{len(rows)} jobs, {failed} failed" if failed else f"{len(rows)} jobs"
+        where = shown(self.dir)
+        return "\n".join(["", *lines, "", f"  {end}; {where / 'results.csv'}", f"  tensorboard --logdir {where}", ""])
