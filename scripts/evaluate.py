@@ -31,7 +31,8 @@ def main() -> None:
     assemble.refuse_other_data(contents["athanor"], data)
     classifier = assemble.from_record({**contents["athanor"], "config": config})
     classifier.load_state_dict(contents["state_dict"])
-    trainer = assemble.trainer({**config, "logger": {}, "callbacks": {}}, str(path.parent), data)
+    alone = {**config["trainer"], "devices": 1, "strategy": "auto"}
+    trainer = assemble.trainer({**config, "trainer": alone, "logger": {}, "callbacks": {}}, str(path.parent), data)
     if arguments.stage == "test":
         results = trainer.test(classifier, data, verbose=False)[0]
     else:

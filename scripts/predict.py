@@ -27,7 +27,7 @@ def main() -> None:
     rows = []
     with torch.inference_mode():
         for file in arguments.images:
-            image = torch.from_numpy(load_image(file, "L" if channels == 1 else "RGB", size))
+            image = torch.tensor(load_image(file, "L" if channels == 1 else "RGB", size))
             if image.shape[1:] != (height, width):
                 raise UserError(f"{file} is {image.shape[2]}x{image.shape[1]}, the model takes {width}x{height} only")
             probabilities = classifier(image[None]).softmax(1)[0]

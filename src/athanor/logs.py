@@ -34,6 +34,7 @@ def set_up_logging() -> None:
         logging.disable(logging.WARNING)
     for handler in logging.getLogger().handlers:
         handler.addFilter(worth_reading)
+    logging.raiseExceptions = False  # `python train.py | head` is no reason for a traceback
     warnings.showwarning = lambda message, *_, **__: logging.getLogger("py.warnings").warning("warning: %s", message)
 
 
