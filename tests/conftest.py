@@ -1,0 +1,162 @@
+"""Fixtures that several files share. Nothing here reaches a network."""
+
+import logging
+import os
+import runpy
+import socket
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import hydra
+import lightning.pytorch as L
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from athanor import command, runs
+from athanor.data.augment import Augment
+from athanor.data.module import ImageData
+from athanor.data.source import Source
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+@dataclass
+class Ran:
+    """How a command ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    return REPO
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = socket.socket.connect
+
+    def local_only(self: socket.socket, address: object) -> None:
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"tests are offline, {address} is not")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", local_only)
+
+
+@pytest.fixture
+def compose(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., DictConfig]]:
+    """The config that train.py would get for these words of the command line."""
+    monkeypatch.setattr(command, "CONFIGS", REPO / "configs")
+
+    def compose(*arguments: str) -> DictConfig:
+        overrides = ["hydra.mode=RUN", "++hydra.runtime.output_dir=here", *map(command.to_group, arguments)]
+        with hydra.initialize_config_dir(str(REPO / "configs"), version_base="1.3"):
+            cfg = hydra.compose("train", overrides, return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)  # ${name} asks it what was chosen
+        return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+
+    yield compose
+    HydraConfig.instance().cfg = None
+
+
+@pytest.fixture
+def run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Callable[..., Ran]:
+    """Run train.py or a script as a person would, in tmp_path, but in this process: 1 s instead of 7."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "CONFIGS", REPO / "configs")
+
+    def run_here(script: str, *arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", [str(REPO / script), *map(str, arguments)])
+        capfd.readouterr()
+        with as_in_a_new_process(), pytest.raises(SystemExit) as end:
+            runpy.run_path(str(REPO / script), run_name="__main__")
+        return Ran(end.value.code, *capfd.readouterr())
+
+    return run_here
+
+
+@pytest.fixture
+def train(run_here: Callable[..., Ran]) -> Callable[..., Ran]:
+    return lambda *arguments: run_here("train.py", *arguments)
+
+
+@pytest.fixture(scope="session")
+def run_process() -> Callable[..., Ran]:
+    """Run train.py or a script in a process of its own, in the folder `cwd`."""
+
+    def run_process(cwd: Path, script: str, *arguments: object, **environment: str) -> Ran:
+        words = [sys.executable, str(REPO / script), *map(str, arguments)]
+        done = subprocess.run(
+            words, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300
+        )
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    return run_process
+
+
+@contextmanager
+def as_in_a_new_process() -> Iterator[None]:
+    """Undo what train.py and Hydra set up for a process that ends with the command."""
+    root = logging.getLogger()
+    handlers, level, environment = root.handlers[:], root.level, dict(os.environ)
+    GlobalHydra.instance().clear()
+    runs.failed_jobs.clear()
+    try:
+        with warnings.catch_warnings():
+            warnings.resetwarnings()  # they reach the log, as they do for a person; the tests look for them there
+            yield
+    finally:
+        for handler in root.handlers:
+            if handler not in handlers:
+                handler.close()
+        root.handlers[:], root.level = handlers, level
+        for handler in handlers:
+            handler.filters.clear()
+        logging.disable(logging.NOTSET)
+        logging.raiseExceptions = True
+        GlobalHydra.instance().clear()
+        HydraConfig.instance().cfg = None
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+@pytest.fixture
+def source() -> Source:
+    """200 + 60 random colour images of 4 classes, the class numbers not equally frequent."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (260, 3, 6, 8), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, 10, (260,), generator=generator).clamp_max(3)
+    return Source(images[:200], labels[:200], images[200:], labels[200:], ("a", "b", "c", "d"), "random")
+
+
+@pytest.fixture
+def make_data(source: Source) -> Callable[..., ImageData]:
+    def make_data(**knobs: object) -> ImageData:
+        settings = dict(batch_size=16, eval_batch_size=32, val_fraction=0.2, folds=None, fold=0, split_seed=0)
+        settings |= dict(limit=None, augment=Augment(0, False, 0, 0, 0), source=source) | knobs
+        return ImageData(settings.pop("source"), **settings)
+
+    return make_data
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path) -> Callable[..., L.Trainer]:
+    """A quiet trainer on the CPU that writes nothing which it is not asked for."""
+
+    def make_trainer(**knobs: object) -> L.Trainer:
+        quiet = dict(logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
+        settings = dict(accelerator="cpu", devices=1, default_root_dir=tmp_path, num_sanity_val_steps=0, **quiet)
+        return L.Trainer(**settings | dict(max_epochs=1, log_every_n_steps=1) | knobs)
+
+    return make_trainer

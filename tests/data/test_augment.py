@@ -1,0 +1,136 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from athanor.data.augment import Augment, crop, cutout, shift_and_rotate
+
+SHAPES = pytest.mark.parametrize("shape", [(12, 1, 8, 8), (12, 3, 6, 10)], ids=str)
+EVERYTHING = dict(crop=2, flip=True, cutout=3, shift=1.5, rotate=20)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(*shape):
+    return torch.randint(1, 256, shape, dtype=torch.uint8, generator=generator(1))  # 0 is what comes in from outside
+
+
+def augment(**knobs):
+    augment = Augment(**dict(crop=0, flip=False, cutout=0, shift=0, rotate=0) | knobs)
+    augment.mean = torch.tensor([7, 8, 9], dtype=torch.uint8)[:, None, None]
+    return augment
+
+
+@SHAPES
+def test_crop_equals_padding_and_slicing_image_by_image(shape):
+    images, padding = noise(*shape), 2
+    offset = torch.randint(0, 2 * padding + 1, (len(images), 2), generator=generator())
+    for image, (top, left), cropped in zip(images, offset.tolist(), crop(images, offset, padding), strict=True):
+        padded = F.pad(image, (padding,) * 4)
+        assert torch.equal(cropped, padded[:, top : top + shape[2], left : left + shape[3]])
+
+
+def test_crop_draws_every_window_about_equally_often():
+    images = torch.arange(1, 26, dtype=torch.uint8).view(1, 1, 5, 5).expand(9000, -1, -1, -1)
+    centres = augment(crop=1)(images, generator(), total=9000)[:, 0, 2, 2]  # names the window
+    names, counts = centres.unique(return_counts=True)
+    assert names.tolist() == [7, 8, 9, 12, 13, 14, 17, 18, 19]
+    assert counts.min() > 850 and counts.max() < 1150
+
+
+@SHAPES
+def test_flip_mirrors_about_half_of_the_images_and_leaves_the_others(shape):
+    images = noise(1, *shape[1:]).repeat(1000, 1, 1, 1)
+    flipped = augment(flip=True)(images, generator(), total=1000)
+    mirrored = (flipped == images.flip(-1)).flatten(1).all(1)
+    kept = (flipped == images).flatten(1).all(1)
+    assert (mirrored ^ kept).all()
+    assert 450 < mirrored.sum() < 550
+
+
+@SHAPES
+@pytest.mark.parametrize("size", [1, 4, 5])
+def test_cutout_equals_filling_a_clipped_square_image_by_image(shape, size):
+    images, fill = noise(*shape), noise(shape[1], 1, 1)
+    centre = torch.rand(len(images), 2, generator=generator())
+    centre[0], centre[1] = 0, 0.999  # the corners
+    expected = images.clone()
+    for image, (y, x) in zip(expected, centre, strict=True):
+        top, left = int(y * shape[2]) - size // 2, int(x * shape[3]) - size // 2
+        image[:, max(top, 0) : max(top + size, 0), max(left, 0) : max(left + size, 0)] = fill
+    assert torch.equal(cutout(images, centre, size, fill), expected)
+
+
+def test_cutout_fills_with_the_mean_colour():
+    images = torch.full((50, 3, 9, 9), 200, dtype=torch.uint8)
+    filled = augment(cutout=4)(images, generator(), total=50)
+    holes = (filled != 200).any(1)
+    assert filled.movedim(1, -1)[holes].unique(dim=0).tolist() == [[7, 8, 9]]
+    assert holes.flatten(1).sum(1).max() == 16
+    assert holes.flatten(1).sum(1).min() < 16  # clipped
+
+
+@SHAPES
+@pytest.mark.parametrize("x, y", [(0, 0), (1, 0), (0, -2), (3, 2)])
+def test_a_whole_shift_moves_right_and_down_and_brings_in_zeros(shape, x, y):
+    images = noise(*shape)
+    expected = F.pad(images, (3, 3, 3, 3)).roll((y, x), (2, 3))[:, :, 3:-3, 3:-3]
+    shift = torch.tensor([[x, y]], dtype=torch.float32).expand(len(images), -1)
+    assert torch.equal(shift_and_rotate(images, shift, torch.zeros(len(images))), expected)
+
+
+def test_half_a_pixel_is_the_mean_of_two():
+    image = torch.tensor([[10, 20, 40, 0]], dtype=torch.uint8).view(1, 1, 1, 4)
+    moved = shift_and_rotate(image, torch.tensor([[0.5, 0.0]]), torch.zeros(1))
+    assert moved.flatten().tolist() == [5, 15, 30, 20]
+
+
+@SHAPES
+@pytest.mark.parametrize("degrees, turns", [(0, 0), (90, 1), (180, 2), (-90, -1)])
+def test_positive_degrees_turn_counterclockwise_about_the_centre(shape, degrees, turns):
+    images, side = noise(*shape), max(shape[2:])
+    down, right = (side - shape[2]) // 2, (side - shape[3]) // 2
+    square = F.pad(images, (right, right, down, down))  # torch.rot90 swaps height and width
+    expected = square.rot90(turns, (2, 3))[:, :, down : side - down, right : side - right]
+    turned = shift_and_rotate(images, torch.zeros(len(images), 2), torch.full((len(images),), float(degrees)))
+    assert torch.equal(turned, expected)
+
+
+@pytest.mark.parametrize("knob", EVERYTHING)
+def test_each_image_has_its_own_draw(knob):
+    images = noise(1, 3, 8, 8).repeat(20, 1, 1, 1)
+    changed = augment(**{knob: EVERYTHING[knob]})(images, generator(), total=20)
+    assert len(changed.unique(dim=0)) > (1 if knob == "flip" else 8)
+
+
+@pytest.mark.parametrize("knob", [*EVERYTHING, "all"])
+def test_the_parts_of_a_batch_are_changed_as_in_the_whole(knob):
+    images = noise(12, 3, 8, 10)
+    changes = augment(**EVERYTHING if knob == "all" else {knob: EVERYTHING[knob]})
+    whole = changes(images, generator(), total=12)
+    parts = [changes(images[i : i + 4], generator(), total=12, start=i) for i in (0, 4, 8)]
+    assert torch.equal(torch.cat(parts), whole)
+    assert not torch.equal(whole, images)
+
+
+def test_the_generator_decides_and_the_images_that_came_in_are_untouched():
+    images = noise(12, 3, 8, 8)
+    before, changes = images.clone(), augment(**EVERYTHING)
+    first, again, other = (changes(images, generator(seed), total=12) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(images, before)
+    assert first.dtype == torch.uint8
+    assert first.shape == images.shape
+
+
+@pytest.mark.parametrize("knob", ["crop", "cutout", "shift", "rotate"])
+def test_negative_knobs_are_refused(knob):
+    with pytest.raises(ValueError, match=rf"data\.augment\.{knob}=-1 is negative; use 0 to switch it off"):
+        augment(**{knob: -1})
+
+
+def test_it_is_false_where_nothing_is_to_do():
+    assert not augment()
+    assert all(augment(**{knob: value}) for knob, value in EVERYTHING.items())

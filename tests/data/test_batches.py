@@ -1,0 +1,94 @@
+import dataclasses
+
+import pytest
+import torch
+
+from athanor.data.augment import Augment
+from athanor.data.batches import EvalBatches, TrainBatches
+
+INDEX = torch.arange(100)[torch.arange(100) % 3 > 0]  # 66 of 100 images
+EVERYTHING = Augment(crop=1, flip=True, cutout=2, shift=1, rotate=15)
+NOTHING = Augment(0, False, 0, 0, 0)
+
+
+def batches(augment=NOTHING, position=(0, 0), seed=0, **knobs):
+    """Images that say which they are, in their first pixel and their label."""
+    images = torch.randint(0, 256, (100, 1, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images[:, 0, 0, 0] = torch.arange(100)
+    settings = dict(batch_size=8, seed=seed, augment=augment, position=lambda: position) | knobs
+    return TrainBatches(images, torch.arange(100), INDEX, **settings)
+
+
+def order(batches):
+    return torch.cat([labels for _, labels in batches])
+
+
+def assert_equal(found, expected):
+    for (images, labels), (other_images, other_labels) in zip(found, expected, strict=True):
+        assert torch.equal(images, other_images)
+        assert torch.equal(labels, other_labels)
+
+
+def test_an_epoch_shows_each_image_at_most_once_and_drops_only_the_last_partial_batch():
+    seen = order(batches())
+    assert len(batches()) == 8
+    assert len(seen) == len(seen.unique()) == 64
+    assert set(seen.tolist()) < set(INDEX.tolist())
+
+
+def test_images_come_with_their_labels():
+    for images, labels in batches():
+        assert len(images) == 8
+        assert images[:, 0, 0, 0].tolist() == labels.tolist()
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    first = order(batches(position=(3, 0), seed=5))
+    assert torch.equal(order(batches(position=(3, 0), seed=5)), first)
+    assert not torch.equal(order(batches(position=(4, 0), seed=5)), first)
+    assert not torch.equal(order(batches(position=(3, 0), seed=6)), first)
+    assert not torch.equal(first, first.sort().values)
+
+
+def test_the_global_generator_does_not_matter_and_is_not_moved():
+    before = torch.get_rng_state()
+    first = list(batches(EVERYTHING))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(7)
+    assert_equal(batches(EVERYTHING), first)
+
+
+@pytest.mark.parametrize("done", [1, 5, 8])
+def test_resuming_in_mid_epoch_gives_the_remaining_batches_bit_for_bit(done):
+    whole = list(batches(EVERYTHING, position=(2, 0)))
+    assert_equal(batches(EVERYTHING, position=(2, done)), whole[done:])
+
+
+def test_augmentation_differs_between_epochs_and_steps():
+    images = torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8).repeat(100, 1, 1, 1)
+    knobs = dict(images=images, labels=torch.zeros(100).long(), index=INDEX, batch_size=8, seed=0, augment=EVERYTHING)
+    seen = [images for epoch in (0, 1) for images, _ in TrainBatches(**knobs, position=lambda e=epoch: (e, 0))]
+    assert len(torch.stack(seen).unique(dim=0)) == 16
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_the_ranks_together_give_the_batches_of_one_process(world_size):
+    whole = batches(EVERYTHING)
+    ranks = [dataclasses.replace(whole, rank=rank, world_size=world_size) for rank in range(world_size)]
+    together = [tuple(map(torch.cat, zip(*parts, strict=True))) for parts in zip(*ranks, strict=True)]
+    assert_equal(together, whole)
+    assert {len(rank) for rank in ranks} == {8}
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+@pytest.mark.parametrize("batch_size", [5, 64, 512])
+def test_evaluation_shows_every_image_exactly_once_over_all_ranks(world_size, batch_size):
+    whole = batches()
+    ranks = [EvalBatches(whole.images, whole.labels, INDEX, batch_size, rank, world_size) for rank in range(world_size)]
+    seen = [batch for rank in ranks for batch in rank]
+    assert torch.cat([labels for _, labels in seen]).sort().values.tolist() == INDEX.tolist()
+    assert all(torch.equal(images[:, 0, 0, 0], labels) for images, labels in seen)
+    assert [len(rank) for rank in ranks] == [len(list(rank)) for rank in ranks]
+    assert max(len(labels) for _, labels in seen) <= batch_size
+    if world_size == 1:
+        assert order(ranks[0]).tolist() == INDEX.tolist()  # in order, so that predictions can be told apart

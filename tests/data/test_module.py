@@ -1,0 +1,155 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
+import lightning.pytorch as L
+import pytest
+import torch
+
+from athanor.data.augment import Augment
+
+
+def of_world_size(data, world_size):
+    data.trainer = SimpleNamespace(world_size=world_size)
+    return data
+
+
+@pytest.mark.parametrize("knobs", [{}, {"val_fraction": 0.5}, {"val_fraction": 0}, {"folds": 5, "fold": 2}], ids=str)
+def test_train_and_validation_are_disjoint_and_complete_and_the_test_set_is_untouched(make_data, knobs):
+    data = make_data(**knobs)
+    together = torch.cat([data.train_index, data.val_index])
+    assert together.sort().values.tolist() == list(range(200))
+    assert data.test_index.tolist() == list(range(60))
+
+
+def test_each_class_gives_its_share_to_validation(make_data):
+    data = make_data(val_fraction=0.25)
+    labels = data.source.train_labels
+    assert labels[data.val_index].bincount().tolist() == [round(n / 4) for n in labels.bincount().tolist()]
+
+
+def test_the_split_depends_on_split_seed_and_not_on_seed(make_data):
+    data, of_another_run, other = make_data(seed=0), make_data(seed=1), make_data(split_seed=1)
+    assert torch.equal(data.val_index, of_another_run.val_index)
+    assert data.split_hash == of_another_run.split_hash
+    assert not torch.equal(data.val_index, other.val_index)
+    assert data.split_hash != other.split_hash
+
+
+def test_the_hash_names_the_images_that_are_trained_on_and_their_labels(make_data, source):
+    hashes = [make_data(**knobs).split_hash for knobs in ({}, {"val_fraction": 0.1}, {"limit": 100}, {"folds": 5})]
+    labels = source.train_labels.clone()
+    labels[0] = (labels[0] + 1) % 4
+    # with no validation the indices are the same whatever the labels are
+    relabelled = replace(source, train_labels=labels)
+    hashes += [make_data(val_fraction=0, source=s).split_hash for s in (source, relabelled)]
+    assert len(set(hashes)) == len(hashes)
+    assert make_data(batch_size=8, augment=Augment(2, True, 0, 0, 0)).split_hash == hashes[0]
+
+
+@pytest.mark.parametrize("folds", [2, 3, 10])
+def test_the_folds_partition_the_training_images(make_data, folds):
+    parts = [make_data(folds=folds, fold=fold).val_index for fold in range(folds)]
+    assert torch.cat(parts).sort().values.tolist() == list(range(200))
+    assert {len(part) for part in parts} <= {200 // folds, 200 // folds + 1}
+
+
+def test_a_limit_keeps_every_class_in_all_parts(make_data):
+    data = make_data(limit=40, batch_size=4)
+    assert len(data.train_index) + len(data.val_index) == pytest.approx(40, abs=2)
+    assert len(data.test_index) == pytest.approx(40, abs=2)
+    train, test = data.source.train_labels, data.source.test_labels
+    parts = [train[data.train_index], train[data.val_index], test[data.test_index]]
+    assert all(len(labels.unique()) == 4 for labels in parts)
+    assert not set(data.train_index.tolist()) & set(data.val_index.tolist())
+
+
+def test_a_limit_above_the_number_of_images_keeps_all(make_data):
+    assert len(make_data(limit=10_000).train_index) == len(make_data().train_index)
+
+
+@pytest.mark.parametrize(
+    "knobs, message",
+    [
+        ({"batch_size": 161}, r"data\.batch_size=161 does not fit 160 training images; use 1 to 160, or full"),
+        ({"batch_size": 0}, r"data\.batch_size=0 does not fit 160 training images; use 1 to 160"),
+        ({"batch_size": -8}, r"data\.batch_size=-8 does not fit"),
+        ({"eval_batch_size": 0}, r"data\.eval_batch_size=0"),
+        ({"val_fraction": 1}, r"data\.val_fraction=1 is not a fraction; use 0 \(no validation\) to below 1"),
+        ({"val_fraction": -0.1}, r"data\.val_fraction=-0\.1 is not a fraction"),
+        ({"folds": 5, "fold": 5}, r"data\.folds=5 data\.fold=5: use folds of at least 2 and a fold from 0 to folds-1"),
+        ({"folds": 5, "fold": -1}, r"data\.fold=-1: use folds"),
+        ({"folds": 1}, r"data\.folds=1 data\.fold=0: use folds of at least 2"),
+        ({"limit": 7}, r"data\.limit=7 is too few for 4 classes; use at least two a class"),
+        ({"limit": 0}, r"data\.limit=0 is too few"),
+    ],
+    ids=str,
+)
+def test_wrong_knobs_are_refused_with_what_is_allowed(make_data, knobs, message):
+    with pytest.raises(ValueError, match=message):
+        make_data(**knobs)
+
+
+def test_a_batch_that_does_not_divide_over_the_devices_is_refused(make_data):
+    of_world_size(make_data(batch_size=16), 4).setup("fit")
+    with pytest.raises(ValueError, match=r"data\.batch_size=16 does not divide over 3 devices; use a multiple of 3"):
+        of_world_size(make_data(batch_size=16), 3).setup("fit")
+
+
+def test_full_means_all_training_images_in_one_batch(make_data):
+    assert make_data(batch_size="full").batch_size == 160
+
+
+def test_the_hole_of_cutout_has_the_mean_colour_of_the_training_images(make_data, source):
+    images = source.train_images.clone()
+    data = make_data(source=replace(source, train_images=images))
+    expected = images[data.train_index].float().mean((0, 2, 3))
+    assert (data.augment.mean.flatten() - expected).abs().max() <= 1
+    images[data.val_index] = 255
+    assert torch.equal(make_data(source=replace(source, train_images=images)).augment.mean, data.augment.mean)
+
+
+def test_the_mean_colour_is_that_of_all_classes_where_the_images_are_sorted_by_class(make_data, source):
+    images = torch.zeros(30_000, 1, 1, 1, dtype=torch.uint8)
+    images[15_000:] = 200
+    labels = (images.flatten() > 0).long()
+    data = make_data(source=replace(source, train_images=images, train_labels=labels))
+    assert data.augment.mean.item() == pytest.approx(100, abs=1)
+
+
+def test_a_trainer_sees_the_batches_of_each_epoch_and_the_images_of_each_part(make_data, make_trainer):
+    seen = {}
+
+    class Watch(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(()))
+
+        def training_step(self, batch, batch_idx):
+            seen.setdefault(self.current_epoch, []).append(batch[1])
+            return self.weight
+
+        def validation_step(self, batch, batch_idx):
+            seen.setdefault("val", []).append(batch[1])
+
+        def test_step(self, batch, batch_idx):
+            seen.setdefault("test", []).append(batch[1])
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    data, trainer = make_data(seed=3), make_trainer(max_epochs=2, check_val_every_n_epoch=2)
+    trainer.fit(Watch(), data)
+    trainer.test(Watch(), data, verbose=False)
+    for epoch in 0, 1:
+        batches = data.train_dataloader()
+        batches.position = lambda epoch=epoch: (epoch, 0)
+        assert torch.equal(torch.cat(seen[epoch]), torch.cat([labels for _, labels in batches]))
+    assert torch.equal(torch.cat(seen["val"]), data.source.train_labels[data.val_index])
+    assert torch.equal(torch.cat(seen["test"]), data.source.test_labels)
+
+
+def test_without_validation_images_there_is_no_validation_loader(make_data, make_trainer):
+    data = make_data(val_fraction=0)
+    data.trainer = make_trainer()
+    assert data.val_dataloader() == []
+    assert len(data.train_dataloader().index) == 200

@@ -1,0 +1,228 @@
+"""Every option of every group in configs/, found by glob: a new YAML file is tested the moment it exists."""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from athanor import assemble, check_config
+from athanor.data import cifar10, mnist
+from athanor.data.source import Source
+from athanor.errors import UserError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+FILES = sorted(path for path in CONFIGS.glob("*/**/*.yaml") if path.relative_to(CONFIGS).parts[0] != "hydra")
+SHARED = CONFIGS / "data" / "base" / "default.yaml"  # not an option: every data set contains it
+SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
+MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
+SMALL = {"torchvision": ["model.name=shufflenet_v2_x0_5"]}  # its default has 11 million parameters
+# checkpoints, early stopping and schedulers that go by epochs get two epochs of one step each
+TWO_STEPS = ["trainer.max_epochs=2", "+trainer.limit_train_batches=1", "trainer.log_every_n_steps=1"]
+
+every_model = pytest.mark.parametrize("model", MODELS)
+every_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
+
+
+def choice(path: Path) -> str:
+    """What a person types for a file: configs/data/preprocess/zca.yaml is data/preprocess=zca."""
+    group = path.parent.relative_to(CONFIGS).as_posix()
+    return f"{'callbacks/base@callbacks' if group == 'callbacks/base' else group}={path.stem}"
+
+
+OPTIONS = [choice(path) for path in FILES if path != SHARED]
+every_option = pytest.mark.parametrize("option", OPTIONS)
+
+
+@pytest.fixture
+def data_dir(tmp_path, monkeypatch):
+    """A data_dir with a few images of each data set, in the format of the real files."""
+    rng = np.random.default_rng(0)
+    counts = {"train": 100, "t10k": 30}
+    monkeypatch.setattr(mnist, "COUNTS", counts)
+    monkeypatch.setattr(cifar10, "COUNTS", tuple(counts.values()))
+    for name in "MNIST", "FashionMNIST":
+        raw = tmp_path / name / "raw"
+        raw.mkdir(parents=True)
+        for split, n in counts.items():
+            write_idx(raw / f"{split}-images-idx3-ubyte", rng.integers(0, 256, (n, 28, 28), np.uint8))
+            write_idx(raw / f"{split}-labels-idx1-ubyte", (np.arange(n) % 10).astype(np.uint8))
+    write_images(tmp_path / "cifar10", rng, cifar10.CLASSES, {"train": 10, "test": 3}, (32, 32))
+    write_images(tmp_path / "pictures", rng, ("cat", "dog"), {"train": 20, "test": 3}, (40, 50))
+    return tmp_path
+
+
+def write_idx(path, array):
+    path.write_bytes(struct.pack(f">{array.ndim + 1}I", 0x800 + array.ndim, *array.shape) + array.tobytes())
+
+
+def write_images(root, rng, classes, counts, size):
+    for split, count in counts.items():
+        for name in classes:
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(root / split / name / f"{i}.png")
+
+
+@pytest.fixture
+def digits_of_shape(monkeypatch):
+    """Replace data=digits by random images of another shape."""
+
+    def replace(shape):
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (60, *shape), generator=generator, dtype=torch.uint8)
+        labels = torch.arange(60) % 10
+        names = tuple("abcdefghij")
+        source = Source(images[:40], labels[:40], images[40:], labels[40:], names, "random")
+        monkeypatch.setattr("athanor.data.digits.digits", lambda: source)
+
+    return replace
+
+
+def words_for(option, data_dir):
+    """What has to be typed besides an option to try it on the small files."""
+    group, _, name = option.partition("=")
+    words = [option, f"data_dir={data_dir}", *TWO_STEPS]
+    if group in ("data", "experiment"):  # the small files hold less than a batch
+        words.append("data.batch_size=16")
+    if group == "data" and "root: ???" in (CONFIGS / "data" / f"{name}.yaml").read_text():
+        words += [f"data.root={data_dir / 'pictures'}", "data.image_size=16"]
+    return words + (SMALL.get(name, []) if group == "model" else [])
+
+
+def fit(config, directory):
+    directory.mkdir(exist_ok=True)
+    data = assemble.data(config)
+    classifier = assemble.classifier(config, data)
+    trainer = assemble.trainer(config, str(directory), data)
+    trainer.fit(classifier, data)
+    return trainer, classifier, data
+
+
+@every_option
+def test_every_option_composes_and_its_keys_fit_its_target(option, compose, tmp_path):
+    try:
+        config = assemble.plain(compose(*words_for(option, tmp_path)))
+        assemble.check(config)
+    except UserError as error:
+        if option.startswith("logger=") and "No module named" in str(error):
+            pytest.skip(str(error))
+        raise
+    assert not [text for text in leaves(config) if isinstance(text, str) and ("${" in text or "???" in text)]
+
+
+@every_option
+def test_every_option_trains_two_steps(option, compose, data_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    config = assemble.plain(compose(*words_for(option, data_dir)))
+    accelerator = config["trainer"]["accelerator"]
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    if accelerator == "mps" and not torch.backends.mps.is_available():
+        pytest.skip("needs Apple silicon")
+    if option == "trainer=ddp":
+        pytest.skip("needs several processes, see test_ddp.py")
+    try:
+        trainer, classifier, data = fit(config, tmp_path / "run")
+    except ModuleNotFoundError as error:
+        if not option.startswith("logger="):
+            raise
+        pytest.skip(str(error))
+    assert trainer.global_step == (1 if trainer.fast_dev_run else 2)
+    stages = ("train", "val") if len(data.val_index) else ("train",)
+    assert {f"{stage}/{name}" for stage in stages for name in ("loss", "acc")} <= trainer.callback_metrics.keys()
+    trainer.test(classifier, data, verbose=False)
+    assert {"test/loss", "test/acc"} <= trainer.callback_metrics.keys()
+
+
+@every_model
+@every_shape
+def test_every_model_trains_on_every_shape_of_image(model, shape, compose, digits_of_shape, tmp_path):
+    digits_of_shape(shape)
+    words = [f"model={model}", *SMALL.get(model, []), "data.batch_size=16", "callbacks=null", "logger=null"]
+    config = assemble.plain(compose(*words, "trainer.max_steps=1", "trainer.log_every_n_steps=1"))
+    data = assemble.data(config)
+    classifier = assemble.classifier(config, data)
+    before = {name: p.clone() for name, p in classifier.named_parameters()}
+    trainer = assemble.trainer(config, str(tmp_path), data)
+    trainer.fit(classifier, data)
+    assert classifier(data.source.test_images).shape == (20, 10)
+    assert any(not torch.equal(p, before[name]) for name, p in classifier.named_parameters())
+
+
+@every_model
+def test_every_model_overfits_one_batch(model, compose, tmp_path):
+    words = [f"model={model}", *SMALL.get(model, []), "optim.lr=3e-3", "callbacks=null", "logger=csv"]
+    config = assemble.plain(compose("debug=overfit", *words, "trainer.log_every_n_steps=1"))
+    if "dropout" in config["model"]:
+        config["model"]["dropout"] = 0.0
+    if model == "linear":  # few parameters need large steps
+        config["optim"]["lr"] = 0.1
+    fit(config, tmp_path)
+    rows = [row.split(",") for row in (tmp_path / "metrics.csv").read_text().splitlines()]
+    losses = [float(value) for _, _, metric, value in rows if metric == "train/loss"]
+    assert len(losses) == 100
+    assert losses[-1] < 0.05 * losses[0]
+
+
+def test_a_wrong_key_in_an_experiment_is_found_by_check(compose, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "typo.yaml").write_text("# @package _global_\noptim:\n  wieght_decay: 0.1\n")
+    config = assemble.plain(compose("experiment=typo", f"hydra.searchpath=[file://{tmp_path}]"))
+    with pytest.raises(UserError, match=r"optim\.wieght_decay: Adam has no 'wieght_decay'; did you mean weight_decay"):
+        assemble.check(config)
+
+
+@pytest.mark.parametrize("group", ["data", "model", "optim", "scheduler", "loss", "trainer"])
+def test_check_finds_one_wrong_key_in_any_option_of(group, compose, tmp_path):
+    for path in sorted((CONFIGS / group).glob("*.yaml")):
+        config = assemble.plain(compose(*words_for(f"{group}={path.stem}", tmp_path)))
+        assemble.check(config)
+        config[group]["zzz"] = 1
+        _, anything = assemble.node_signature(group, config[group])
+        if not anything:
+            with pytest.raises(UserError, match=rf"{group}\.zzz: \w+ has no 'zzz'"):
+                assemble.check(config)
+
+
+def test_the_default_config_is_plain_values(compose):
+    config = assemble.plain(compose())
+    assert {type(value) for value in leaves(config)} <= {str, int, float, bool, type(None)}
+    assert not [text for text in leaves(config) if isinstance(text, str) and ("${" in text or "???" in text)]
+    assert config["name"] == "cnn_digits"
+    assert OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(config))) == config
+
+
+def test_a_default_lives_in_one_place():
+    """What a YAML file sets has no second default in the signature of our own targets."""
+    twice = []
+    for path in FILES:
+        for node in nodes(OmegaConf.to_container(OmegaConf.load(path))):
+            if not str(node.get("_target_")).startswith("athanor."):
+                continue
+            target = assemble.get_object(node["_target_"])
+            parameters = check_config.inspect.signature(target).parameters
+            twice += [
+                f"{path.stem}.{key}"
+                for key in node
+                if key in parameters and parameters[key].default is not parameters[key].empty
+            ]
+    assert twice == []
+
+
+def leaves(node):
+    if isinstance(node, dict | list):
+        for value in node.values() if isinstance(node, dict) else node:
+            yield from leaves(value)
+    else:
+        yield node
+
+
+def nodes(node):
+    if isinstance(node, dict):
+        yield node
+        for value in node.values():
+            yield from nodes(value)
