@@ -114,7 +114,11 @@ def as_in_a_new_process() -> Iterator[None]:
     runs.failed_jobs.clear()
     try:
         with warnings.catch_warnings():
-            warnings.resetwarnings()  # they reach the log, as they do for a person; the tests look for them there
+            # shown, not raised: as a person sees them, so that tests can look for them in what a command said
+            warnings.simplefilter("default")
+            for hidden in DeprecationWarning, PendingDeprecationWarning, ResourceWarning:
+                warnings.simplefilter("ignore", hidden)
+            warnings.showwarning = lambda message, category, *_, **__: sys.stderr.write(f"{category.__name__}: {message}\n")
             yield
     finally:
         for handler in root.handlers:

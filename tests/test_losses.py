@@ -62,7 +62,7 @@ def test_class_weights_make_a_weighted_mean(logits):
 
 
 def test_label_smoothing_gives_its_share_to_all_classes(logits):
-    targets = 0.9 * F.one_hot(LABELS, 4) + 0.1 / 4
+    targets = 0.9 * F.one_hot(LABELS, 4).double() + 0.1 / 4
     expected = -(targets * log_softmax(logits)).sum(1).mean()
     torch.testing.assert_close(cross_entropy(label_smoothing=0.1)(logits, LABELS), expected, rtol=0, atol=1e-12)
 

@@ -26,6 +26,9 @@ def run(main: Callable[[], None]) -> None:
         main()
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # `python train.py --help | head`
+        sys.stdout = None
+        sys.exit(1)
     except Exception as error:
         print(explain(error), file=sys.stderr)
         sys.exit(1)

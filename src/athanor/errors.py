@@ -26,7 +26,10 @@ def explain(error: BaseException, log: Path | None = None) -> str:
     text = str(error).strip()
     if module in ("hydra", "omegaconf", "antlr4"):
         return f"error: {shorten(error)}"
-    if isinstance(error, (ValueError, OSError, FloatingPointError)):
+    if (
+        isinstance(error, (ValueError, OSError, FloatingPointError))
+        or type(error).__name__ == "MisconfigurationException"
+    ):
         return f"error: {text}"
     if log:
         return f"error: {type(error).__name__}: {text.partition(chr(10))[0]}\n  the traceback is in {log}"

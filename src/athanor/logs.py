@@ -13,6 +13,8 @@ NOISE = (
     "HPU available:",
     "The number of training batches",  # the epoch's metrics are logged whatever log_every_n_steps is
     "Loading `train_dataloader`",
+    "Restoring states from the checkpoint",
+    "Restored all states from the checkpoint",
     "It is recommended to use `self.log(",  # about sync_dist: what the classifier logs is reduced already
     "Initializing distributed",
     "distributed_backend=",

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from athanor.errors import UserError, explain
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+TIME = "%Y-%m-%d %H:%M:%S"
 failed_jobs: list[Path] = []  # of this process, which in a multirun has many
 
 
@@ -81,6 +84,10 @@ class Run:
         """The trained classifier, in eval mode, on the CPU: raw uint8 images [N, C, H, W] in, logits out."""
         return load_classifier(self.checkpoint)
 
+    @property
+    def started(self) -> bool:
+        return (self.dir / "config.yaml").is_file()
+
     # what train.py does with the run of its job
 
     def save_config(self, cfg: DictConfig) -> dict[str, Any]:
@@ -99,30 +106,35 @@ class Run:
         last = self.dir / "checkpoints" / "last.ckpt"
         if not config["resume"] or not last.is_file():
             return None
-        log.info("resuming from %s", last)
+        log.info("resuming from %s", shown(last))
         return last
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
         """Whatever happens inside ends up in results.json and train.log; a failure does not stop a multirun."""
         set_up_logging()
-        self.write(status="running", started=time.strftime("%Y-%m-%d %H:%M:%S"), overrides=overrides())
+        typed = list(dict.fromkeys([*self.results.get("overrides", []), *overrides()]))  # of a resumed run, both
+        self.write(fresh=True, status="running", started=time.strftime(TIME), overrides=typed)
         try:
             yield
         except (KeyboardInterrupt, SystemExit):
             self.write(status="interrupted")
-            log.info("interrupted; go on with python train.py resume=%s", self.dir)
+            log.info("interrupted; go on with python train.py resume=%s", shown(self.dir))
             raise
         except Exception as error:
             self.write(status="failed", error=f"{type(error).__name__}: {error}")
             with open(self.dir / "train.log", "a") as file:
                 file.write(traceback.format_exc())
             failed_jobs.append(self.dir)
+            if isinstance(error, UserError) and HydraConfig.get().mode == RunMode.RUN and not self.started:
+                shutil.rmtree(self.dir)  # a mistyped override is no run
             print(explain(error, shown(self.dir / "train.log")), file=sys.stderr)
 
-    def write(self, **values: object) -> None:
+    def write(self, fresh: bool = False, **values: object) -> None:
         if is_main_process():
-            replace(self.dir / "results.json", json.dumps({**self.results, **values}, indent=2) + "\n")
+            replace(
+                self.dir / "results.json", json.dumps(values if fresh else {**self.results, **values}, indent=2) + "\n"
+            )
 
     def load_chosen(self, classifier: "Classifier", trainer: "L.Trainer") -> None:
         """Give the classifier the weights that are to be tested."""
@@ -146,7 +158,7 @@ class Run:
         watch = next(callback for callback in trainer.callbacks if isinstance(callback, Stopwatch))
         found = {**self.chosen["metrics"], **{k: v for k, v in metrics(trainer).items() if k.startswith("test/")}}
         stages = {stage: grouped(found, stage) for stage in ("train", "val", "test")}
-        started = time.mktime(time.strptime(self.results["started"], "%Y-%m-%d %H:%M:%S"))
+        started = time.mktime(time.strptime(self.results["started"], TIME))
         self.write(
             status="finished",
             **{stage: values for stage, values in stages.items() if values},

@@ -35,6 +35,7 @@ class ImageData(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        self.on_gpu: dict[int, tuple[Tensor, Tensor]] = {}
         self.source, self.augment, self.seed, self.eval_batch_size = source, augment, seed, eval_batch_size
         kept = limited(source.train_labels, limit, split_seed)
         self.test_index = limited(source.test_labels, limit, split_seed)
@@ -99,10 +100,9 @@ class ImageData(L.LightningDataModule):
         device = self.trainer.strategy.root_device
         if device.type != "cuda" or images.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
             return images, labels
-        placed = self.__dict__.setdefault("_on_gpu", {})
-        if id(images) not in placed:  # train and val share one array
-            placed[id(images)] = images.to(device), labels.to(device)
-        return placed[id(images)]
+        if id(images) not in self.on_gpu:  # train and val share one array
+            self.on_gpu[id(images)] = images.to(device), labels.to(device)
+        return self.on_gpu[id(images)]
 
 
 def limited(labels: Tensor, limit: int | None, seed: int) -> Tensor:

@@ -1,0 +1,205 @@
+import math
+import os
+from pathlib import Path
+
+import lightning.pytorch as L
+import pytest
+import torch
+
+from athanor import assemble
+from athanor.callbacks import checkpoints
+from athanor.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+class Scripted(L.LightningModule):
+    """One weight; the validation losses are what the script says, epoch by epoch."""
+
+    def __init__(self, losses):
+        super().__init__()
+        self.losses = losses
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch, batch_idx):
+        return self.weight
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", torch.tensor(float(self.losses[self.current_epoch])), batch_size=1)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 1.0)
+
+
+@pytest.fixture
+def fit(make_trainer, tmp_path):
+    def fit(losses, folder="run", mode="min", top_k=1, resume=False, **knobs):
+        callback = Checkpoints("val/loss", mode, top_k)
+        settings = dict(max_epochs=len(losses), enable_checkpointing=True, callbacks=[callback]) | knobs
+        trainer = make_trainer(default_root_dir=tmp_path / folder, **settings)
+        path = tmp_path / folder / "checkpoints" / "last.ckpt" if resume else None
+        data = [torch.zeros(1)]
+        trainer.fit(Scripted(losses), data, data, ckpt_path=path, weights_only=True)
+        return callback
+
+    return fit
+
+
+@pytest.fixture
+def written(tmp_path):
+    """The epoch that each file in the run's folder of checkpoints holds."""
+
+    def written(folder="run"):
+        files = (tmp_path / folder / "checkpoints").iterdir()
+        return {file.name: torch.load(file, weights_only=True)["epoch"] for file in files}
+
+    return written
+
+
+@pytest.mark.parametrize(
+    "mode, losses, best",
+    [
+        ("min", [3, 1, 2], 1),
+        ("min", [3, 2, 1], 2),
+        ("min", [1, 1, 1], 0),  # a tie improves nothing
+        ("max", [3, 1, 2], 0),
+        ("max", [-3, -1, -2], 1),
+    ],
+)
+def test_best_and_last_are_kept(fit, written, mode, losses, best):
+    callback = fit(losses, mode=mode)
+    assert written() == {"last.ckpt": 2, "best.ckpt": best}
+    chosen = callback.chosen
+    assert (chosen["file"], chosen["epoch"], chosen["score"]) == ("best.ckpt", best, losses[best])
+    assert chosen["metrics"]["val/loss"] == losses[best]
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_top_k_keeps_the_best_few_and_removes_what_is_dropped(fit, written, mode):
+    losses = [5, 3, 4, 1, 2, 6]
+    fit(losses if mode == "min" else [-loss for loss in losses], mode=mode, top_k=3)
+    assert written() == {"last.ckpt": 5, "best.ckpt": 3, "epoch_001.ckpt": 1, "epoch_003.ckpt": 3, "epoch_004.ckpt": 4}
+
+
+def test_a_score_that_is_not_finite_is_never_the_best(fit, written):
+    callback = fit([math.nan, -math.inf, 2, math.nan, 1, math.nan], top_k=2)
+    assert written() == {"last.ckpt": 5, "best.ckpt": 4, "epoch_002.ckpt": 2, "epoch_004.ckpt": 4}
+    assert callback.chosen["epoch"] == 4
+
+
+def test_without_any_score_the_last_is_chosen(fit, written):
+    callback = fit([math.nan, math.nan])
+    assert written() == {"last.ckpt": 1}
+    assert (callback.chosen["file"], callback.chosen["epoch"]) == ("last.ckpt", 1)
+
+
+def test_an_epoch_without_validation_is_not_judged_by_an_earlier_one(fit, written):
+    callback = fit([9, 1, 9, 2, 9], check_val_every_n_epoch=2, top_k=3)
+    assert written() == {"last.ckpt": 4, "best.ckpt": 1, "epoch_001.ckpt": 1, "epoch_003.ckpt": 3}
+    assert math.isnan(callback.last["score"])
+
+
+def test_a_fast_dev_run_writes_nothing(fit, tmp_path):
+    fit([1], fast_dev_run=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_keeping_none_is_refused():
+    with pytest.raises(ValueError, match=r"callbacks\.checkpoints\.top_k=0 keeps no best checkpoint; use 1 or more"):
+        Checkpoints("val/loss", "min", top_k=0)
+
+
+def test_resuming_goes_on_with_what_was_kept(fit, written):
+    losses = [5, 2, 3, 4, 1, 6]
+    fit(losses, "whole", top_k=2)
+    fit(losses[:3], top_k=2)
+    callback = fit(losses, top_k=2, resume=True)
+    assert written() == written("whole") == {"last.ckpt": 5, "best.ckpt": 4, "epoch_001.ckpt": 1, "epoch_004.ckpt": 4}
+    assert [entry["epoch"] for entry in callback.kept] == [4, 1]
+
+
+def test_a_folder_that_was_moved_is_resumed_where_it_is_and_its_files_name_no_path(fit, written, tmp_path):
+    losses = [5, 2, 3, 4, 1, 6]
+    fit(losses[:3], top_k=2)
+    for file in (tmp_path / "run" / "checkpoints").iterdir():
+        assert str(tmp_path).encode() not in file.read_bytes()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").rename(tmp_path / "elsewhere" / "moved")
+    fit(losses, "elsewhere/moved", top_k=2, resume=True)
+    assert written("elsewhere/moved") == {"last.ckpt": 5, "best.ckpt": 4, "epoch_001.ckpt": 1, "epoch_004.ckpt": 4}
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_killed_between_writing_last_and_best_goes_on_with_both(fit, written, monkeypatch):
+    losses = [3, 2, 1, 4]
+
+    def killed(source, target):
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        fit(losses[:2])
+        patch.setattr(checkpoints, "link", killed)
+        with pytest.raises(SystemExit):
+            fit(losses, resume=True)
+    assert written() == {"last.ckpt": 2, "best.ckpt": 1}
+    callback = fit(losses, resume=True)
+    assert callback.chosen["epoch"] == 2
+    assert written() == {"last.ckpt": 3, "best.ckpt": 2}
+
+
+def test_a_killed_write_leaves_the_file_from_before(tmp_path, monkeypatch):
+    path, io = tmp_path / "folder" / "last.ckpt", AtomicCheckpointIO()
+    io.save_checkpoint({"epoch": 1}, path)
+
+    def torn(contents, file):
+        file.write(b"half of it")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(torch, "save", torn)
+        io.save_checkpoint({"epoch": 2}, path)
+    assert torch.load(path, weights_only=True) == {"epoch": 1}
+    io.save_checkpoint({"epoch": 3}, path)
+    assert torch.load(path, weights_only=True) == {"epoch": 3}
+    assert os.listdir(path.parent) == ["last.ckpt"]
+
+
+def test_a_file_system_without_links_gets_copies(fit, written, monkeypatch):
+    def unsupported(source, target):
+        raise OSError("links are not supported")
+
+    monkeypatch.setattr(os, "link", unsupported)
+    fit([2, 1, 3], top_k=2)
+    assert written() == {"last.ckpt": 2, "best.ckpt": 1, "epoch_000.ckpt": 0, "epoch_001.ckpt": 1}
+
+
+@pytest.mark.parametrize("optim", sorted(path.stem for path in (CONFIGS / "optim").glob("*.yaml")))
+def test_the_checkpoint_of_a_run_holds_nothing_but_tensors_and_plain_data(optim, compose, tmp_path):
+    words = ["model=linear", "trainer=cpu", "trainer.max_epochs=1", "data.limit=100", "logger=null"]
+    words += ["data.batch_size=16"] if optim != "lbfgs" else []
+    config = assemble.plain(compose(f"optim={optim}", "scheduler=plateau", "callbacks.checkpoints.top_k=2", *words))
+    data = assemble.data(config)
+    classifier, trainer = assemble.classifier(config, data), assemble.trainer(config, str(tmp_path), data)
+    trainer.fit(classifier, data)
+    files = sorted((tmp_path / "checkpoints").iterdir())
+    assert [file.name for file in files] == ["best.ckpt", "epoch_000.ckpt", "last.ckpt"]
+    for file in files:
+        assert torch.serialization.get_unsafe_globals_in_checkpoint(file) == []
+        assert str(tmp_path).encode() not in file.read_bytes()
+    contents = torch.load(files[0], weights_only=True)
+    assert contents["athanor"]["config"] == config
+    assert len(contents["optimizer_states"]) == len(contents["lr_schedulers"]) == 1
+
+
+def test_a_run_stopped_by_max_steps_in_mid_epoch_goes_on_with_the_callbacks_that_are_always_there(compose, tmp_path):
+    def fit(*words):
+        words = ["model=linear", "trainer=cpu", "data.limit=100", "data.batch_size=16", "logger=null", *words]
+        config = assemble.plain(compose(*words))
+        data = assemble.data(config)
+        classifier, trainer = assemble.classifier(config, data), assemble.trainer(config, str(tmp_path), data)
+        last = tmp_path / "checkpoints" / "last.ckpt"
+        trainer.fit(classifier, data, ckpt_path=last if last.exists() else None, weights_only=True)
+        return trainer.global_step
+
+    assert fit("trainer.max_steps=3") == 3
+    assert fit("trainer.max_steps=8") == 8

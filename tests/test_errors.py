@@ -1,0 +1,80 @@
+import hydra
+import pytest
+from hydra.errors import InstantiationException
+from omegaconf import OmegaConf
+
+from athanor.errors import UserError, explain, nearest
+
+
+def caught(function, *arguments):
+    with pytest.raises(Exception) as caught:
+        function(*arguments)
+    return caught.value
+
+
+def test_nearest_names_what_is_near_and_lists_all_where_nothing_is():
+    assert nearest("cosin", ["step", "cosine"]) == "did you mean cosine?"
+    assert nearest("zzz", ["step", "cosine"]) == "choose from: cosine, step"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UserError("optim.lr=abc: Adam takes float"),
+        ValueError("data.batch_size=0 does not fit"),
+        FloatingPointError("the train loss is nan"),
+        FileNotFoundError("there is no x.png"),
+    ],
+    ids=repr,
+)
+def test_a_mistake_of_the_person_is_one_line_with_no_traceback(error, tmp_path):
+    assert explain(error, tmp_path / "train.log") == f"error: {error}"
+
+
+def test_a_mistake_of_ours_names_the_log_with_the_traceback(tmp_path):
+    log = tmp_path / "train.log"
+    text = explain(RuntimeError("shapes differ\nat length"), log)
+    assert text == f"error: RuntimeError: shapes differ\n  the traceback is in {log}"
+
+
+def test_without_a_log_the_traceback_is_shown():
+    text = explain(caught(lambda: {}["absent"]))
+    assert "Traceback" in text and "KeyError: 'absent'" in text
+
+
+def test_what_was_wrong_inside_an_instantiation_is_what_is_shown():
+    node = {"_target_": "athanor.preprocess.ZCA", "input_shape": [1, 2, 2], "eps": 0}
+    error = caught(hydra.utils.instantiate, node)
+    assert isinstance(error, InstantiationException)
+    assert explain(error).startswith("error: data.preprocess.eps=0 must be positive")
+
+
+def test_an_option_that_does_not_exist_gets_the_nearest_and_the_list(compose):
+    text = explain(caught(compose, "scheduler=cosin"))
+    first, second = text.splitlines()
+    assert first == "error: scheduler=cosin does not exist; did you mean cosine?"
+    assert second.startswith("  scheduler: ")
+    assert {"constant,", "cosine,", "plateau,"} <= set(second.split())
+
+
+def test_a_key_that_does_not_exist_gets_the_nearest_and_the_way_to_add_one(compose):
+    first, second = explain(caught(compose, "optim.lrr=1")).splitlines()
+    assert first == "error: there is no optim.lrr; did you mean lr?"
+    assert second == "  (+optim.lrr=<value> adds a key that is not in the YAML)"
+
+
+def test_a_key_of_a_list_or_of_the_top_level_is_named_too(compose):
+    assert explain(caught(compose, "sed=1")).startswith("error: there is no sed; did you mean seed?")
+    assert explain(caught(compose, "trainer.max_epoch=1")).startswith("error: there is no trainer.max_epoch; did you")
+
+
+def test_an_override_that_cannot_be_read_is_quoted(compose):
+    text = explain(caught(compose, "optim.lr=[1"))
+    assert text.startswith("error: cannot read 'optim.lr=[1'")
+    assert len(text.splitlines()) == 2
+
+
+def test_an_interpolation_that_leads_nowhere_is_short():
+    text = explain(caught(lambda: OmegaConf.create({"a": "${b.c}"}).a))
+    assert text.startswith("error: Interpolation key 'b.c' not found")
+    assert len(text.splitlines()) <= 2

@@ -1,0 +1,93 @@
+import csv
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+from athanor.loggers import CSVLog, TensorBoard
+
+PARAMETERS = {"optim.lr": 0.1, "seed": 3, "model": "CNN", "data.augment.flip": True}
+
+
+def rows(folder):
+    with open(folder / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_csv_holds_one_row_a_metric(tmp_path):
+    log = CSVLog(str(tmp_path))
+    log.log_metrics({"train/loss": 0.123456789123, "lr": 1e-5, "epoch": 2.0}, step=7)
+    log.log_metrics({"val/acc": 0.5}, step=8)
+    log.save()
+    assert [list(row.values()) for row in rows(tmp_path)] == [
+        ["7", "2", "train/loss", "0.123456789"],
+        ["7", "2", "lr", "1e-05"],
+        ["8", "", "val/acc", "0.5"],
+    ]
+
+
+def test_csv_goes_on_in_its_file_when_it_is_opened_again(tmp_path):
+    for step in range(3):
+        log = CSVLog(str(tmp_path))
+        log.log_metrics({"a": step, "epoch": 0}, step=step)
+        log.log_metrics({"only_later": 1, "epoch": 0} if step == 2 else {}, step=step)
+        log.save()
+        log.finalize("success")
+    assert [(row["step"], row["metric"]) for row in rows(tmp_path)] == [
+        ("0", "a"),
+        ("1", "a"),
+        ("2", "a"),
+        ("2", "only_later"),
+    ]
+    assert (tmp_path / "metrics.csv").read_text().count("step,epoch,metric,value") == 1
+
+
+def test_csv_writes_what_is_left_at_the_end_and_nothing_where_nothing_was_logged(tmp_path):
+    log = CSVLog(str(tmp_path))
+    log.save()
+    assert not (tmp_path / "metrics.csv").exists()
+    log.log_metrics({"a": float("nan")}, step=0)
+    log.finalize("failed")
+    assert rows(tmp_path)[0]["value"] == "nan"
+
+
+@pytest.fixture
+def events(tmp_path):
+    """The file of a run that logged, ended its fit, and then was tested."""
+    log = TensorBoard(str(tmp_path), PARAMETERS)
+    log.log_metrics({"train/loss": 2.0, "val/loss": 1.5, "epoch": 0}, step=1)
+    log.log_metrics({"train/loss": 1.0, "val/loss": 0.5, "epoch": 1}, step=2)
+    log.save()
+    log.finalize("success")
+    log.log_metrics({"test/acc": 0.75}, step=2)
+    log.finalize("success")
+    log.experiment.close()
+    return tmp_path
+
+
+def test_tensorboard_writes_one_file_of_scalars_straight_into_the_folder(events):
+    assert [path.name.split(".")[:3] for path in events.iterdir()] == [["events", "out", "tfevents"]]
+    accumulator = EventAccumulator(str(events)).Reload()
+    assert [(e.step, e.value) for e in accumulator.Scalars("train/loss")] == [(1, 2.0), (2, 1.0)]
+    assert [e.value for e in accumulator.Scalars("test/acc")] == [0.75]
+
+
+def test_the_hparams_hold_every_parameter_and_no_experiment_summary(events):
+    found = {}
+    for event in EventFileLoader(str(next(events.iterdir()))).Load():
+        for value in event.summary.value:
+            if value.metadata.plugin_data.plugin_name == "hparams":
+                found[value.tag] = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+    assert set(found) == {"_hparams_/session_start_info", "_hparams_/session_end_info"}
+    hparams = found["_hparams_/session_start_info"].session_start_info.hparams
+    assert {name: getattr(v, v.WhichOneof("kind")) for name, v in hparams.items()} == PARAMETERS
+    assert found["_hparams_/session_end_info"].session_end_info.status == 1  # success
+
+
+def test_a_run_that_measured_nothing_leaves_no_line_in_the_table(tmp_path):
+    log = TensorBoard(str(tmp_path), PARAMETERS)
+    log.log_metrics({"train/loss": 1.0}, step=0)
+    log.finalize("success")
+    log.experiment.close()
+    assert b"hparams" not in next(tmp_path.iterdir()).read_bytes()
