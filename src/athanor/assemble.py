@@ -11,6 +11,7 @@ from hydra.utils import get_object
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
+from athanor import ranks
 from athanor.callbacks.checkpoints import Checkpoints
 from athanor.callbacks.stopwatch import Stopwatch
 from athanor.check_config import check_key, check_value, signature
@@ -203,12 +204,19 @@ def refuse(cfg: dict, data: ImageData, callbacks: dict[str, dict]) -> None:
         if cfg["scheduler"]["_target_"].endswith("ReduceLROnPlateau") and cfg["monitor"]["metric"].startswith("val/"):
             raise UserError("scheduler=plateau needs validation images; set data.val_fraction above 0")
     if issubclass(get_object(cfg["optim"]["_target_"]), torch.optim.LBFGS):
-        precisions = ("32-true", "64-true", 32, "32", 64, "64")
-        wanted = {"accumulate_grad_batches": (1, None), "devices": (1, "1", "auto"), "precision": precisions}
-        for key, allowed in wanted.items():
-            if cfg["trainer"].get(key) not in allowed:
-                value = cfg["trainer"][key]
-                raise UserError(f"optim=lbfgs cannot work with trainer.{key}={value}; use trainer.{key}={allowed[0]}")
+        refuse_lbfgs(cfg["trainer"])
+
+
+def refuse_lbfgs(trainer: dict) -> None:
+    """It evaluates one loss many times a step, which neither gradient sums nor a gradient scaler follow."""
+    if trainer["accumulate_grad_batches"] not in (1, None):
+        raise UserError("optim=lbfgs cannot accumulate gradients; use trainer.accumulate_grad_batches=1")
+    if ranks.count(trainer) > 1:
+        raise UserError("optim=lbfgs works on one device; use trainer.devices=1")
+    if str(trainer["precision"]) not in ("32", "32-true", "64", "64-true"):
+        raise UserError(
+            f"optim=lbfgs cannot work with trainer.precision={trainer['precision']}; use 32-true or 64-true"
+        )
 
 
 def parameters(cfg: dict) -> dict[str, bool | int | float | str]:

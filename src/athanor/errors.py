@@ -27,7 +27,7 @@ def explain(error: BaseException, log: Path | None = None) -> str:
     if module in ("hydra", "omegaconf", "antlr4"):
         return f"error: {shorten(error)}"
     if (
-        isinstance(error, (ValueError, OSError, FloatingPointError))
+        isinstance(error, (ValueError, OSError, FloatingPointError, ModuleNotFoundError))
         or type(error).__name__ == "MisconfigurationException"
     ):
         return f"error: {text}"

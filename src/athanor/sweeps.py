@@ -33,10 +33,12 @@ class Sweep:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(rows)
+        shared = set.intersection(*(set(row["overrides"].split()) for row in rows)) if len(rows) > 1 else set()
         lines = []
         for row in rows:
             scores = "   ".join(f"{name} {row[name]:.2%}" for name in ("val/acc", "test/acc") if name in row)
-            lines.append(f"  {row['job']:>3}  {row['status']:9} {scores}   {row['overrides']}")
+            differing = " ".join(word for word in row["overrides"].split() if word not in shared)
+            lines.append(f"  {row['job']:>3}  {row['status']:9} {scores}   {differing}")
         failed = sum(row["status"] != "finished" for row in rows)
         end = f"{len(rows)} jobs, {failed} failed" if failed else f"{len(rows)} jobs"
         where = shown(self.dir)

@@ -191,15 +191,26 @@ def test_the_checkpoint_of_a_run_holds_nothing_but_tensors_and_plain_data(optim,
     assert len(contents["optimizer_states"]) == len(contents["lr_schedulers"]) == 1
 
 
-def test_a_run_stopped_by_max_steps_in_mid_epoch_goes_on_with_the_callbacks_that_are_always_there(compose, tmp_path):
-    def fit(*words):
+@pytest.fixture
+def fit_config(compose, tmp_path):
+    """Train as train.py does, from the last checkpoint where there is one."""
+
+    def fit_config(*words):
         words = ["model=linear", "trainer=cpu", "data.limit=100", "data.batch_size=16", "logger=null", *words]
         config = assemble.plain(compose(*words))
         data = assemble.data(config)
         classifier, trainer = assemble.classifier(config, data), assemble.trainer(config, str(tmp_path), data)
         last = tmp_path / "checkpoints" / "last.ckpt"
         trainer.fit(classifier, data, ckpt_path=last if last.exists() else None, weights_only=True)
-        return trainer.global_step
+        return trainer
 
-    assert fit("trainer.max_steps=3") == 3
-    assert fit("trainer.max_steps=8") == 8
+    return fit_config
+
+
+def test_a_run_that_stops_before_its_first_validation_ends_well(fit_config):
+    assert fit_config("trainer.max_steps=3").global_step == 3
+
+
+def test_a_run_stopped_in_mid_epoch_goes_on_with_every_callback(fit_config):
+    assert fit_config("trainer.max_steps=3", "callbacks.early_stopping=null").global_step == 3
+    assert fit_config("trainer.max_steps=8", "callbacks.early_stopping=null").global_step == 8
