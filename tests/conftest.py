@@ -118,7 +118,9 @@ def as_in_a_new_process() -> Iterator[None]:
             warnings.simplefilter("default")
             for hidden in DeprecationWarning, PendingDeprecationWarning, ResourceWarning:
                 warnings.simplefilter("ignore", hidden)
-            warnings.showwarning = lambda message, category, *_, **__: sys.stderr.write(f"{category.__name__}: {message}\n")
+            warnings.showwarning = lambda message, category, *_, **__: sys.stderr.write(
+                f"{category.__name__}: {message}\n"
+            )
             yield
     finally:
         for handler in root.handlers:

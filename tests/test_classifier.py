@@ -183,17 +183,25 @@ def test_a_validation_loss_that_is_not_finite_is_told_as_such(make_trainer):
         make_trainer().fit(classifier, batches(8, 8), batches(8))
 
 
+class WatchedDropout(nn.Dropout):
+    def __init__(self):
+        super().__init__(0.5)
+        self.dropped = []
+
+    def forward(self, inputs):
+        outputs = super().forward(inputs)
+        if self.training:
+            self.dropped.append((outputs == 0).flatten().tolist())
+        return outputs
+
+
 def dropped(make_trainer, seed, global_seed):
     """Which of 40 units were dropped at each of the 3 steps of two epochs."""
-    seen = []
-    dropout = nn.Dropout(0.5)
-    dropout.register_forward_hook(
-        lambda module, inputs, output: dropout.training and seen.append((output == 0).flatten().tolist())
-    )
+    dropout = WatchedDropout()
     classifier = make(nn.Sequential(linear(), dropout), seed=seed)
     torch.manual_seed(global_seed)
     make_trainer(max_epochs=2).fit(classifier, batches(4, 4, 4), batches(4))
-    return seen
+    return dropout.dropped
 
 
 def test_dropout_is_a_function_of_seed_epoch_and_step(make_trainer):
@@ -202,20 +210,12 @@ def test_dropout_is_a_function_of_seed_epoch_and_step(make_trainer):
     assert len({str(units) for units in first + other}) == len(first + other) == 12
 
 
-def test_a_run_stopped_in_mid_epoch_goes_on_as_if_it_had_not_been(make_trainer, make_data, tmp_path):
-    def fit(folder, ckpt_path=None, **limits):
-        classifier, callback = make(nn.Sequential(linear(), nn.Dropout(0.5))), Checkpoints("train/loss", "min")
-        trainer = make_trainer(
-            max_epochs=2, default_root_dir=tmp_path / folder, enable_checkpointing=True, callbacks=[callback], **limits
-        )
-        trainer.fit(classifier, make_data(), ckpt_path=ckpt_path, weights_only=True)
-        return trainer.global_step, classifier.state_dict()
-
-    steps, expected = fit("whole")
-    assert fit("stopped", max_steps=4)[0] == 4
-    resumed_steps, state = fit("stopped", ckpt_path=tmp_path / "stopped" / "checkpoints" / "last.ckpt")
-    assert resumed_steps == steps == 20
-    assert all(torch.equal(state[name], value) for name, value in expected.items())
+@pytest.mark.parametrize("limits", [{"max_epochs": -1, "max_steps": 5}, {"max_epochs": -1, "max_time": "00:00:00:01"}])
+def test_a_run_may_have_no_number_of_epochs(make_trainer, limits):
+    by_epoch = dict(scheduler=partial(schedules.exponential, gamma=0.5), unit="epochs")
+    trainer = make_trainer(**limits)
+    trainer.fit(make(lr=1.0, **by_epoch), batches(8, 8), batches(8))
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.5 ** (trainer.global_step / 2))
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        metrics = {name: value for name, value in metrics.items() if name != "epoch"}  # a chart that says nothing
         super().log_metrics(metrics, step)
         self.latest |= {name: float(v) for name, v in metrics.items() if name.startswith(("val/", "test/"))}
 

@@ -9,6 +9,7 @@ import torch
 from athanor import assemble
 from athanor.callbacks import checkpoints
 from athanor.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
+from athanor.classifier import Classifier
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -195,12 +196,12 @@ def test_the_checkpoint_of_a_run_holds_nothing_but_tensors_and_plain_data(optim,
 def fit_config(compose, tmp_path):
     """Train as train.py does, from the last checkpoint where there is one."""
 
-    def fit_config(*words):
+    def fit_config(folder, *words):
         words = ["model=linear", "trainer=cpu", "data.limit=100", "data.batch_size=16", "logger=null", *words]
         config = assemble.plain(compose(*words))
         data = assemble.data(config)
-        classifier, trainer = assemble.classifier(config, data), assemble.trainer(config, str(tmp_path), data)
-        last = tmp_path / "checkpoints" / "last.ckpt"
+        classifier, trainer = assemble.classifier(config, data), assemble.trainer(config, str(tmp_path / folder), data)
+        last = tmp_path / folder / "checkpoints" / "last.ckpt"
         trainer.fit(classifier, data, ckpt_path=last if last.exists() else None, weights_only=True)
         return trainer
 
@@ -208,9 +209,39 @@ def fit_config(compose, tmp_path):
 
 
 def test_a_run_that_stops_before_its_first_validation_ends_well(fit_config):
-    assert fit_config("trainer.max_steps=3").global_step == 3
+    assert fit_config("run", "trainer.max_steps=3").global_step == 3
 
 
-def test_a_run_stopped_in_mid_epoch_goes_on_with_every_callback(fit_config):
-    assert fit_config("trainer.max_steps=3", "callbacks.early_stopping=null").global_step == 3
-    assert fit_config("trainer.max_steps=8", "callbacks.early_stopping=null").global_step == 8
+LIMITS = [("trainer.max_epochs=4",), ("trainer.max_steps=20",), ("trainer.max_epochs=4", "trainer.max_steps=1000")]
+
+
+@pytest.mark.parametrize("limits", LIMITS, ids=" ".join)
+@pytest.mark.parametrize("killed_at", [5, 15, 17])  # of 20 steps, 5 in an epoch
+def test_a_killed_run_ends_as_if_it_had_not_been_whatever_limits_it(fit_config, monkeypatch, limits, killed_at):
+    words = ["+scheduler.step_size=1", "+scheduler.gamma=0.5", "scheduler.unit=epochs", *limits]
+    words = ["scheduler._target_=torch.optim.lr_scheduler.StepLR", *words, "callbacks.early_stopping=null"]
+    whole = fit_config("whole", *words)
+
+    def killed(self, batch, batch_idx):
+        if self.global_step == killed_at:
+            raise SystemExit
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Classifier, "on_train_batch_start", killed)
+        fit_config("killed", *words)
+    resumed = fit_config("killed", *words)
+    assert (resumed.global_step, resumed.current_epoch) == (whole.global_step, whole.current_epoch) == (20, 4)
+    for name, value in whole.lightning_module.state_dict().items():
+        assert torch.equal(value, resumed.lightning_module.state_dict()[name])
+    assert resumed.optimizers[0].param_groups[0]["lr"] == whole.optimizers[0].param_groups[0]["lr"]
+
+
+@pytest.mark.parametrize("stopped_at", [3, 5, 8])  # 5 steps in an epoch
+def test_a_run_stopped_by_max_steps_goes_on_as_if_it_had_not_been(fit_config, stopped_at):
+    words = ["callbacks.early_stopping=null", "trainer.max_epochs=4"]
+    whole = fit_config("whole", *words)
+    assert fit_config("stopped", *words, f"trainer.max_steps={stopped_at}").global_step == stopped_at
+    resumed = fit_config("stopped", *words)
+    assert (resumed.global_step, resumed.current_epoch) == (whole.global_step, whole.current_epoch) == (20, 4)
+    for name, value in whole.lightning_module.state_dict().items():
+        assert torch.equal(value, resumed.lightning_module.state_dict()[name])

@@ -1,0 +1,206 @@
+"""What a person reads when something is wrong: one or two lines that say what was got and what to type."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+
+import pytest
+import torch
+
+# what is typed, and what the message must say (all of it, where there are several texts)
+WRONG = [
+    # unknown options
+    ("optim=adm", "optim=adm does not exist; did you mean adam?"),
+    ("model=vgg", "model: cnn, linear, mlp, resnet, torchvision"),
+    ("data=imagenet", "data: cifar10, digits, fashion_mnist, image_folder, mnist"),
+    ("data.preprocess=pac", "data/preprocess=pac does not exist; did you mean pca?"),
+    ("callbacks=ema", "callbacks=ema does not exist"),
+    ("'callbacks=[early_stopping,ema]'", "callbacks=ema does not exist", "callbacks: early_stopping"),
+    ("logger=tensorbord", "did you mean tensorboard?"),
+    ("metrics=recall", "metrics: balanced_accuracy, macro_f1, per_class, top5"),
+    ("experiment=mnist_cnm", "did you mean mnist_cnn?"),
+    ("debug=fst", "debug: anomaly, fast, limit, overfit, profile"),
+    ("model=cnn -m seed=0 optim=adm", "optim=adm does not exist; did you mean adam?"),
+    ("-m optim=sgd,adm", "optim=adm does not exist; did you mean adam?"),
+    ("optim=null", "optim", "choose"),
+    ("optim=", "optim: adagrad, adam"),
+    # unknown keys
+    ("optm=adam", "there is no optm; did you mean optim?"),
+    ("sede=1", "there is no sede; did you mean seed?"),
+    ("+sede=1", "sede: train.yaml has no 'sede'; did you mean seed?"),
+    ("optim.lrr=1", "there is no optim.lrr; did you mean lr?"),
+    ("+optim.lrr=1", "optim.lrr: Adam has no 'lrr'; did you mean lr?"),
+    ("model.widhts=[1]", "did you mean widths?"),
+    ("+trainer.max_epoch=1", "trainer.max_epoch: Trainer has no 'max_epoch'; did you mean max_epochs?"),
+    ("+data.augment.flips=true", "data.augment.flips: Augment has no 'flips'; did you mean flip?"),
+    ("callbacks.erly_stopping=null", "did you mean early_stopping?"),
+    # wrong types and choices
+    ("optim.lr=fast", "optim.lr=fast: Adam takes float"),
+    ("optim.lr=null", "optim.lr=null: Adam takes float"),
+    ("optim.betas=[0.9]", "optim.betas=[0.9]: Adam takes a list of 2"),
+    ("model.widths=32", "model.widths=32: CNN takes a list of int"),
+    ("'model.widths=[a,b]'", "CNN takes a list of int"),
+    ("model.norm=bach", "model.norm=bach: CNN takes none, batch, group, layer"),
+    ("trainer.max_epochs=1.5", "trainer.max_epochs=1.5: Trainer takes int or null"),
+    ("trainer.precision=17", "trainer.precision=17: Trainer takes", "bf16-mixed"),
+    ("seed=null", "seed=null: train.yaml takes int"),
+    ("seed=-1", "seed=-1"),
+    ("test=maybe", "test=maybe: train.yaml takes bool"),
+    ("data.augment.flip=1", "data.augment.flip=1: Augment takes bool"),
+    ("data.batch_size=huge", "takes int or full"),
+    ("data.eval_batch_size=0", "data.eval_batch_size=0"),
+    ("monitor.mode=up", "monitor.mode=up: train.yaml takes min, max"),
+    ("loss=hinge loss.power=3", "loss.power=3: Hinge takes 1, 2"),
+    ("scheduler=cosine scheduler.unit=weeks", "scheduler.unit=weeks", "fraction", "epochs", "steps"),
+    ("optim._target_=torch.optim.Adamm", "optim._target_=torch.optim.Adamm cannot be imported"),
+    ("callbacks.early_stopping.patience=long", "callbacks.early_stopping.patience=long: EarlyStopping takes int"),
+    ("data=image_folder", "data.root is needed: type data.root=<value>"),
+    # right alone, wrong together
+    ("data.val_fraction=0", "callbacks.early_stopping needs validation images: type callbacks.early_stopping=null"),
+    (
+        "data.val_fraction=0 callbacks.early_stopping=null scheduler=plateau",
+        "scheduler=plateau needs validation images",
+    ),
+    ("data.val_fraction=1.5", "data.val_fraction=1.5 is not a fraction"),
+    ("data.batch_size=2000", "data.batch_size=2000 does not fit 1295 training images; use 1 to 1295, or full"),
+    ("data.limit=3", "data.limit=3 is too few for 10 classes"),
+    ("data.folds=5 data.fold=5", "a fold from 0 to folds-1"),
+    ("optim=lbfgs trainer.accumulate_grad_batches=2", "use trainer.accumulate_grad_batches=1"),
+    ("optim=lbfgs trainer.accelerator=cpu trainer.devices=2", "use trainer.devices=1"),
+    ("optim=lbfgs trainer.precision=16-mixed", "use trainer.precision=32-true"),
+    ("'model.widths=[8,8,8,8]'", "8x8 images allow at most 3; shorten model.widths"),
+    ("model=resnet model.depth=21", "model.depth=21 must be 6n+2 (8, 14, 20, 32, 44, 56, 110, ...) or 18"),
+    ("model.activation=rely", "did you mean relu"),
+    ("'loss.class_weights=[1,2]'", "loss.class_weights has 2 numbers for 10 classes"),
+    ("scheduler=plateau scheduler.unit=fraction", "use epochs or steps"),
+    ("monitor.metric=val/los", "monitor.metric=val/los", "val/loss"),
+    ("monitor.metric=val/los callbacks.early_stopping=null", "monitor.metric=val/los", "val/loss"),
+    # files and folders
+    ("data=mnist data_dir=none", "train-images-idx3-ubyte", "data=digits, which needs no download"),
+    ("data=cifar10 data_dir=none", "cifar-10-python.tar.gz", "data=digits, which needs no download"),
+    ("data=image_folder data.root=none", "none is not a folder"),
+    ("resume=none", "none is not a run: there is no none/config.yaml"),
+    ("resume=last", "no unfinished run under outputs/"),
+    ("resume=old optim.lr=1", "for a new run with changes type run=old optim.lr=1"),
+    ("run=none", "none is not a run: there is no none/config.yaml"),
+    ("weights=none", "none is not a run: there is no none/config.yaml"),
+    ("weights=old", "old has no checkpoint yet; go on with python train.py resume=old"),
+    ("weights=none.ckpt", "there is no checkpoint none.ckpt"),
+    ("weights=torn.ckpt", "torn.ckpt is not a checkpoint, or torn"),
+    ("weights=foreign.ckpt", "foreign.ckpt is a checkpoint, but not one of Athanor's"),
+    ("hydra.run.dir=torn.ckpt/run", "cannot make the run's directory torn.ckpt/run", "set hydra.run.dir"),
+    # grammar
+    ("optim.lr=[", "cannot read 'optim.lr=['"),
+    ("optim", "cannot read 'optim'"),
+    # while it trains
+    ("optim.lr=1e30 model=mlp model.norm=none", "the train loss is nan at step 1", "learning rate 1e+30"),
+]
+
+
+@pytest.fixture(autouse=True)
+def no_download(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError("no network here")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A run that has just begun and two files that are no checkpoints."""
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.yaml").write_text("seed: 0\n")
+    (tmp_path / "torn.ckpt").write_bytes(b"PK\3\4 cut short")
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+
+
+@pytest.mark.parametrize("row", WRONG, ids=[typed for typed, *_ in WRONG])
+def test_wrong_input_ends_in_at_most_two_lines_that_say_what_to_type(row, train, files):
+    typed, *texts = row
+    ran = train(*shlex.split(typed))
+    lines = [line for line in ran.err.splitlines() if line.strip()]
+    assert ran.code == 1
+    assert len(lines) <= 2
+    assert lines[0].startswith("error: ")
+    assert "Traceback" not in ran.out + ran.err
+    assert [text for text in texts if text not in ran.err] == []
+
+
+def test_a_wrong_target_is_reported_once(train):
+    ran = train("optim._target_=torch.optim.Adamm")
+    assert ran.out == ""
+    assert len(ran.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "trainer.max_steps=7",  # less than an epoch
+        "trainer.max_steps=30",  # one epoch and a half
+        "trainer.max_epochs=-1 trainer.max_steps=10",
+        "trainer.max_epochs=-1 +trainer.max_time=00:00:00:01 model=linear",
+        "trainer.max_epochs=2 trainer.check_val_every_n_epoch=2",
+        "trainer.max_epochs=1 callbacks=null",
+        "trainer.max_epochs=1 logger=null",
+        "trainer.max_epochs=1 metrics=null",
+        "trainer.max_epochs=1 callbacks.checkpoints=null",
+        "trainer.max_epochs=1 callbacks.early_stopping=null data.val_fraction=0",
+        "trainer.max_epochs=1 callbacks=early_stopping",
+        "trainer.max_epochs=1 'metrics=[macro_f1,top5]'",
+        "trainer.max_epochs=1 +optim.amsgrad=true",
+        "trainer.max_epochs=1 name=a/b",
+        "model=linear trainer.max_epochs=1 -m seed=3",
+    ],
+)
+def test_right_input_ends_well_and_without_a_warning(typed, train, tmp_path):
+    ran = train(*shlex.split(typed))
+    assert (ran.code, ran.err) == (0, "")
+    assert "warning" not in ran.out.lower()
+    [path] = tmp_path.glob("outputs/**/results.json")
+    assert json.loads(path.read_text())["status"] == "finished"
+    assert len(path.relative_to(tmp_path / "outputs").parts) == (5 if "-m" in typed.split() else 3)
+
+
+def test_a_mistake_of_ours_shows_its_name_and_where_the_traceback_is(train, tmp_path, monkeypatch):
+    def broken():
+        raise RuntimeError("it is broken\nand this is the second line")
+
+    monkeypatch.setattr("athanor.data.digits.digits", broken)
+    ran = train("hydra.run.dir=here")
+    assert ran.code == 1
+    assert ran.err == "error: RuntimeError: it is broken\n  the traceback is in here/train.log\n"
+    assert "Traceback (most recent call last)" in (tmp_path / "here" / "train.log").read_text()
+    results = json.loads((tmp_path / "here" / "results.json").read_text())
+    assert results["status"] == "failed"
+    assert results["error"].startswith("RuntimeError: it is broken")
+
+
+def test_an_interrupted_run_says_how_to_go_on(train, tmp_path, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("athanor.data.digits.digits", interrupted)
+    ran = train("hydra.run.dir=here")
+    assert ran.code == 130
+    assert "Traceback" not in ran.out + ran.err
+    assert "go on with python train.py resume=" in ran.out
+    assert json.loads((tmp_path / "here" / "results.json").read_text())["status"] == "interrupted"
+
+
+def test_a_wrong_setting_fails_before_data_is_loaded(train, monkeypatch):
+    monkeypatch.setattr("athanor.data.digits.digits", lambda: pytest.fail("the data was loaded"))
+    assert "Adam has no 'lrr'" in train("+optim.lrr=1").err
+
+
+@pytest.mark.parametrize("words", [["--cfg", "job"], ["--cfg", "job", "--resolve"], ["--help"]], ids=" ".join)
+def test_looking_at_the_config_imports_no_torch(words, repo, tmp_path):
+    command = [sys.executable, "-X", "importtime", str(repo / "train.py"), *words]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert "optim" in done.stdout
+    imported = {line.split("|")[-1].strip().partition(".")[0] for line in done.stderr.splitlines() if "|" in line}
+    assert "hydra" in imported
+    assert imported.isdisjoint({"torch", "torchvision", "lightning", "numpy"})
+    assert list(tmp_path.iterdir()) == []
