@@ -71,6 +71,7 @@ def by_hand(classifier, batches):
     images, labels = join(batches)
     with torch.no_grad():
         logits = classifier.eval()(images).double()
+    classifier.train()
     loss = -logits.log_softmax(1)[range(len(labels)), labels].mean().item()
     return loss, (logits.argmax(1) == labels).double().mean().item()
 
@@ -165,6 +166,17 @@ def test_in_bf16_the_images_are_counted_exactly(in_bf16):
 def test_in_bf16_the_loss_is_summed_in_float32(in_bf16):
     classifier, found, val = in_bf16
     assert found["val/loss"] == pytest.approx(by_hand(classifier, val)[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "32-true", "64-true"])
+def test_class_weights_work_in_every_precision(make_trainer, precision):
+    val = batches(32, seed=1)
+    classifier = make(loss=CrossEntropy(0.1, "balanced", torch.arange(1, CLASSES + 1)), lr=1e-3)
+    trainer = make_trainer(precision=precision)
+    trainer.fit(classifier, batches(16), val)
+    logits = classifier.eval()(val[0][0]).double()
+    expected = CrossEntropy(0.1, "balanced", torch.arange(1, CLASSES + 1)).double()(logits, val[0][1])
+    assert values(trainer)["val/loss"] == pytest.approx(expected.item(), rel=1e-2)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_step_and_learning_rate(make_trainer):

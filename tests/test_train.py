@@ -28,6 +28,16 @@ def checkpoint(run, name="last.ckpt"):
     return read_checkpoint(Run(run).dir / "checkpoints" / name)
 
 
+def state(contents):
+    """All of a checkpoint but the record of its settings: max_epochs is another in a run that is resumed."""
+    return {key: value for key, value in contents.items() if key != "athanor"}
+
+
+def read_csv(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def differences(a, b, path=""):
     """Paths of the values in which two nested checkpoints differ by so much as a bit."""
     if isinstance(a, dict) and isinstance(b, dict):
@@ -97,8 +107,7 @@ def test_the_log_has_what_was_said_and_no_advertisement(main_job):
 
 def test_metrics_are_written_once_an_epoch(main_job):
     _, run = main_job
-    with open(run.dir / "metrics.csv") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(run.dir / "metrics.csv")
     for name in "train/loss", "train/acc", "val/loss", "val/acc":
         assert [row["epoch"] for row in rows if row["metric"] == name] == ["0", "1"]
     [tested] = [float(row["value"]) for row in rows if row["metric"] == "test/acc"]
@@ -115,9 +124,8 @@ def test_a_recorded_config_is_plain_values_and_enough_to_compose_again(main_job,
 
 
 def test_lightnings_lines_reach_the_log(train, tmp_path):
-    train(*TINY, "hydra.run.dir=a")
-    train("resume=a", "trainer.max_epochs=2")
-    assert "Restoring states from the checkpoint path at" in (tmp_path / "a" / "train.log").read_text()
+    train(*TINY, "+trainer.limit_train_batches=1", "hydra.run.dir=a")
+    assert "`Trainer(limit_train_batches=1)` was configured so" in (tmp_path / "a" / "train.log").read_text()
 
 
 # use of a run
@@ -170,8 +178,7 @@ def test_a_checkpoint_file_alone_predicts_images_of_any_kind(main_job, run_proce
     ran = run_process(tmp_path, "scripts/predict.py", "moved.ckpt", "a digit.png", "b.webp", "--csv", "out.csv")
     assert ran.code == 0
     expected = run.classifier()(source.test_images[:2]).softmax(1)
-    with open(tmp_path / "out.csv") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(tmp_path / "out.csv")
     assert [row["file"] for row in rows] == ["a digit.png", "b.webp"]
     for row, line, probabilities in zip(rows, ran.out.splitlines(), expected.tolist(), strict=True):
         best = int(np.argmax(probabilities))
@@ -257,7 +264,7 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(words, train, tmp_path)
     assert (resumed.code, resumed.err) == (0, "")
     assert {path.name for path in tmp_path.iterdir()} == {"whole", "parts"}
     for name in "last.ckpt", "best.ckpt":
-        assert differences(checkpoint("whole", name), checkpoint("parts", name)) == []
+        assert differences(state(checkpoint("whole", name)), state(checkpoint("parts", name))) == []
     a, b = Run("whole").results, Run("parts").results
     assert [a[key] for key in ("train", "val", "test", "epochs")] == [
         b[key] for key in ("train", "val", "test", "epochs")
@@ -270,14 +277,14 @@ def test_a_resumed_process_equals_one_that_was_never_stopped(train, run_process,
     assert train(*words, "trainer.max_epochs=4", "hydra.run.dir=whole").code == 0
     assert train(*words, "trainer.max_epochs=2", "hydra.run.dir=parts").code == 0
     assert run_process(tmp_path, "train.py", "resume=parts", "trainer.max_epochs=4").code == 0
-    assert differences(checkpoint("whole"), checkpoint("parts")) == []
+    assert differences(state(checkpoint("whole")), state(checkpoint("parts"))) == []
     assert {path.name for path in tmp_path.iterdir()} == {"whole", "parts"}
 
 
 def test_a_resumed_run_goes_on_in_its_own_log(train, tmp_path):
     train(*TINY, "hydra.run.dir=a")
     train("resume=a", "trainer.max_epochs=2")
-    rows = list(csv.DictReader((tmp_path / "a" / "metrics.csv").open()))
+    rows = read_csv(tmp_path / "a" / "metrics.csv")
     assert [row["epoch"] for row in rows if row["metric"] == "val/acc"] == ["0", "1"]
     assert Run("a").config["trainer"]["max_epochs"] == 2
     log = (tmp_path / "a" / "train.log").read_text()
@@ -406,7 +413,6 @@ def test_names_of_directories_are_easy_to_type(train, tmp_path):
 def sweep(tmp_path_factory, run_process):
     """Three jobs, the second of which fails."""
     cwd = tmp_path_factory.mktemp("sweep")
-    words = ["-m", "model=linear,cnn", "+model.widths=[0]", "data.limit=200", "trainer.max_epochs=1"]
     words = ["model=mlp", "-m", "model.dropout=0.0,7.0,0.5", "data.limit=200", "trainer.max_epochs=1"]
     ran = run_process(cwd, "train.py", *words)
     [table] = cwd.glob("outputs/sweeps/*/*/results.csv")
@@ -423,8 +429,7 @@ def test_the_other_jobs_of_a_multirun_run_when_one_fails(sweep):
 
 def test_a_multirun_ends_with_a_table_of_all_jobs(sweep):
     _, folder = sweep
-    with open(folder / "results.csv") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(folder / "results.csv")
     assert [(row["job"], row["status"]) for row in rows] == [("0", "finished"), ("1", "failed"), ("2", "finished")]
     assert ["model.dropout=7.0" in row["overrides"] for row in rows] == [False, True, False]
     assert rows[1]["test/acc"] == "" and "must be at least 0" in rows[1]["error"]
@@ -486,7 +491,7 @@ def test_false_for_test_leaves_the_test_set_unread(train, tmp_path, monkeypatch)
 def test_the_test_set_is_read_once_with_the_checkpoint_chosen_on_validation(train, tmp_path, monkeypatch):
     words = ["model=mlp", "optim.lr=0.1", "data.limit=300", "callbacks.checkpoints.top_k=1"]
     assert train(*words, "trainer.max_epochs=5", "hydra.run.dir=a").code == 0
-    rows = list(csv.DictReader((tmp_path / "a" / "metrics.csv").open()))
+    rows = read_csv(tmp_path / "a" / "metrics.csv")
     losses = [float(row["value"]) for row in rows if row["metric"] == "val/loss"]
     assert len(losses) == 5
     assert Run("a").results["val"]["loss"] == pytest.approx(min(losses), abs=1e-7)

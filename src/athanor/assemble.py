@@ -17,7 +17,7 @@ from athanor.callbacks.stopwatch import Stopwatch
 from athanor.check_config import check_key, check_value, signature
 from athanor.classifier import Classifier
 from athanor.data.module import ImageData
-from athanor.errors import UserError
+from athanor.errors import UserError, nearest
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +49,21 @@ def check(cfg: dict) -> None:
         check_key(key, [*TOP_LEVEL, *GROUPS, "monitor"], "train.yaml")
         if key in TOP_LEVEL:
             check_value(key, value, TOP_LEVEL[key], "train.yaml")
-    for key, hint in {"metric": str, "mode": Literal["min", "max"]}.items():
-        check_value(f"monitor.{key}", cfg["monitor"].get(key), hint, "train.yaml")
+    check_monitor(cfg)
     for group in GROUPS:
         if group not in ("metrics", "callbacks", "logger") and not cfg.get(group):
             raise UserError(f"{group} is missing: choose one with {group}=<option>")
         check_node(group, cfg.get(group) or {})
+
+
+def check_monitor(cfg: dict) -> None:
+    for key, hint in {"metric": str, "mode": Literal["min", "max"]}.items():
+        check_value(f"monitor.{key}", cfg["monitor"].get(key), hint, "train.yaml")
+    names = ["loss", "acc"] + [name for name, node in (cfg.get("metrics") or {}).items() if node]
+    known = ["train/loss", "train/acc", *(f"val/{name}" for name in names)]
+    if cfg["monitor"]["metric"] not in known:
+        metric = cfg["monitor"]["metric"]
+        raise UserError(f"monitor.metric={metric} is not logged; {nearest(metric, known)}")
 
 
 def settle(cfg: dict, overrides: list[str]) -> list[str]:

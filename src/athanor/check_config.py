@@ -29,7 +29,7 @@ def signature(*targets: Callable) -> tuple[dict[str, Any], bool]:
 
 def check_value(path: str, value: object, hint: Any, owner: str) -> None:
     if not fits(value, hint):
-        got = {None: "null", True: "true", False: "false"}.get(value, value) if not isinstance(value, list) else value
+        got = {type(None): "null", bool: str(value).lower()}.get(type(value), value)
         raise UserError(f"{path}={got}: {owner} takes {describe(hint)}")
 
 
@@ -82,6 +82,8 @@ def describe(hint: Any) -> str:
     if hint is type(None):
         return "null"
     if origin in (list, tuple):
+        if not args:
+            return "a list"
         number = f"{len(args)} " if origin is tuple and args[-1] is not ... else ""
         return f"a list of {number}{describe(args[0])}"
     return getattr(hint, "__name__", str(hint))

@@ -45,6 +45,8 @@ class Classifier(L.LightningModule):
             network.to(memory_format=torch.channels_last)
         self.sums: dict[str, Tensor] = {}  # stage -> [sum of losses, correct, images]; no buffers: DDP would copy them
         self.stored: list[tuple[Tensor, Tensor]] = []
+        self.last_counted = -1  # batch of this epoch
+        self.validated = False  # since the epoch schedulers last moved
         # a fitted preprocess never changes, so DDP need not broadcast it before every step (ZCA on CIFAR: 38 MB)
         constant = [f"preprocess.{name}" for name, _ in preprocess.named_buffers()]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, constant)
@@ -60,14 +62,14 @@ class Classifier(L.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
-        logits = self(images)
+        logits = at_least_float32(self(images))
         loss = self.loss(logits, labels)
         if batch_idx != self.last_counted:  # L-BFGS calls this several times a batch
             self.last_counted = batch_idx
             self._count("train", loss.detach(), logits, labels)
             if loss.device.type == "cpu":  # reading a GPU's loss would wait for it at every step
                 self._check_finite(loss)
-            if self.global_step % self.trainer.log_every_n_steps == 0:
+            if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # when Lightning passes it to the loggers
                 self._check_finite(loss)
                 self.log("train/loss_step", loss, on_epoch=False)
         return loss
@@ -89,6 +91,7 @@ class Classifier(L.LightningModule):
         self._step_epoch_schedulers()
 
     def on_validation_epoch_end(self) -> None:
+        self.validated = True
         self._log_epoch("val")
 
     def on_test_epoch_end(self) -> None:
@@ -97,6 +100,7 @@ class Classifier(L.LightningModule):
     def configure_optimizers(self):
         whole = issubclass(self.make_optimizer.func, torch.optim.LBFGS)  # it takes one group only
         optimizer = self.make_optimizer(list(self.network.parameters()) if whole else parameter_groups(self.network))
+        self.trainer.fit_loop.setup_data()  # else a run without max_epochs does not know its batches yet
         total = self.trainer.estimated_stepping_batches
         per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         scheduler, interval = schedules.build(self.make_scheduler, self.unit, optimizer, total, per_epoch)
@@ -111,15 +115,16 @@ class Classifier(L.LightningModule):
         checkpoint["athanor"] = self.record
 
     def _evaluate(self, stage: str, images: Tensor, labels: Tensor) -> None:
-        logits = self(images)
+        logits = at_least_float32(self(images))
         self._count(stage, self.loss(logits, labels), logits, labels)
         if self.metrics:
-            self.stored.append((logits.float(), labels))
+            self.stored.append((logits, labels))
 
     def _count(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         correct = (logits.argmax(1) == labels).sum()
         if stage not in self.sums:
-            self.sums[stage] = torch.zeros(3, device=logits.device)
+            # not the default dtype: under bf16-true that is bfloat16, which counts to 256
+            self.sums[stage] = torch.zeros(3, dtype=torch.float32, device=logits.device)
         self.sums[stage] += torch.stack([loss.float() * len(labels), correct, correct.new_tensor(len(labels))])
 
     def _log_epoch(self, stage: str) -> None:
@@ -148,12 +153,16 @@ class Classifier(L.LightningModule):
         self.stored.clear()
 
     def _step_epoch_schedulers(self) -> None:
+        if not self.trainer.fit_loop.epoch_loop._num_ready_batches_reached():
+            return  # stopped by max_steps in mid-epoch; whoever resumes ends the epoch
         for config in self.trainer.lr_scheduler_configs:
-            if config.interval == "epoch":
-                if config.reduce_on_plateau:
-                    config.scheduler.step(self.trainer.callback_metrics[self.monitor])
-                else:
-                    config.scheduler.step()
+            if config.interval != "epoch":
+                continue
+            if not config.reduce_on_plateau:
+                config.scheduler.step()
+            elif self.validated or not self.monitor.startswith("val/"):
+                config.scheduler.step(self.trainer.callback_metrics[self.monitor])
+        self.validated = False
 
     def _check_finite(self, loss: Tensor, stage: str = "train") -> None:
         if not torch.isfinite(loss):
@@ -162,3 +171,8 @@ class Classifier(L.LightningModule):
                 f"the {stage} loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}), "
                 f"learning rate {lr:g}; try a smaller optim.lr, or trainer.gradient_clip_val=1"
             )
+
+
+def at_least_float32(logits: Tensor) -> Tensor:
+    """A loss in bfloat16 would have three digits."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -3,6 +3,7 @@
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -29,6 +30,10 @@ class CrossEntropy(nn.CrossEntropyLoss):
                 )
             weight = torch.tensor(class_weights, dtype=torch.float32)
         super().__init__(weight, label_smoothing=label_smoothing)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        weight = None if self.weight is None else self.weight.to(logits.dtype)  # bf16-true casts the one, not the other
+        return F.cross_entropy(logits, labels, weight, label_smoothing=self.label_smoothing)
 
 
 class Hinge(nn.Module):

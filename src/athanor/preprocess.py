@@ -51,7 +51,7 @@ class Standardize(Preprocess):
         self.std.copy_(torch.where(std > 0, std, 1.0)[:, None, None])  # a constant channel stays 0, not nan
 
     def forward(self, images: Tensor) -> Tensor:
-        return images.float().sub_(self.mean).div_(self.std)
+        return torch.sub(images, self.mean).div_(self.std)  # uint8 - float32 is float32
 
 
 class MeanImage(Preprocess):
@@ -66,14 +66,14 @@ class MeanImage(Preprocess):
         self.mean.copy_(total / len(index))
 
     def forward(self, images: Tensor) -> Tensor:
-        return images.float().sub_(self.mean).div_(255)
+        return torch.sub(images, self.mean).div_(255)
 
 
 class Symmetric(Preprocess):
     """Scale pixels to [-1, 1]; nothing is fitted."""
 
     def forward(self, images: Tensor) -> Tensor:
-        return images.float().div_(127.5).sub_(1)
+        return torch.div(images, 127.5).sub_(1)
 
 
 class Whiten(Preprocess):

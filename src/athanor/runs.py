@@ -21,6 +21,7 @@ from athanor.errors import UserError, explain
 from athanor.logs import set_up_logging
 from athanor.provenance import environment
 from athanor.ranks import is_main_process
+from athanor.summary import summary
 
 if TYPE_CHECKING:
     import lightning.pytorch as L
@@ -128,7 +129,8 @@ class Run:
             failed_jobs.append(self.dir)
             if isinstance(error, UserError) and HydraConfig.get().mode == RunMode.RUN and not self.started:
                 shutil.rmtree(self.dir)  # a mistyped override is no run
-            print(explain(error, shown(self.dir / "train.log")), file=sys.stderr)
+            if is_main_process() or not isinstance(error, ValueError):  # a person's mistake is found by each process
+                print(explain(error, shown(self.dir / "train.log")), file=sys.stderr)
 
     def write(self, fresh: bool = False, **values: object) -> None:
         if is_main_process():
@@ -163,6 +165,7 @@ class Run:
             status="finished",
             **{stage: values for stage, values in stages.items() if values},
             checkpoint=self.chosen["file"] and f"checkpoints/{self.chosen['file']}",
+            checkpoint_epoch=self.chosen["file"] and self.chosen["epoch"] + 1,
             epochs=trainer.current_epoch,
             steps=trainer.global_step,
             seconds=round(time.time() - started, 1),
@@ -175,30 +178,7 @@ class Run:
             devices=trainer.world_size,
             **environment(),
         )
-        log.info(self.summary())
-
-    def summary(self) -> str:
-        """One screen: what ran, how well, how long, and where it is."""
-        results, config = self.results, self.config
-        target = config["optim"]["_target_"].rpartition(".")[2]
-        rows = [
-            ("run", f"{config['name']}: {results['parameters']:,} parameters, {target}, seed {results['seed']}"),
-            ("data", results["data"]["origin"]),
-        ]
-        for stage in "train", "val", "test":
-            if values := results.get(stage):
-                further = "".join(f"   {name} {v:.4f}" for name, v in values.items() if name not in ("loss", "acc"))
-                images = results["data"][stage]
-                rows.append(
-                    (stage, f"acc {values['acc']:7.2%}   loss {values['loss']:.4f}   {images:,} images{further}")
-                )
-        speed = results["images_per_second"]
-        rate = f", {speed:,.0f} images/s in training" if speed else ""
-        rows.append(("time", f"{results['fit_seconds']:.1f} s of fit, {results['epochs']} epochs{rate}"))
-        rows.append(("results", str(shown(self.dir))))
-        if any(self.dir.glob("events.out.tfevents.*")):
-            rows.append(("look", f"tensorboard --logdir {shown(self.dir)}"))
-        return "\n" + "\n".join(f"  {name:8} {text}" for name, text in rows) + "\n"
+        log.info(summary(self.results, self.config, shown(self.dir)))
 
 
 def checkpoint_of(path: str | Path) -> Path:

@@ -48,6 +48,31 @@ class Checkpoints(Checkpoint):
         if trainer.is_global_zero:
             self._arrange(dropped)
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.kept and trainer.is_global_zero and (self.folder / "last.ckpt").is_file():
+            self._arrange([])  # the run that is resumed may have been killed before it did
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
+        """Lightning counts an epoch as completed only after this hook; with max_steps set, a resumed run would run it
+        again, empty, and one that stopped in mid-epoch would skip the rest of it.
+        """
+        if "loops" not in checkpoint:  # weights only
+            return
+        loops = checkpoint["loops"]["fit_loop"]
+        epoch, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
+        if epoch["current"]["processed"] == epoch["current"]["completed"]:  # somebody else saves within the epoch
+            return
+        if not trainer.fit_loop.epoch_loop._num_ready_batches_reached():
+            for part in "total", "current":
+                epoch[part]["processed"] = epoch[part]["completed"]
+            return
+        for part in "total", "current":
+            epoch[part]["completed"] = epoch[part]["processed"]
+        batches["is_last_batch"] = False
+        optimizer = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
+        for progress in (batches, loops["epoch_loop.scheduler_progress"], *optimizer.values()):
+            progress["current"] = dict.fromkeys(progress["current"], 0)
+
     def _rank(self, entry: dict) -> float:
         return entry["score"] if self.mode == "min" else -entry["score"]
 
@@ -60,7 +85,7 @@ class Checkpoints(Checkpoint):
             self._file(entry).unlink(missing_ok=True)
 
     def _file(self, entry: dict) -> Path:
-        return self.folder / f"epoch_{entry['epoch']:03d}.ckpt"
+        return self.folder / f"epoch_{entry['epoch'] + 1:03d}.ckpt"  # counted from 1, as on the screen
 
     @property
     def chosen(self) -> dict:
@@ -90,6 +115,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 def link(source: Path, target: Path) -> None:
     """A second name for a file, or a copy where the file system has no links."""
+    if target.exists() and target.samefile(source):
+        return  # os.replace would do nothing, and leave the part
     beside = target.with_name(f".{target.name}.part")
     beside.unlink(missing_ok=True)
     try:

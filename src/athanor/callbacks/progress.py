@@ -30,6 +30,9 @@ class EpochProgress(ProgressBar):
     def enable(self) -> None:
         self.enabled = True
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.started = time.monotonic()  # a run that is resumed in mid-epoch has no start of that epoch
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._say(trainer)
         self.started = time.monotonic()

@@ -13,7 +13,7 @@ class Stopwatch(L.Callback):
         self.images = 0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.fit_started = time.perf_counter()
+        self.fit_started = self.started = time.perf_counter()  # no epoch starts where one is resumed in its middle
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.started = time.perf_counter()

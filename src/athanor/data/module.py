@@ -47,7 +47,10 @@ class ImageData(L.LightningDataModule):
                 f"data.batch_size={batch_size} does not fit {len(self.train_index)} training images; "
                 f"use 1 to {len(self.train_index)}, or full"
             )
-        augment.mean = source.train_images[self.train_index[:10_000]].float().mean((0, 2, 3)).byte()[:, None, None]
+        if eval_batch_size < 1:
+            raise ValueError(f"data.eval_batch_size={eval_batch_size} shows no image; use 1 or more")
+        sample = self.train_index[:: -(-len(self.train_index) // 10_000)]  # of all classes, though they may be sorted
+        augment.mean = source.train_images[sample].float().mean((0, 2, 3)).byte()[:, None, None]
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Literal
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 Unit = Literal["fraction", "epochs", "steps"]
 
@@ -22,7 +22,7 @@ def constant(t: float) -> float:
 
 def step(t: float, every: float, gamma: float) -> float:
     """gamma^floor(t / every)"""
-    return gamma ** math.floor(t / every)
+    return gamma ** math.floor(t / every + 1e-9)  # 0.3 / 0.1 is 2.9999999999999996
 
 
 def multistep(t: float, milestones: list[float], gamma: float) -> float:
@@ -42,7 +42,7 @@ def cosine(t: float, floor: float) -> float:
 
 def one_cycle(t: float, start: float, peak_at: float, floor: float) -> float:
     """From `start` up to 1 at `peak_at`, then down to `floor`, each half a cosine (Smith & Topin 2018); t in [0, 1]."""
-    if t < peak_at:
+    if t < peak_at or peak_at == 1:
         return start + (1 - start) * (1 - math.cos(math.pi * t / peak_at)) / 2
     return cosine((t - peak_at) / (1 - peak_at), floor)
 
@@ -66,6 +66,8 @@ def build(
     if is_torch(scheduler):
         if unit == "fraction":
             raise ValueError(f"scheduler.unit=fraction does not fit {scheduler.func.__name__}; use epochs or steps")
+        if unit == "steps" and issubclass(scheduler.func, ReduceLROnPlateau):
+            raise ValueError("scheduler.unit=steps does not fit ReduceLROnPlateau; use epochs")
         return scheduler(optimizer), "step" if unit == "steps" else "epoch"
     if unit == "fraction" and math.isinf(total_steps):
         raise ValueError("this scheduler needs the length of the run; set trainer.max_epochs or trainer.max_steps")

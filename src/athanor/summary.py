@@ -1,0 +1,33 @@
+"""What a run says at its end, on one screen."""
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+
+def summary(results: dict[str, Any], config: dict[str, Any], directory: Path) -> str:
+    """What ran, how well, how long it took, and where it is."""
+    optimizer = config["optim"]["_target_"].rpartition(".")[2]
+    rows = [
+        ("run", f"{config['name']}: {results['parameters']:,} parameters, {optimizer}, seed {results['seed']}"),
+        ("data", results["data"]["origin"]),
+    ]
+    for stage in "train", "val", "test":
+        rows += stage_rows(stage, results)
+    speed, epoch = results["images_per_second"], results["checkpoint_epoch"]
+    tested = f" (weights of epoch {epoch})" if epoch else ""
+    rate = f", {speed:,.0f} images/s in training" if speed else ""
+    rows.append(("time", f"{results['fit_seconds']:.1f} s of fit, {results['epochs']} epochs{tested}{rate}"))
+    rows.append(("results", str(directory)))
+    if any(directory.glob("events.out.tfevents.*")):
+        rows.append(("look", f"tensorboard --logdir {directory}"))
+    return "\n" + "\n".join(f"  {name:8} {text}" for name, text in rows) + "\n"
+
+
+def stage_rows(stage: str, results: dict[str, Any]) -> list[tuple[str, str]]:
+    if stage not in results:
+        return []
+    values = dict(results[stage])
+    first = f"acc {values.pop('acc'):7.2%}   loss {values.pop('loss'):.4f}   {results['data'][stage]:,} images"
+    further = "   ".join(f"{name}\u00a0{value:.4f}" for name, value in values.items())
+    return [(stage, first), *(("", line.replace("\u00a0", " ")) for line in textwrap.wrap(further, 100))]
