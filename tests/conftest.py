@@ -20,7 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from athanor import command, runs
+from athanor import command, config_groups, runs
 from athanor.data.augment import Augment
 from athanor.data.module import ImageData
 from athanor.data.source import Source
@@ -57,7 +57,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def compose(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., DictConfig]]:
     """The config that train.py would get for these words of the command line."""
-    monkeypatch.setattr(command, "CONFIGS", REPO / "configs")
+    monkeypatch.setattr(config_groups, "CONFIGS", REPO / "configs")
 
     def compose(*arguments: str) -> DictConfig:
         overrides = ["hydra.mode=RUN", "++hydra.runtime.output_dir=here", *map(command.to_group, arguments)]
@@ -74,7 +74,7 @@ def compose(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., DictConfi
 def run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Callable[..., Ran]:
     """Run train.py or a script as a person would, in tmp_path, but in this process: 1 s instead of 7."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command, "CONFIGS", REPO / "configs")
+    monkeypatch.setattr(config_groups, "CONFIGS", REPO / "configs")
 
     def run_here(script: str, *arguments: object) -> Ran:
         monkeypatch.setattr(sys, "argv", [str(REPO / script), *map(str, arguments)])

@@ -69,7 +69,7 @@ WRONG = [
     ("data.folds=5 data.fold=5", "a fold from 0 to folds-1"),
     ("optim=lbfgs trainer.accumulate_grad_batches=2", "use trainer.accumulate_grad_batches=1"),
     ("optim=lbfgs trainer.accelerator=cpu trainer.devices=2", "use trainer.devices=1"),
-    ("optim=lbfgs trainer.precision=16-mixed", "use trainer.precision=32-true"),
+    ("optim=lbfgs trainer.precision=16-mixed", "optim=lbfgs cannot work with trainer.precision=16-mixed; use 32-true"),
     ("'model.widths=[8,8,8,8]'", "8x8 images allow at most 3; shorten model.widths"),
     ("model=resnet model.depth=21", "model.depth=21 must be 6n+2 (8, 14, 20, 32, 44, 56, 110, ...) or 18"),
     ("model.activation=rely", "did you mean relu"),

@@ -1,13 +1,13 @@
 """The only file in which a config becomes objects."""
 
 import logging
+import pkgutil
 from functools import partial
 from typing import Any, Literal
 
 import lightning.pytorch as L
 import torch
 from hydra import compose
-from hydra.utils import get_object
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,6 +18,7 @@ from athanor.check_config import check_key, check_value, signature
 from athanor.classifier import Classifier
 from athanor.data.module import ImageData
 from athanor.errors import UserError, nearest
+from athanor.optim.schedules import Unit
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ TOP_LEVEL = {
     "run": str | None,
 }
 GROUPS = ("data", "model", "loss", "optim", "scheduler", "metrics", "callbacks", "logger", "trainer")
-OUTSIDE_TARGET = {"scheduler": {"unit"}, "data": {"preprocess"}}  # keys that this file takes out before it builds
+OUTSIDE_TARGET = {"scheduler": {"unit": Unit}, "data": {"preprocess": dict}}  # keys taken out before it is built
 
 
 def plain(cfg: DictConfig) -> dict:
@@ -49,6 +50,8 @@ def check(cfg: dict) -> None:
         check_key(key, [*TOP_LEVEL, *GROUPS, "monitor"], "train.yaml")
         if key in TOP_LEVEL:
             check_value(key, value, TOP_LEVEL[key], "train.yaml")
+    if not 0 <= cfg["seed"] < 2**32:
+        raise UserError(f"seed={cfg['seed']} is not a seed; use 0 to {2**32 - 1}")
     check_monitor(cfg)
     for group in GROUPS:
         if group not in ("metrics", "callbacks", "logger") and not cfg.get(group):
@@ -96,9 +99,10 @@ def check_node(path: str, node: dict) -> None:
     """Keys and values of a node, and of the nodes in it."""
     is_object = "_target_" in node
     hints, anything = node_signature(path, node) if is_object else ({}, True)
+    hints |= OUTSIDE_TARGET.get(path, {})
     owner = node["_target_"].rpartition(".")[2] if is_object else path
     for key, value in node.items():
-        if is_object and not anything and key[0] != "_" and key not in OUTSIDE_TARGET.get(path, ()):
+        if is_object and not anything and key[0] != "_":
             check_key(f"{path}.{key}", hints, owner)
         if isinstance(value, dict):
             check_node(f"{path}.{key}", value)
@@ -108,7 +112,7 @@ def check_node(path: str, node: dict) -> None:
 
 def locate(path: str, target: str) -> Any:
     try:
-        return get_object(target)
+        return pkgutil.resolve_name(target)
     except Exception as error:
         raise UserError(f"{path}._target_={target} cannot be imported: {str(error).splitlines()[-1]}") from error
 
@@ -118,7 +122,7 @@ def build(node: dict, **handed: object) -> Any:
 
     `handed` are facts of the run, given to a target that has an argument of that name.
     """
-    target = get_object(node["_target_"])
+    target = pkgutil.resolve_name(node["_target_"])
     arguments = {key: value for key, value in node.items() if not key.startswith("_")}
     for key, value in arguments.items():
         if isinstance(value, dict) and "_target_" in value:
@@ -201,6 +205,8 @@ def trainer(cfg: dict, directory: str, data: ImageData) -> L.Trainer:
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
+    if not len(data.val_index):
+        own["limit_val_batches"] = 0
     return build({**cfg["trainer"], **own}, dirpath=directory)
 
 
@@ -212,7 +218,7 @@ def refuse(cfg: dict, data: ImageData, callbacks: dict[str, dict]) -> None:
                 raise UserError(f"callbacks.{name} needs validation images: type callbacks.{name}=null")
         if cfg["scheduler"]["_target_"].endswith("ReduceLROnPlateau") and cfg["monitor"]["metric"].startswith("val/"):
             raise UserError("scheduler=plateau needs validation images; set data.val_fraction above 0")
-    if issubclass(get_object(cfg["optim"]["_target_"]), torch.optim.LBFGS):
+    if issubclass(pkgutil.resolve_name(cfg["optim"]["_target_"]), torch.optim.LBFGS):
         refuse_lbfgs(cfg["trainer"])
 
 

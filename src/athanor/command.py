@@ -5,16 +5,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from athanor import config_groups
 from athanor.errors import UserError, explain
 
-
-def find_configs() -> Path:
-    """configs/ beside train.py, whichever script of the project runs."""
-    here = Path(sys.argv[0]).resolve().parent
-    return (here if (here / "configs").is_dir() else here.parent) / "configs"
-
-
-CONFIGS = find_configs()
 SETTINGS = ["hydra/output=athanor", "hydra/job_logging=athanor", "hydra.output_subdir=null"]
 
 
@@ -52,7 +45,8 @@ def expand(arguments: list[str]) -> list[str]:
                 others.append(f"hydra.run.dir={quoted(run.dir)}")
             others = [to_addition(other) for other in others]
             recorded = ["--config-path", str(run.dir.resolve()), "--config-name", "config"]
-            arguments = [*recorded, "--config-dir", str(CONFIGS), f"{verb}={quoted(run.dir)}", *SETTINGS, *others]
+            recorded += ["--config-dir", str(config_groups.CONFIGS)]
+            arguments = [*recorded, f"{verb}={quoted(run.dir)}", *SETTINGS, *others]
             break
     return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))  # argparse wants them first
 
@@ -60,19 +54,21 @@ def expand(arguments: list[str]) -> list[str]:
 def to_group(argument: str) -> str:
     """`data.preprocess=zca` to `data/preprocess=zca`, `logger=null` to `logger=[]`, `callbacks=null` to none at all."""
     key, equals, value = argument.partition("=")
-    if equals and "." in key and (CONFIGS / key.replace(".", "/")).is_dir():
+    if equals and "." in key and (config_groups.CONFIGS / key.replace(".", "/")).is_dir():
         return f"{key.replace('.', '/')}={value}"
     if (key, value) == ("callbacks", "null"):
         return "callbacks/base@callbacks=none"
     if key in ("logger", "metrics") and value == "null":
         return f"{key}=[]"
+    if equals and value in ("", "null") and key not in ("experiment", "debug") and config_groups.options(key):
+        raise UserError(f"{argument}: choose one\n  {key}: {', '.join(config_groups.options(key))}")
     return argument
 
 
 def to_addition(argument: str) -> str:
     """A recorded config has no defaults list: a choice of a group is added to it, `optim=sgd` as `+optim=sgd`."""
     key, equals, _ = argument.partition("=")
-    return f"+{argument}" if equals and (CONFIGS / key).is_dir() else argument
+    return f"+{argument}" if equals and (config_groups.CONFIGS / key).is_dir() else argument
 
 
 def refuse_changes(directory: Path, others: list[str]) -> None:
@@ -96,4 +92,4 @@ def changed(directory: Path, overrides: list[str]) -> dict:
 
     typed = [to_addition(to_group(override)) for override in overrides]
     with initialize_config_dir(str(directory.resolve()), version_base="1.3"):
-        return plain(compose("config", [f"hydra.searchpath=[file://{CONFIGS}]", *typed]))
+        return plain(compose("config", [f"hydra.searchpath=[file://{config_groups.CONFIGS}]", *typed]))

@@ -1,6 +1,9 @@
 """A directory of its own for each run and each sweep (a callback of Hydra's, see configs/hydra/output)."""
 
+import contextlib
+import itertools
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +11,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
-from athanor.errors import UserError
 from athanor.ranks import is_main_process
 from athanor.runs import failed_jobs
 from athanor.sweeps import Sweep
@@ -20,7 +22,8 @@ class Directories(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.resume is None and is_main_process():
             HydraConfig.instance().set_config(config)  # the directory has the run's name in it
-            set_hydra(config, "run", claim(config.hydra.run.dir))
+            name = str(config.name)
+            set_hydra(config, "run", claim(config.hydra.run.dir.replace(name, name.replace("/", "-"))))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         failed_jobs.clear()
@@ -44,13 +47,12 @@ def claim(path: str) -> Path:
     wanted = wanted.with_name(re.sub(r"[^A-Za-z0-9._-]+", "-", wanted.name))
     try:
         wanted.parent.mkdir(parents=True, exist_ok=True)
-        for number in range(1, 10_000):
+        for number in itertools.count(1):
             directory = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
-            try:
+            with contextlib.suppress(FileExistsError):
                 directory.mkdir()
                 return directory
-            except FileExistsError:
-                continue
     except OSError as error:
-        raise UserError(f"cannot make the run's directory {wanted}: {error.strerror}; set hydra.run.dir") from error
-    raise UserError(f"{wanted} and 9,999 more of that name exist")
+        # Hydra would make a warning of an exception here, and go on into a directory that is not the run's own
+        print(f"error: cannot make the run's directory {wanted}: {error.strerror}; set hydra.run.dir", file=sys.stderr)
+        raise SystemExit(1) from error

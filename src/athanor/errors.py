@@ -6,6 +6,8 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
+from athanor import config_groups
+
 
 class UserError(ValueError):
     """A mistake of the person at the keyboard. Its text is all they need; no traceback is shown."""
@@ -39,12 +41,13 @@ def explain(error: BaseException, log: Path | None = None) -> str:
 def shorten(error: BaseException) -> str:
     """Hydra's and OmegaConf's messages, of up to twenty lines, in two."""
     text = str(error)
-    choice = re.match(r"(?:In '.*?': )?Could not find '([^']+)/([^/']+)'", text)
-    if choice and "Available options in" in text:
+    choice = re.match(r"(?:In '.*?': )?Could not (?:find|load) '([^']+)/([^/']*)'", text)
+    if choice:
         group, name = choice.groups()
-        listed = text.split("Available options in")[1].split("Config search path")[0]
-        options = re.findall(r"^\t(\S+)", listed, re.MULTILINE)
-        return f"{group}={name} does not exist; {nearest(name, options)}\n  {group}: {', '.join(options)}"
+        listed = config_groups.options(group) or re.findall(
+            r"^\t(\S+)", text.partition("Config search path")[0], re.MULTILINE
+        )
+        return f"{group}={name} does not exist; {nearest(name, listed)}\n  {group}: {', '.join(listed)}"
     node = getattr(error.__cause__, "parent_node", None)
     if node is not None and hasattr(node, "keys"):
         path, key = re.sub(r"\[.*", "", str(error.__cause__.full_key)), str(error.__cause__.key)

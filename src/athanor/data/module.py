@@ -82,10 +82,8 @@ class ImageData(L.LightningDataModule):
             images, labels, self.train_index, self.batch_size, self.seed, self.augment, self._position, *self._rank()
         )
 
-    def val_dataloader(self) -> EvalBatches | list:
+    def val_dataloader(self) -> EvalBatches:
         images, labels = self._placed(self.source.train_images, self.source.train_labels)
-        if not len(self.val_index):
-            return []
         return EvalBatches(images, labels, self.val_index, self.eval_batch_size, *self._rank())
 
     def test_dataloader(self) -> EvalBatches:
