@@ -203,7 +203,7 @@ def test_a_default_lives_in_one_place():
         for node in nodes(OmegaConf.to_container(OmegaConf.load(path))):
             if not str(node.get("_target_")).startswith("athanor."):
                 continue
-            target = assemble.get_object(node["_target_"])
+            target = assemble.locate(path.stem, node["_target_"])
             parameters = check_config.inspect.signature(target).parameters
             twice += [
                 f"{path.stem}.{key}"

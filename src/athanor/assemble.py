@@ -33,6 +33,7 @@ TOP_LEVEL = {
     "run": str | None,
 }
 GROUPS = ("data", "model", "loss", "optim", "scheduler", "metrics", "callbacks", "logger", "trainer")
+SEVERAL = ("metrics", "callbacks", "logger")  # groups of which a config takes any number of options
 OUTSIDE_TARGET = {"scheduler": {"unit": Unit}, "data": {"preprocess": dict}}  # keys taken out before it is built
 
 
@@ -54,9 +55,15 @@ def check(cfg: dict) -> None:
         raise UserError(f"seed={cfg['seed']} is not a seed; use 0 to {2**32 - 1}")
     check_monitor(cfg)
     for group in GROUPS:
-        if group not in ("metrics", "callbacks", "logger") and not cfg.get(group):
+        if group not in SEVERAL and not cfg.get(group):
             raise UserError(f"{group} is missing: choose one with {group}=<option>")
+        for name, node in (cfg.get(group) or {}).items() if group in SEVERAL else ():
+            if not (node is None or (isinstance(node, dict) and "_target_" in node)):
+                raise UserError(f"{group}.{name}={node} is no object with a _target_; null takes one away")
         check_node(group, cfg.get(group) or {})
+    for key in "accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps":
+        if (value := cfg["trainer"].get(key)) is not None and value < 1:
+            raise UserError(f"trainer.{key}={value}: use 1 or more")
 
 
 def check_monitor(cfg: dict) -> None:
@@ -145,7 +152,7 @@ def data(cfg: dict) -> ImageData:
 def classifier(cfg: dict, data: ImageData) -> Classifier:
     """A fresh classifier for this data, its preprocessing fitted on the train split."""
     record = {
-        "config": cfg,
+        "config": {**cfg, "resume": None},
         "input_shape": list(data.input_shape),
         "class_names": list(data.class_names),
         "split_hash": data.split_hash,
@@ -211,7 +218,12 @@ def trainer(cfg: dict, directory: str, data: ImageData) -> L.Trainer:
 
 
 def refuse(cfg: dict, data: ImageData, callbacks: dict[str, dict]) -> None:
-    """Settings that are right one by one and wrong together."""
+    """Settings that are right one by one and wrong together, or on this machine."""
+    accelerator = cfg["trainer"]["accelerator"]
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there["gpu"] = any(there.values())
+    if not there.get(accelerator, True):
+        raise UserError(f"trainer.accelerator={accelerator}: torch finds none on this machine; type trainer=auto")
     if not len(data.val_index):
         for name, node in callbacks.items():
             if str(node.get("monitor")).startswith("val/") and not node["_target_"].endswith(".Checkpoints"):

@@ -40,7 +40,9 @@ class Classifier(L.LightningModule):
         self.record, self.monitor, self.seed = record, monitor, seed
         self.make_optimizer, self.make_scheduler, self.unit = optimizer, scheduler, unit
         self.metrics = nn.ModuleDict(metrics)
-        self.images_last = any(isinstance(module, nn.Conv2d) for module in network.modules())
+        self.is_lbfgs = optimizer is not None and issubclass(optimizer.func, torch.optim.LBFGS)
+        has_convolutions = any(isinstance(module, nn.Conv2d) for module in network.modules())
+        self.images_last = has_convolutions and not self.is_lbfgs  # torch's L-BFGS takes contiguous parameters only
         if self.images_last:
             network.to(memory_format=torch.channels_last)
         self.sums: dict[str, Tensor] = {}  # stage -> [sum of losses, correct, images]; no buffers: DDP would copy them
@@ -98,8 +100,8 @@ class Classifier(L.LightningModule):
         self._log_epoch("test")
 
     def configure_optimizers(self):
-        whole = issubclass(self.make_optimizer.func, torch.optim.LBFGS)  # it takes one group only
-        optimizer = self.make_optimizer(list(self.network.parameters()) if whole else parameter_groups(self.network))
+        groups = [{"params": self.network.parameters()}] if self.is_lbfgs else parameter_groups(self.network)
+        optimizer = self.make_optimizer(groups)
         self.trainer.fit_loop.setup_data()  # else a run without max_epochs does not know its batches yet
         total = self.trainer.estimated_stepping_batches
         per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)

@@ -44,9 +44,8 @@ def shorten(error: BaseException) -> str:
     choice = re.match(r"(?:In '.*?': )?Could not (?:find|load) '([^']+)/([^/']*)'", text)
     if choice:
         group, name = choice.groups()
-        listed = config_groups.options(group) or re.findall(
-            r"^\t(\S+)", text.partition("Config search path")[0], re.MULTILINE
-        )
+        listed = re.findall(r"^\t(\S+)", text.partition("Config search path")[0], re.MULTILINE)
+        listed = listed or config_groups.options(group)  # Hydra lists them for some forms of the mistake only
         return f"{group}={name} does not exist; {nearest(name, listed)}\n  {group}: {', '.join(listed)}"
     node = getattr(error.__cause__, "parent_node", None)
     if node is not None and hasattr(node, "keys"):

@@ -30,6 +30,7 @@ def local_ranks(trainer: dict, directory: Path) -> Iterator[None]:
     devices = count(trainer)
     if devices < 2 or "spawn" in str(trainer["strategy"]) or any(name in os.environ for name in EXTERNAL):
         yield
+        disconnect()
         return
     address = dict(zip(VARIABLES, ("127.0.0.1", str(free_port()), str(devices), "0", "0"), strict=True))
     os.environ.update(address)
@@ -46,7 +47,10 @@ def local_ranks(trainer: dict, directory: Path) -> Iterator[None]:
         done.set()
         for rank in ranks:
             rank.kill()
-        leave()
+            rank.wait()
+        disconnect()
+        for name in VARIABLES:  # the next job of a multirun starts afresh
+            os.environ.pop(name, None)
 
 
 def watch(ranks: list[subprocess.Popen], done: threading.Event, directory: Path) -> None:
@@ -60,14 +64,11 @@ def watch(ranks: list[subprocess.Popen], done: threading.Event, directory: Path)
             os._exit(1)
 
 
-def leave() -> None:
-    """The next job of a multirun starts afresh."""
+def disconnect() -> None:
     import torch.distributed as dist
 
-    if dist.is_initialized():
+    if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
-    for name in VARIABLES:
-        os.environ.pop(name, None)
 
 
 def count(trainer: dict) -> int:

@@ -144,7 +144,7 @@ class Run:
 
         trainer.strategy.barrier("checkpoints are written")
         chosen = next((c.chosen for c in trainer.callbacks if isinstance(c, Checkpoints)), None)
-        if chosen is None or trainer.fast_dev_run:
+        if chosen is None or "epoch" not in chosen:  # nothing was saved
             self.chosen = {"file": None, "metrics": metrics(trainer)}
             return
         self.chosen = chosen

@@ -148,8 +148,8 @@ def test_a_trainer_sees_the_batches_of_each_epoch_and_the_images_of_each_part(ma
     assert torch.equal(torch.cat(seen["test"]), data.source.test_labels)
 
 
-def test_without_validation_images_there_is_no_validation_loader(make_data, make_trainer):
+def test_without_validation_images_the_validation_loader_is_empty(make_data, make_trainer):
     data = make_data(val_fraction=0)
     data.trainer = make_trainer()
-    assert data.val_dataloader() == []
+    assert list(data.val_dataloader()) == []
     assert len(data.train_dataloader().index) == 200

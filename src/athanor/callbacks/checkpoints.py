@@ -18,7 +18,7 @@ class Checkpoints(Checkpoint):
     once, never leaves a torn file, and keeps no absolute path in its state, so a run's folder can be moved.
     """
 
-    def __init__(self, monitor: str, mode: str, top_k: int = 1) -> None:
+    def __init__(self, monitor: str, mode: str, top_k: int) -> None:
         if top_k < 1:
             raise ValueError(f"callbacks.checkpoints.top_k={top_k} keeps no best checkpoint; use 1 or more")
         self.monitor, self.mode, self.top_k = monitor, mode, top_k

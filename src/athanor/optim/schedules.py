@@ -22,6 +22,8 @@ def constant(t: float) -> float:
 
 def step(t: float, every: float, gamma: float) -> float:
     """gamma^floor(t / every)"""
+    if every <= 0:
+        raise ValueError(f"scheduler.every={every} must be positive")
     return gamma ** math.floor(t / every + 1e-9)  # 0.3 / 0.1 is 2.9999999999999996
 
 
