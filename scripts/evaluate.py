@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("--stage", choices=("test", "val"), default="test")
     arguments = parser.parse_args()
 
-    from athanor import assemble
+    from athanor import assemble, check_config
     from athanor.logs import set_up_logging
     from athanor.runs import Run, checkpoint_of, read_checkpoint
 
@@ -26,7 +26,7 @@ def main() -> None:
     path = checkpoint_of(arguments.run)
     contents = read_checkpoint(path)
     config = command.changed(Run.at(arguments.run).dir, arguments.overrides)
-    assemble.check(config)
+    check_config.check(config)
     data = assemble.data(config)
     assemble.refuse_other_data(contents["athanor"], data)
     classifier = assemble.from_record({**contents["athanor"], "config": config})

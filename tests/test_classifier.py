@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
-from athanor import assemble
+from athanor import assemble, check_config
 from athanor.callbacks.checkpoints import Checkpoints
 from athanor.classifier import Classifier
 from athanor.losses import CrossEntropy
@@ -232,7 +232,7 @@ def test_a_run_may_have_no_number_of_epochs(make_trainer, limits):
 
 @pytest.fixture
 def further(compose):
-    nodes = assemble.plain(compose("metrics=[macro_f1,top5,balanced_accuracy,per_class]"))["metrics"]
+    nodes = check_config.plain(compose("metrics=[macro_f1,top5,balanced_accuracy,per_class]"))["metrics"]
     return {name: assemble.build(node, num_classes=CLASSES) for name, node in nodes.items()}
 
 

@@ -1,127 +1,20 @@
 """The only file in which a config becomes objects."""
 
-import logging
 import pkgutil
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import lightning.pytorch as L
 import torch
-from hydra import compose
 from lightning.pytorch.callbacks import ProgressBar
-from omegaconf import DictConfig, OmegaConf
 
 from athanor import ranks
 from athanor.callbacks.checkpoints import Checkpoints
 from athanor.callbacks.stopwatch import Stopwatch
-from athanor.check_config import check_key, check_value, signature
 from athanor.classifier import Classifier
 from athanor.data.module import ImageData
-from athanor.errors import UserError, nearest
-from athanor.optim.schedules import Unit
-
-log = logging.getLogger(__name__)
-
-TOP_LEVEL = {
-    "name": str,
-    "seed": int,
-    "data_dir": str,
-    "test": bool,
-    "compile": bool,
-    "weights": str | None,
-    "resume": str | None,
-    "run": str | None,
-}
-GROUPS = ("data", "model", "loss", "optim", "scheduler", "metrics", "callbacks", "logger", "trainer")
-SEVERAL = ("metrics", "callbacks", "logger")  # groups of which a config takes any number of options
-OUTSIDE_TARGET = {"scheduler": {"unit": Unit}, "data": {"preprocess": dict}}  # keys taken out before it is built
-
-
-def plain(cfg: DictConfig) -> dict:
-    """The config resolved to dicts, lists, numbers and text; a value that is still missing is named."""
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
-        raise UserError(f"{missing[0]} is needed: type {missing[0]}=<value>")
-    return OmegaConf.to_container(cfg, resolve=True)
-
-
-def check(cfg: dict) -> None:
-    """Raise UserError at the first wrong key, type or target. Nothing is built."""
-    for key, value in cfg.items():
-        check_key(key, [*TOP_LEVEL, *GROUPS, "monitor"], "train.yaml")
-        if key in TOP_LEVEL:
-            check_value(key, value, TOP_LEVEL[key], "train.yaml")
-    if not 0 <= cfg["seed"] < 2**32:
-        raise UserError(f"seed={cfg['seed']} is not a seed; use 0 to {2**32 - 1}")
-    check_monitor(cfg)
-    for group in GROUPS:
-        if group not in SEVERAL and not cfg.get(group):
-            raise UserError(f"{group} is missing: choose one with {group}=<option>")
-        for name, node in (cfg.get(group) or {}).items() if group in SEVERAL else ():
-            if not (node is None or (isinstance(node, dict) and "_target_" in node)):
-                raise UserError(f"{group}.{name}={node} is no object with a _target_; null takes one away")
-        check_node(group, cfg.get(group) or {})
-    for key in "accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps":
-        if (value := cfg["trainer"].get(key)) is not None and value < 1:
-            raise UserError(f"trainer.{key}={value}: use 1 or more")
-
-
-def check_monitor(cfg: dict) -> None:
-    for key, hint in {"metric": str, "mode": Literal["min", "max"]}.items():
-        check_value(f"monitor.{key}", cfg["monitor"].get(key), hint, "train.yaml")
-    names = ["loss", "acc"] + [name for name, node in (cfg.get("metrics") or {}).items() if node]
-    known = ["train/loss", "train/acc", *(f"val/{name}" for name in names)]
-    if cfg["monitor"]["metric"] not in known:
-        metric = cfg["monitor"]["metric"]
-        raise UserError(f"monitor.metric={metric} is not logged; {nearest(metric, known)}")
-
-
-def settle(cfg: dict, overrides: list[str]) -> list[str]:
-    """Where the command line replaced an option that an experiment or a recorded run set values for: drop, in place,
-    those that the new option does not take. Gives a notice for each value that is dropped or stays."""
-    typed = [override.lstrip("+").partition("=")[0] for override in overrides]
-    source = f"run={cfg['run']}" if cfg["run"] else next((o for o in overrides if o.startswith("experiment=")), None)
-    notices = []
-    for group in (group for group in GROUPS if source and group in typed and "_target_" in cfg[group]):
-        choice = next(o for o in reversed(overrides) if o.lstrip("+").startswith(f"{group}=")).lstrip("+")
-        option = OmegaConf.to_container(compose("train", [choice])[group])
-        names, anything = node_signature(group, cfg[group])
-        names = {*names, *OUTSIDE_TARGET.get(group, ())}
-        for key, value in list(cfg[group].items()):
-            if isinstance(value, dict) or f"{group}.{key}" in typed or option.get(key, ...) == value:
-                continue
-            stays = key in option if cfg["run"] else key in names or anything
-            if not stays:
-                del cfg[group][key]
-            notices.append(f"{group}.{key}={value} of {source} {'stays' if stays else 'is dropped'} with {choice}")
-    return notices
-
-
-def node_signature(path: str, node: dict) -> tuple[dict[str, Any], bool]:
-    target = locate(path, node["_target_"])
-    return signature(target, ImageData) if path == "data" else signature(target)
-
-
-def check_node(path: str, node: dict) -> None:
-    """Keys and values of a node, and of the nodes in it."""
-    is_object = "_target_" in node
-    hints, anything = node_signature(path, node) if is_object else ({}, True)
-    hints |= OUTSIDE_TARGET.get(path, {})
-    owner = node["_target_"].rpartition(".")[2] if is_object else path
-    for key, value in node.items():
-        if is_object and not anything and key[0] != "_":
-            check_key(f"{path}.{key}", hints, owner)
-        if isinstance(value, dict):
-            check_node(f"{path}.{key}", value)
-        elif key in hints:
-            check_value(f"{path}.{key}", value, hints[key], owner)
-
-
-def locate(path: str, target: str) -> Any:
-    try:
-        return pkgutil.resolve_name(target)
-    except Exception as error:
-        raise UserError(f"{path}._target_={target} cannot be imported: {str(error).splitlines()[-1]}") from error
+from athanor.errors import UserError
+from athanor.signatures import signature
 
 
 def build(node: dict, **handed: object) -> Any:

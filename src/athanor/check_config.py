@@ -1,89 +1,113 @@
-"""Keys and values of a composed config against the signatures of what it builds, before anything is built."""
+"""Whether a composed config is right, before anything is built: groups, keys, types and targets."""
 
-import inspect
-import types
-import typing
-from collections.abc import Callable, Iterable
-from typing import Any, Literal, Union
+import pkgutil
+from typing import Any, Literal
 
+from hydra import compose
+from omegaconf import DictConfig, OmegaConf
+
+from athanor.data.module import ImageData
 from athanor.errors import UserError, nearest
+from athanor.optim.schedules import Unit
+from athanor.signatures import check_key, check_value, signature
+
+TOP_LEVEL = {
+    "name": str,
+    "seed": int,
+    "data_dir": str,
+    "test": bool,
+    "compile": bool,
+    "weights": str | None,
+    "resume": str | None,
+    "run": str | None,
+}
+GROUPS = ("data", "model", "loss", "optim", "scheduler", "metrics", "callbacks", "logger", "trainer")
+SEVERAL = ("metrics", "callbacks", "logger")  # groups of which a config takes any number of options
+OUTSIDE_TARGET = {"scheduler": {"unit": Unit}, "data": {"preprocess": dict}}  # keys taken out before it is built
 
 
-def signature(*targets: Callable) -> tuple[dict[str, Any], bool]:
-    """Names and type hints that these callables take together, and whether one takes any name."""
-    hints: dict[str, Any] = {}
-    anything = False
-    for target in targets:
-        function = target.__init__ if isinstance(target, type) else target
-        try:
-            found = typing.get_type_hints(function)
-        except Exception:  # a hint that cannot be evaluated checks nothing
-            found = {}
-        for name, parameter in inspect.signature(target).parameters.items():
-            if parameter.kind is parameter.VAR_KEYWORD:
-                anything = True
-            elif parameter.kind is not parameter.VAR_POSITIONAL:
-                hints[name] = found.get(name, Any)
-    return hints, anything
+def plain(cfg: DictConfig) -> dict:
+    """The config resolved to dicts, lists, numbers and text; a value that is still missing is named."""
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise UserError(f"{missing[0]} is needed: type {missing[0]}=<value>")
+    return OmegaConf.to_container(cfg, resolve=True)
 
 
-def check_value(path: str, value: object, hint: Any, owner: str) -> None:
-    if not fits(value, hint):
-        got = {type(None): "null", bool: str(value).lower()}.get(type(value), value)
-        raise UserError(f"{path}={got}: {owner} takes {describe(hint)}")
+def check(cfg: dict) -> None:
+    """Raise UserError at the first wrong key, type or target. Nothing is built."""
+    for key, value in cfg.items():
+        check_key(key, [*TOP_LEVEL, *GROUPS, "monitor"], "train.yaml")
+        if key in TOP_LEVEL:
+            check_value(key, value, TOP_LEVEL[key], "train.yaml")
+    if not 0 <= cfg["seed"] < 2**32:
+        raise UserError(f"seed={cfg['seed']} is not a seed; use 0 to {2**32 - 1}")
+    check_monitor(cfg)
+    for group in GROUPS:
+        if group not in SEVERAL and not cfg.get(group):
+            raise UserError(f"{group} is missing: choose one with {group}=<option>")
+        for name, node in (cfg.get(group) or {}).items() if group in SEVERAL else ():
+            if not (node is None or (isinstance(node, dict) and "_target_" in node)):
+                raise UserError(f"{group}.{name}={node} is no object with a _target_; null takes one away")
+        check_node(group, cfg.get(group) or {})
+    for key in "accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps":
+        if (value := cfg["trainer"].get(key)) is not None and value < 1:
+            raise UserError(f"trainer.{key}={value}: use 1 or more")
 
 
-def check_key(path: str, names: Iterable[str], owner: str) -> None:
-    key = path.rpartition(".")[2]
-    if key not in names:
-        raise UserError(f"{path}: {owner} has no {key!r}; {nearest(key, names)}")
+def check_monitor(cfg: dict) -> None:
+    for key, hint in {"metric": str, "mode": Literal["min", "max"]}.items():
+        check_value(f"monitor.{key}", cfg["monitor"].get(key), hint, "train.yaml")
+    names = ["loss", "acc"] + [name for name, node in (cfg.get("metrics") or {}).items() if node]
+    known = ["train/loss", "train/acc", *(f"val/{name}" for name in names)]
+    if cfg["monitor"]["metric"] not in known:
+        metric = cfg["monitor"]["metric"]
+        raise UserError(f"monitor.metric={metric} is not logged; {nearest(metric, known)}")
 
 
-def fits(value: object, hint: Any) -> bool:
-    """Whether a plain config value can be what a type hint asks for; what cannot be judged fits."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any or isinstance(hint, (typing.TypeVar, str)):
-        return True
-    if origin in (Union, types.UnionType):
-        return any(fits(value, arg) for arg in args)
-    if origin is Literal:
-        return any(value == arg and type(value) is type(arg) for arg in args)
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint in (bool, str, type(None)):
-        return isinstance(value, type(None) if hint is None else hint)
-    container = origin or hint
-    if container in (list, tuple) or isinstance(value, list):
-        return isinstance(value, list) and fits_items(value, container, args)
-    if isinstance(value, dict):
-        return container is not None
-    return not isinstance(value, (bool, int, float, type(None))) and not (isinstance(value, str) and known(container))
+def settle(cfg: dict, overrides: list[str]) -> list[str]:
+    """Where the command line replaced an option that an experiment or a recorded run set values for: drop, in place,
+    those that the new option does not take. Gives a notice for each value that is dropped or stays."""
+    typed = [override.lstrip("+").partition("=")[0] for override in overrides]
+    source = f"run={cfg['run']}" if cfg["run"] else next((o for o in overrides if o.startswith("experiment=")), None)
+    notices = []
+    for group in (group for group in GROUPS if source and group in typed and "_target_" in cfg[group]):
+        choice = next(o for o in reversed(overrides) if o.lstrip("+").startswith(f"{group}=")).lstrip("+")
+        option = OmegaConf.to_container(compose("train", [choice])[group])
+        names, anything = node_signature(group, cfg[group])
+        names = {*names, *OUTSIDE_TARGET.get(group, ())}
+        for key, value in list(cfg[group].items()):
+            if isinstance(value, dict) or f"{group}.{key}" in typed or option.get(key, ...) == value:
+                continue
+            stays = key in option if cfg["run"] else key in names or anything
+            if not stays:
+                del cfg[group][key]
+            notices.append(f"{group}.{key}={value} of {source} {'stays' if stays else 'is dropped'} with {choice}")
+    return notices
 
 
-def fits_items(items: list, container: Any, args: tuple) -> bool:
-    if container is tuple and args and args[-1] is not ...:
-        return len(items) == len(args) and all(map(fits, items, args))
-    return all(fits(item, args[0]) for item in items) if args else True
+def node_signature(path: str, node: dict) -> tuple[dict[str, Any], bool]:
+    target = locate(path, node["_target_"])
+    return signature(target, ImageData) if path == "data" else signature(target)
 
 
-def known(container: Any) -> bool:
-    """Types that no text turns into."""
-    return getattr(container, "__module__", "").partition(".")[0] in ("torch", "lightning", "collections", "datetime")
+def check_node(path: str, node: dict) -> None:
+    """Keys and values of a node, and of the nodes in it."""
+    is_object = "_target_" in node
+    hints, anything = node_signature(path, node) if is_object else ({}, True)
+    hints |= OUTSIDE_TARGET.get(path, {})
+    owner = node["_target_"].rpartition(".")[2] if is_object else path
+    for key, value in node.items():
+        if is_object and not anything and key[0] != "_":
+            check_key(f"{path}.{key}", hints, owner)
+        if isinstance(value, dict):
+            check_node(f"{path}.{key}", value)
+        elif key in hints:
+            check_value(f"{path}.{key}", value, hints[key], owner)
 
 
-def describe(hint: Any) -> str:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(describe(arg) for arg in args))
-    if origin is Literal:
-        return ", ".join(dict.fromkeys(str(arg) for arg in args))
-    if hint is type(None):
-        return "null"
-    if origin in (list, tuple):
-        if not args:
-            return "a list"
-        number = f"{len(args)} " if origin is tuple and args[-1] is not ... else ""
-        return f"a list of {number}{describe(args[0])}"
-    return getattr(hint, "__name__", str(hint))
+def locate(path: str, target: str) -> Any:
+    try:
+        return pkgutil.resolve_name(target)
+    except Exception as error:
+        raise UserError(f"{path}._target_={target} cannot be imported: {str(error).splitlines()[-1]}") from error

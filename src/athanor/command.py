@@ -88,7 +88,7 @@ def changed(directory: Path, overrides: list[str]) -> dict:
     """The recorded config of a run with overrides of the command line, for scripts."""
     from hydra import compose, initialize_config_dir
 
-    from athanor.assemble import plain
+    from athanor.check_config import plain
 
     typed = [to_addition(to_group(override)) for override in overrides]
     with initialize_config_dir(str(directory.resolve()), version_base="1.3"):

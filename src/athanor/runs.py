@@ -93,12 +93,12 @@ class Run:
 
     def save_config(self, cfg: DictConfig) -> dict[str, Any]:
         """Check the config, write config.yaml, and give the config in plain values."""
-        from athanor import assemble
+        from athanor import check_config
 
-        config = assemble.plain(cfg)
-        for notice in assemble.settle(config, overrides()):
+        config = check_config.plain(cfg)
+        for notice in check_config.settle(config, overrides()):
             log.info(notice)
-        assemble.check(config)
+        check_config.check(config)
         if is_main_process():
             (self.dir / "config.yaml").write_text(OmegaConf.to_yaml({**config, "resume": None}))
         return config

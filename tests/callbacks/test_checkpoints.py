@@ -6,7 +6,7 @@ import lightning.pytorch as L
 import pytest
 import torch
 
-from athanor import assemble
+from athanor import assemble, check_config
 from athanor.callbacks import checkpoints
 from athanor.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from athanor.classifier import Classifier
@@ -179,7 +179,7 @@ def test_a_file_system_without_links_gets_copies(fit, written, monkeypatch):
 def test_the_checkpoint_of_a_run_holds_nothing_but_tensors_and_plain_data(optim, compose, tmp_path):
     words = ["model=linear", "trainer=cpu", "trainer.max_epochs=1", "data.limit=100", "logger=null"]
     words += ["data.batch_size=16"] if optim != "lbfgs" else []
-    config = assemble.plain(compose(f"optim={optim}", "scheduler=plateau", "callbacks.checkpoints.top_k=2", *words))
+    config = check_config.plain(compose(f"optim={optim}", "scheduler=plateau", "callbacks.checkpoints.top_k=2", *words))
     data = assemble.data(config)
     classifier, trainer = assemble.classifier(config, data), assemble.trainer(config, str(tmp_path), data)
     trainer.fit(classifier, data)
@@ -199,7 +199,7 @@ def fit_config(compose, tmp_path):
 
     def fit_config(folder, *words):
         words = ["model=linear", "trainer=cpu", "data.limit=100", "data.batch_size=16", "logger=null", *words]
-        config = assemble.plain(compose(*words))
+        config = check_config.plain(compose(*words))
         torch.manual_seed(config["seed"])
         data = assemble.data(config)
         classifier, trainer = assemble.classifier(config, data), assemble.trainer(config, str(tmp_path / folder), data)

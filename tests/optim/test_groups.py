@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from athanor import assemble
+from athanor import assemble, check_config
 from athanor.optim.groups import parameter_groups
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "model").glob("*.yaml"))
@@ -12,7 +12,7 @@ NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 @pytest.mark.parametrize("model", [path.stem for path in CONFIGS])
 def test_weights_decay_and_biases_and_norms_do_not(model, compose):
-    config = assemble.plain(compose(f"model={model}"))
+    config = check_config.plain(compose(f"model={model}"))
     network = assemble.build(config["model"], input_shape=(3, 32, 32), num_classes=10)
     groups = parameter_groups(network)
     decayed, kept = list(map(id, groups[0]["params"])), list(map(id, groups[1]["params"]))

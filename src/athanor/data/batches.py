@@ -70,7 +70,9 @@ class EvalBatches:
         return -(-len(self.index[self.rank :: self.world_size]) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        for chosen in self.index[self.rank :: self.world_size].to(self.images.device).split(self.batch_size):
+        own = self.index[self.rank :: self.world_size].to(self.images.device)
+        for start in range(0, len(own), self.batch_size):
+            chosen = own[start : start + self.batch_size]
             yield self.images[chosen], self.labels[chosen]
 
 

@@ -5,8 +5,8 @@ from typing import Any, Literal, Optional
 import pytest
 import torch
 
-from athanor.check_config import check_key, check_value, describe, fits, signature
 from athanor.errors import UserError
+from athanor.signatures import check_key, check_value, describe, fits, signature
 
 FITTING = [
     (3, int),

@@ -1,0 +1,89 @@
+"""Config keys and values against the signatures and type hints of what they are for."""
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, Union
+
+from athanor.errors import UserError, nearest
+
+
+def signature(*targets: Callable) -> tuple[dict[str, Any], bool]:
+    """Names and type hints that these callables take together, and whether one takes any name."""
+    hints: dict[str, Any] = {}
+    anything = False
+    for target in targets:
+        function = target.__init__ if isinstance(target, type) else target
+        try:
+            found = typing.get_type_hints(function)
+        except Exception:  # a hint that cannot be evaluated checks nothing
+            found = {}
+        for name, parameter in inspect.signature(target).parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                anything = True
+            elif parameter.kind is not parameter.VAR_POSITIONAL:
+                hints[name] = found.get(name, Any)
+    return hints, anything
+
+
+def check_value(path: str, value: object, hint: Any, owner: str) -> None:
+    if not fits(value, hint):
+        got = {type(None): "null", bool: str(value).lower()}.get(type(value), value)
+        raise UserError(f"{path}={got}: {owner} takes {describe(hint)}")
+
+
+def check_key(path: str, names: Iterable[str], owner: str) -> None:
+    key = path.rpartition(".")[2]
+    if key not in names:
+        raise UserError(f"{path}: {owner} has no {key!r}; {nearest(key, names)}")
+
+
+def fits(value: object, hint: Any) -> bool:
+    """Whether a plain config value can be what a type hint asks for; what cannot be judged fits."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any or isinstance(hint, (typing.TypeVar, str)):
+        return True
+    if origin in (Union, types.UnionType):
+        return any(fits(value, arg) for arg in args)
+    if origin is Literal:
+        return any(value == arg and type(value) is type(arg) for arg in args)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (bool, str, type(None)):
+        return isinstance(value, type(None) if hint is None else hint)
+    container = origin or hint
+    if container in (list, tuple) or isinstance(value, list):
+        return isinstance(value, list) and fits_items(value, container, args)
+    if isinstance(value, dict):
+        return container is not None
+    return not isinstance(value, (bool, int, float, type(None))) and not (isinstance(value, str) and known(container))
+
+
+def fits_items(items: list, container: Any, args: tuple) -> bool:
+    if container is tuple and args and args[-1] is not ...:
+        return len(items) == len(args) and all(map(fits, items, args))
+    return all(fits(item, args[0]) for item in items) if args else True
+
+
+def known(container: Any) -> bool:
+    """Types that no text turns into."""
+    return getattr(container, "__module__", "").partition(".")[0] in ("torch", "lightning", "collections", "datetime")
+
+
+def describe(hint: Any) -> str:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(describe(arg) for arg in args))
+    if origin is Literal:
+        return ", ".join(dict.fromkeys(str(arg) for arg in args))
+    if hint is type(None):
+        return "null"
+    if origin in (list, tuple):
+        if not args:
+            return "a list"
+        number = f"{len(args)} " if origin is tuple and args[-1] is not ... else ""
+        return f"a list of {number}{describe(args[0])}"
+    return getattr(hint, "__name__", str(hint))
