@@ -91,6 +91,8 @@ def trainer(cfg: dict, directory: str, data: ImageData) -> L.Trainer:
     """The trainer, with its callbacks and loggers, which write into `directory`."""
     facts = {"save_dir": directory, "parameters": parameters(cfg)}
     loggers = [build(node, **facts) for node in (cfg.get("logger") or {}).values() if node]
+    for logger in loggers:
+        logger.log_hyperparams(facts["parameters"])
     callbacks = {name: node for name, node in (cfg.get("callbacks") or {}).items() if node}
     if not loggers:
         callbacks.pop("lr_monitor", None)

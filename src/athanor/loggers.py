@@ -27,6 +27,10 @@ class TensorBoard(TensorBoardLogger):
         self.latest |= {name: float(v) for name, v in metrics.items() if name.startswith(("val/", "test/"))}
 
     @rank_zero_only
+    def log_hyperparams(self, params: object, *args: object, **kwargs: object) -> None:
+        """They are written at the end, with the metrics that they led to."""
+
+    @rank_zero_only
     def save(self) -> None:
         """Lightning's would write an empty hparams.yaml; the parameters are in config.yaml."""
 

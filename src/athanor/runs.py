@@ -131,6 +131,9 @@ class Run:
                 shutil.rmtree(self.dir)  # a mistyped override is no run
             if is_main_process() or not isinstance(error, ValueError):  # a person's mistake is found by each process
                 print(explain(error, shown(self.dir / "train.log")), file=sys.stderr)
+        finally:
+            if "wandb" in sys.modules:
+                sys.modules["wandb"].finish()  # or the next job of a multirun would log into this one's run
 
     def write(self, fresh: bool = False, **values: object) -> None:
         if is_main_process():
