@@ -12,24 +12,25 @@ def main(cfg: DictConfig) -> None:
     import lightning.pytorch as L
 
     from athanor import assemble
+    from athanor.job import Job
     from athanor.ranks import local_ranks
-    from athanor.runs import Run, load_weights
+    from athanor.runs import load_weights
 
-    run = Run.of_this_job()
-    with run.recorded():
-        config = run.save_config(cfg)
+    job = Job()
+    with job.recorded():
+        config = job.save_config(cfg)
         L.seed_everything(config["seed"], verbose=False)
-        with local_ranks(config["trainer"], run.dir):
+        with local_ranks(config["trainer"], job.dir):
             data = assemble.data(config)
             classifier = assemble.classifier(config, data)
             if config["weights"]:
                 load_weights(classifier, config["weights"])
-            trainer = assemble.trainer(config, str(run.dir), data)
-            trainer.fit(classifier, data, ckpt_path=run.resume_from(config), weights_only=True)
-            run.load_chosen(classifier, trainer)
+            trainer = assemble.trainer(config, str(job.dir), data)
+            trainer.fit(classifier, data, ckpt_path=job.resume_from(config), weights_only=True)
+            job.load_chosen(classifier, trainer)
             if config["test"]:
                 trainer.test(classifier, data, verbose=False)
-        run.finish(trainer, classifier, data)
+        job.finish(trainer, classifier, data)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from athanor import command, config_groups, runs
+from athanor import command, config_groups, job
 from athanor.data.augment import Augment
 from athanor.data.module import ImageData
 from athanor.data.source import Source
@@ -111,7 +111,7 @@ def as_in_a_new_process() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level, environment = root.handlers[:], root.level, dict(os.environ)
     GlobalHydra.instance().clear()
-    runs.failed_jobs.clear()
+    job.failed_jobs.clear()
     try:
         with warnings.catch_warnings():
             # shown, not raised: as a person sees them, so that tests can look for them in what a command said

@@ -25,9 +25,9 @@ def run(main: Callable[[], None]) -> None:
     except Exception as error:
         print(explain(error), file=sys.stderr)
         sys.exit(1)
-    from athanor import runs
+    from athanor import job
 
-    sys.exit(1 if runs.failed_jobs else 0)
+    sys.exit(1 if job.failed_jobs else 0)
 
 
 def expand(arguments: list[str]) -> list[str]:

@@ -11,8 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
+from athanor.job import failed_jobs
 from athanor.ranks import is_main_process
-from athanor.runs import failed_jobs
 from athanor.sweeps import Sweep
 
 
