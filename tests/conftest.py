@@ -1,7 +1,10 @@
 """Fixtures that several files share. Nothing here reaches a network."""
 
-import logging
 import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: two threads on shared cores can be 20 times slower than one
+
+import logging
 import runpy
 import socket
 import subprocess
