@@ -5,22 +5,24 @@ import warnings
 
 from athanor.ranks import is_main_process
 
-NOISE = (
+NOWHERE = (
     "💡 Tip:",  # advertises services
+    "----------",
+    "`isinstance(treespec, LeafSpec)` is deprecated",  # torch 2.15 about Lightning 2.6
+    "It is recommended to use `self.log(",  # about sync_dist: what the classifier logs is reduced already
+    "The number of training batches",  # the epoch's metrics are logged whatever log_every_n_steps is
+)
+FILE_ONLY = (
     "`Trainer.fit` stopped:",
     "GPU available:",
     "TPU available:",
     "HPU available:",
-    "The number of training batches",  # the epoch's metrics are logged whatever log_every_n_steps is
     "Loading `train_dataloader`",
     "Restoring states from the checkpoint",
     "Restored all states from the checkpoint",
-    "It is recommended to use `self.log(",  # about sync_dist: what the classifier logs is reduced already
     "Initializing distributed",
     "distributed_backend=",
     "All distributed processes",
-    "----------",
-    "`isinstance(treespec, LeafSpec)` is deprecated",  # torch 2.15 about Lightning 2.6
 )
 
 
@@ -35,10 +37,14 @@ def set_up_logging() -> None:
         logging.getLogger().handlers.clear()
         logging.disable(logging.WARNING)
     for handler in logging.getLogger().handlers:
-        handler.addFilter(worth_reading)
+        handler.addFilter(for_file if isinstance(handler, logging.FileHandler) else for_terminal)
     logging.raiseExceptions = False  # `python train.py | head` is no reason for a traceback
     warnings.showwarning = lambda message, *_, **__: logging.getLogger("py.warnings").warning("warning: %s", message)
 
 
-def worth_reading(record: logging.LogRecord) -> bool:
-    return not any(noise in record.getMessage() for noise in NOISE)
+def for_file(record: logging.LogRecord) -> bool:
+    return not any(noise in record.getMessage() for noise in NOWHERE)
+
+
+def for_terminal(record: logging.LogRecord) -> bool:
+    return for_file(record) and not any(noise in record.getMessage() for noise in FILE_ONLY)
