@@ -89,14 +89,12 @@ def from_record(record: dict, class_counts: torch.Tensor | None = None) -> Class
 
 def trainer(cfg: dict, directory: str, data: ImageData) -> L.Trainer:
     """The trainer, with its callbacks and loggers, which write into `directory`."""
+    callbacks = {name: node for name, node in (cfg.get("callbacks") or {}).items() if node}
+    refuse(cfg, data, callbacks)
     facts = {"save_dir": directory, "parameters": parameters(cfg)}
     loggers = [build(node, **facts) for node in (cfg.get("logger") or {}).values() if node]
     for logger in loggers:
         logger.log_hyperparams(facts["parameters"])
-    callbacks = {name: node for name, node in (cfg.get("callbacks") or {}).items() if node}
-    if not loggers:
-        callbacks.pop("lr_monitor", None)
-    refuse(cfg, data, callbacks)
     made = [build(node) for node in callbacks.values()]
     own = {
         "callbacks": [*made, Stopwatch()],

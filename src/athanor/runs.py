@@ -72,7 +72,9 @@ def load_classifier(checkpoint: Path) -> "Classifier":
     from athanor import assemble
 
     contents = read_checkpoint(checkpoint)
-    classifier = assemble.from_record(contents["athanor"])
+    record = contents["athanor"]
+    # a few images are not worth compiling for
+    classifier = assemble.from_record({**record, "config": {**record["config"], "compile": False}})
     classifier.load_state_dict(contents["state_dict"])
     return classifier.eval()
 
