@@ -69,10 +69,10 @@ class Classifier(L.LightningModule):
         if batch_idx != self.last_counted:  # L-BFGS calls this several times a batch
             self.last_counted = batch_idx
             self._count("train", loss.detach(), logits, labels)
-            if loss.device.type == "cpu":  # reading a GPU's loss would wait for it at every step
+            logged = (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # as Lightning counts
+            if logged or loss.device.type == "cpu":  # reading a GPU's loss at every step would wait for it
                 self._check_finite(loss)
-            if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # when Lightning passes it to the loggers
-                self._check_finite(loss)
+            if logged:
                 self.log("train/loss_step", loss, on_epoch=False)
         return loss
 
@@ -125,13 +125,16 @@ class Classifier(L.LightningModule):
     def _count(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         correct = (logits.argmax(1) == labels).sum()
         if stage not in self.sums:
-            # not the default dtype: under bf16-true that is bfloat16, which counts to 256
-            self.sums[stage] = torch.zeros(3, dtype=torch.float32, device=logits.device)
+            self.sums[stage] = self._no_sums()
         self.sums[stage] += torch.stack([loss.float() * len(labels), correct, correct.new_tensor(len(labels))])
+
+    def _no_sums(self) -> Tensor:
+        # not the default dtype: under bf16-true that is bfloat16, which counts to 256
+        return torch.zeros(3, dtype=torch.float32, device=self.device)
 
     def _log_epoch(self, stage: str) -> None:
         """Means over the images of all processes, each counted once."""
-        sums = self.sums.pop(stage, torch.zeros(3, device=self.device))
+        sums = self.sums.pop(stage, self._no_sums())
         loss, correct, images = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
         if images == 0:
             return

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TIME = "%Y-%m-%d %H:%M:%S"
 failed_jobs: list[Path] = []  # of this process, which in a multirun has many
 
 
@@ -66,7 +65,8 @@ class Job(Run):
         """Whatever happens inside ends up in results.json and train.log; a failure does not stop a multirun."""
         set_up_logging()
         typed = list(dict.fromkeys([*self.results.get("overrides", []), *self.overrides]))  # of a resumed run, both
-        self.write(fresh=True, status="running", started=time.strftime(TIME), overrides=typed)
+        self.begun = time.monotonic()
+        self.write(fresh=True, status="running", started=time.strftime("%Y-%m-%d %H:%M:%S"), overrides=typed)
         try:
             yield
         except (KeyboardInterrupt, SystemExit):
@@ -117,7 +117,6 @@ class Job(Run):
         watch = next(callback for callback in trainer.callbacks if isinstance(callback, Stopwatch))
         found = {**self.chosen["metrics"], **{k: v for k, v in metrics(trainer).items() if k.startswith("test/")}}
         stages = {stage: grouped(found, stage) for stage in ("train", "val", "test")}
-        started = time.mktime(time.strptime(self.results["started"], TIME))
         self.write(
             status="finished",
             **{stage: values for stage, values in stages.items() if values},
@@ -125,7 +124,7 @@ class Job(Run):
             checkpoint_epoch=self.chosen["file"] and self.chosen["epoch"] + 1,
             epochs=trainer.current_epoch,
             steps=trainer.global_step,
-            seconds=round(time.time() - started, 1),
+            seconds=round(time.monotonic() - self.begun, 1),
             fit_seconds=round(watch.fit_seconds, 3),
             images_per_second=watch.images_per_second and round(watch.images_per_second, 1),
             parameters=sum(parameter.numel() for parameter in classifier.network.parameters()),

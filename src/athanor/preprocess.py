@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-CHUNK = 4096  # images at a time
+CHUNK = 2**24  # bytes of images at a time: large pictures must not fill the memory
 
 
 class Preprocess(nn.Module):
@@ -142,5 +142,5 @@ class ZCA(Whiten):
 
 
 def chunks(images: Tensor, index: Tensor) -> Iterator[Tensor]:
-    for part in index.split(CHUNK):
+    for part in index.split(max(1, CHUNK // images[0].numel())):
         yield images[part]

@@ -37,10 +37,10 @@ class Checkpoints(Checkpoint):
         if trainer.fast_dev_run:
             return
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
-        score = metrics.get(self.monitor, math.nan)
-        if self.monitor.startswith("val/") and not self.validated:
-            score = math.nan  # what is there is from an earlier epoch
+        if not self.validated:  # what is there is from an earlier epoch
+            metrics = {name: value for name, value in metrics.items() if not name.startswith("val/")}
         self.validated = False
+        score = metrics.get(self.monitor, math.nan)
         self.last = {"epoch": trainer.current_epoch, "score": score, "metrics": metrics}
         ranked = sorted([*self.kept, self.last] if math.isfinite(score) else self.kept, key=self._rank)
         dropped, self.kept = ranked[self.top_k :], ranked[: self.top_k]

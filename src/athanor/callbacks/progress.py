@@ -23,6 +23,7 @@ class EpochProgress(ProgressBar):
         self.bar: Progress | None = None
         self.next_refresh = 0.0
         self.finished: str | None = None  # the epoch whose line waits for its metrics
+        self.stages = ["train"]  # that have metrics of this epoch
 
     def disable(self) -> None:
         self.enabled = False
@@ -47,6 +48,9 @@ class EpochProgress(ProgressBar):
             self.bar.update(self.task, completed=batch_idx + 1, refresh=True)
             self.next_refresh = time.monotonic() + self.refresh_seconds
 
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.stages = ["train", "val"]
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._close()
         self.finished = f"{self._epoch(trainer)}  {time.monotonic() - self.started:5.1f} s"
@@ -66,13 +70,10 @@ class EpochProgress(ProgressBar):
     def _say(self, trainer: L.Trainer) -> None:
         """The metrics of an epoch are complete only when all that follows its last batch is done."""
         if self.enabled and self.finished:
-            parts = [self.finished]
-            for stage in "train", "val":
-                metrics = trainer.callback_metrics
-                if f"{stage}/acc" in metrics:
-                    parts.append(f"{stage} loss {metrics[f'{stage}/loss']:.4f} acc {metrics[f'{stage}/acc']:.2%}")
-            log.info("   ".join(parts))
-        self.finished = None
+            metrics = trainer.callback_metrics
+            stages = [f"{s} loss {metrics[f'{s}/loss']:.4f} acc {metrics[f'{s}/acc']:.2%}" for s in self.stages]
+            log.info("   ".join([self.finished, *stages]))
+        self.finished, self.stages = None, ["train"]
 
     @staticmethod
     def _epoch(trainer: L.Trainer) -> str:

@@ -6,22 +6,29 @@ import lightning.pytorch as L
 
 
 class Stopwatch(L.Callback):
-    """Seconds of fit, and images trained on per second of training epochs, validation and checkpoints left out."""
+    """Seconds of fit, and images trained on per second of training steps, validation and checkpoints left out."""
 
     def __init__(self) -> None:
         self.fit_seconds = self.train_seconds = 0.0
         self.images = 0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.fit_started = self.started = time.perf_counter()  # no epoch starts where one is resumed in its middle
+        self.fit_started = time.perf_counter()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.mark = time.perf_counter()  # no epoch starts where one is resumed in its middle
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.started = time.perf_counter()
+        self.mark = time.perf_counter()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
+        now = time.perf_counter()
+        self.train_seconds += now - self.mark
         self.images += len(batch[1]) * trainer.world_size
-        if batch_idx + 1 == trainer.num_training_batches:
-            self.train_seconds += time.perf_counter() - self.started
+        self.mark = now
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.mark = time.perf_counter()
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.fit_seconds = time.perf_counter() - self.fit_started

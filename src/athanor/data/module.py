@@ -49,8 +49,8 @@ class ImageData(L.LightningDataModule):
             )
         if eval_batch_size < 1:
             raise ValueError(f"data.eval_batch_size={eval_batch_size} shows no image; use 1 or more")
-        sample = self.train_index[:: -(-len(self.train_index) // 10_000)]  # of all classes, though they may be sorted
-        augment.mean = source.train_images[sample].float().mean((0, 2, 3)).byte()[:, None, None]
+        if augment.cutout:
+            augment.mean = mean_colour(source.train_images, self.train_index)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -104,6 +104,12 @@ class ImageData(L.LightningDataModule):
         if id(images) not in self.on_gpu:  # train and val share one array
             self.on_gpu[id(images)] = images.to(device), labels.to(device)
         return self.on_gpu[id(images)]
+
+
+def mean_colour(images: Tensor, index: Tensor) -> Tensor:
+    """Of about 1,000 images, spread over all classes, though the images may be sorted by class: uint8 [C, 1, 1]."""
+    sample = images[index[:: -(-len(index) // 1000)]]
+    return sample.transpose(0, 1).flatten(1).double().mean(1).byte()[:, None, None]
 
 
 def limited(labels: Tensor, limit: int | None, seed: int) -> Tensor:
