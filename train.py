@@ -25,7 +25,7 @@ def main(cfg: DictConfig) -> None:
             classifier = assemble.classifier(config, data)
             if config["weights"]:
                 load_weights(classifier, config["weights"])
-            trainer = assemble.trainer(config, str(job.dir), data)
+            trainer = assemble.trainer(config, str(job.dir), data, classifier.network)
             trainer.fit(classifier, data, ckpt_path=job.resume_from(config), weights_only=True)
             job.load_chosen(classifier, trainer)
             if config["test"]:

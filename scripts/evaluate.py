@@ -32,7 +32,8 @@ def main() -> None:
     classifier = assemble.from_record({**contents["athanor"], "config": config})
     classifier.load_state_dict(contents["state_dict"])
     alone = {**config["trainer"], "devices": 1, "strategy": "auto"}
-    trainer = assemble.trainer({**config, "trainer": alone, "logger": {}, "callbacks": {}}, str(path.parent), data)
+    bare = {**config, "trainer": alone, "logger": {}, "callbacks": {}}
+    trainer = assemble.trainer(bare, str(path.parent), data, classifier.network)
     if arguments.stage == "test":
         results = trainer.test(classifier, data, verbose=False)[0]
     else:

@@ -249,6 +249,16 @@ RECIPES = {
     "step in epochs": ["optim=sgd", "scheduler=step", "scheduler.unit=epochs", "scheduler.every=1"],
     "accumulation": ["optim=adagrad", "scheduler=exponential", "trainer.accumulate_grad_batches=2"],
     "lbfgs": ["model=mlp", "optim=lbfgs"],
+    "muon": ["model=cnn", "optim=muon", "scheduler=exponential"],
+    "speednet": [
+        "model=speednet",
+        "model.widths=[8,16]",
+        "optim=muon",
+        "optim.normalize=true",
+        "data.augment.crop=1",
+        "data.augment.padding_mode=reflect",
+        "data.augment.flip=alternating",
+    ],
     "top k": ["optim=adam", "callbacks.checkpoints.top_k=2"],
     "early stopping": ["optim=nesterov", "callbacks.early_stopping.patience=2", "callbacks.early_stopping.min_delta=9"],
 }

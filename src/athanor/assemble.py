@@ -7,14 +7,17 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import ProgressBar
+from torch import nn
 
-from athanor import ranks
+from athanor import lean, precision, ranks
 from athanor.callbacks.checkpoints import Checkpoints
 from athanor.callbacks.stopwatch import Stopwatch
 from athanor.classifier import Classifier
 from athanor.data.module import ImageData
 from athanor.errors import UserError
 from athanor.signatures import signature
+
+INIT_IMAGES = 5000  # that a network with `init_from_data` sees, at most
 
 
 def build(node: dict, **handed: object) -> Any:
@@ -53,6 +56,9 @@ def classifier(cfg: dict, data: ImageData) -> Classifier:
     labels = data.source.train_labels[data.train_index]
     module = from_record(record, torch.bincount(labels, minlength=len(data.class_names)))
     module.preprocess.fit(data.source.train_images, data.train_index)
+    if hasattr(module.network, "init_from_data"):
+        sample = data.train_index[:: -(-len(data.train_index) // INIT_IMAGES)]  # images may be sorted by class
+        module.network.init_from_data(module.preprocess(data.source.train_images[sample]))
     return module
 
 
@@ -83,21 +89,24 @@ def from_record(record: dict, class_counts: torch.Tensor | None = None) -> Class
         unit=cfg["scheduler"].get("unit", "epochs"),
         monitor=cfg["monitor"]["metric"],
         metrics=metrics,
+        tta=cfg["eval"]["tta"],
         seed=cfg["seed"],
     )
 
 
-def trainer(cfg: dict, directory: str, data: ImageData) -> L.Trainer:
-    """The trainer, with its callbacks and loggers, which write into `directory`."""
+def trainer(cfg: dict, directory: str, data: ImageData, network: nn.Module) -> L.Trainer:
+    """The trainer of this network, with its callbacks and loggers, which write into `directory`."""
     callbacks = {name: node for name, node in (cfg.get("callbacks") or {}).items() if node}
     refuse(cfg, data, callbacks)
     facts = {"save_dir": directory, "parameters": parameters(cfg)}
     loggers = [build(node, **facts) for node in (cfg.get("logger") or {}).values() if node]
     for logger in loggers:
         logger.log_hyperparams(facts["parameters"])
-    made = [build(node) for node in callbacks.values()]
+    made = [build(node) for node in callbacks.values()] + [Stopwatch()]
+    lean.skip_empty_hooks(made)
     own = {
-        "callbacks": [*made, Stopwatch()],
+        "profiler": cfg["trainer"].get("profiler") or lean.NoProfiler(),
+        "callbacks": made,
         "logger": loggers or False,  # None would mean Lightning's default
         "default_root_dir": directory,
         "enable_checkpointing": any(isinstance(callback, Checkpoints) for callback in made),
@@ -105,15 +114,29 @@ def trainer(cfg: dict, directory: str, data: ImageData) -> L.Trainer:
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
+    device = device_type(cfg["trainer"]["accelerator"])
+    precision.set_matmul_precision(cfg["matmul_precision"], device)
+    if cfg["trainer"]["precision"] == "auto":
+        own["precision"] = precision.automatic(device, network)
     if not len(data.val_index):
         own["limit_val_batches"] = 0
     return build({**cfg["trainer"], **own}, dirpath=directory)
 
 
+def device_type(accelerator: str) -> str:
+    if accelerator in ("auto", "gpu"):
+        return next((name for name, there in devices_there().items() if there), "cpu")
+    return accelerator
+
+
+def devices_there() -> dict[str, bool]:
+    return {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+
+
 def refuse(cfg: dict, data: ImageData, callbacks: dict[str, dict]) -> None:
     """Settings that are right one by one and wrong together, or on this machine."""
     accelerator = cfg["trainer"]["accelerator"]
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there = devices_there()
     there["gpu"] = any(there.values())
     if not there.get(accelerator, True):
         raise UserError(f"trainer.accelerator={accelerator}: torch finds none on this machine; type trainer=auto")

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
+from athanor import tta
 from athanor.data.module import ImageData
 from athanor.errors import UserError, nearest
 from athanor.optim.schedules import Unit
@@ -17,13 +18,19 @@ TOP_LEVEL = {
     "data_dir": str,
     "test": bool,
     "compile": bool,
+    "matmul_precision": Literal["auto", "highest", "high", "medium"],
     "weights": str | None,
     "resume": str | None,
     "run": str | None,
 }
 GROUPS = ("data", "model", "loss", "optim", "scheduler", "metrics", "callbacks", "logger", "trainer")
 SEVERAL = ("metrics", "callbacks", "logger")  # groups of which a config takes any number of options
-OUTSIDE_TARGET = {"scheduler": {"unit": Unit}, "data": {"preprocess": dict}}  # keys taken out before it is built
+# keys and values that are taken out before it is built
+OUTSIDE_TARGET = {
+    "scheduler": {"unit": Unit},
+    "data": {"preprocess": dict},
+    "trainer": {"precision": Literal["auto"]},
+}
 
 
 def plain(cfg: DictConfig) -> dict:
@@ -37,12 +44,15 @@ def plain(cfg: DictConfig) -> dict:
 def check(cfg: dict) -> None:
     """Raise UserError at the first wrong key, type or target. Nothing is built."""
     for key, value in cfg.items():
-        check_key(key, [*TOP_LEVEL, *GROUPS, "monitor"], "train.yaml")
+        check_key(key, [*TOP_LEVEL, *GROUPS, "monitor", "eval"], "train.yaml")
         if key in TOP_LEVEL:
             check_value(key, value, TOP_LEVEL[key], "train.yaml")
     if not 0 <= cfg["seed"] < 2**32:
         raise UserError(f"seed={cfg['seed']} is not a seed; use 0 to {2**32 - 1}")
     check_monitor(cfg)
+    for key, value in cfg["eval"].items():
+        check_key(f"eval.{key}", ["tta"], "train.yaml")
+        check_value(f"eval.{key}", value, tta.Kind, "train.yaml")
     for group in GROUPS:
         if group not in SEVERAL and not cfg.get(group):
             raise UserError(f"{group} is missing: choose one with {group}=<option>")
@@ -95,7 +105,8 @@ def check_node(path: str, node: dict) -> None:
     """Keys and values of a node, and of the nodes in it."""
     is_object = "_target_" in node
     hints, anything = node_signature(path, node) if is_object else ({}, True)
-    hints |= OUTSIDE_TARGET.get(path, {})
+    for key, hint in OUTSIDE_TARGET.get(path, {}).items():
+        hints[key] = hints[key] | hint if key in hints else hint
     owner = node["_target_"].rpartition(".")[2] if is_object else path
     for key, value in node.items():
         if is_object and not anything and key[0] != "_":

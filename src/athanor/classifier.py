@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from athanor import tta
 from athanor.optim import schedules
 from athanor.optim.groups import parameter_groups
 from athanor.preprocess import Preprocess
@@ -19,6 +20,7 @@ class Classifier(L.LightningModule):
 
     record: plain data that goes into each checkpoint, enough to build the classifier again from the file alone.
     metrics: further torchmetrics, computed on the stored predictions of val and test.
+    tta: views that the test averages over; its loss and accuracy stand beside those of the plain images.
     """
 
     def __init__(
@@ -33,19 +35,20 @@ class Classifier(L.LightningModule):
         unit: str = "steps",
         monitor: str = "val/loss",
         metrics: dict[str, nn.Module] | None = None,
+        tta: tta.Kind = "none",
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.network, self.preprocess, self.loss = network, preprocess, loss
         self.record, self.monitor, self.seed = record, monitor, seed
         self.make_optimizer, self.make_scheduler, self.unit = optimizer, scheduler, unit
-        self.metrics = nn.ModuleDict(metrics)
+        self.metrics, self.tta = nn.ModuleDict(metrics), tta
         self.is_lbfgs = optimizer is not None and issubclass(optimizer.func, torch.optim.LBFGS)
         has_convolutions = any(isinstance(module, nn.Conv2d) for module in network.modules())
         self.images_last = has_convolutions and not self.is_lbfgs  # torch's L-BFGS takes contiguous parameters only
         if self.images_last:
             network.to(memory_format=torch.channels_last)
-        self.sums: dict[str, Tensor] = {}  # stage -> [sum of losses, correct, images]; no buffers: DDP would copy them
+        self.sums: dict[str, list[Tensor]] = {}  # stage -> losses, correct, images; no buffers: DDP would copy them
         self.stored: list[tuple[Tensor, Tensor]] = []
         self.last_counted = -1  # batch of this epoch
         self.validated = False  # since the epoch schedulers last moved
@@ -53,11 +56,17 @@ class Classifier(L.LightningModule):
         constant = [f"preprocess.{name}" for name, _ in preprocess.named_buffers()]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, constant)
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "_current_fx_name":  # Lightning sets it 48 times a step; nn.Module's way takes 2 us each
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def forward(self, images: Tensor) -> Tensor:
-        if self.images_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        pixels = self.preprocess(images)
-        return self.network(pixels.to(self.dtype))  # self.dtype is bfloat16 under bf16-true, else float32
+        pixels = self.preprocess(images).to(self.dtype)  # self.dtype is bfloat16 under bf16-true, else float32
+        if self.images_last:  # after the preprocessing, which is four times slower on bytes in this order
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        return self.network(pixels)
 
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         seed_step(self.device, self.seed, self.global_rank, self.current_epoch, batch_idx)
@@ -71,7 +80,7 @@ class Classifier(L.LightningModule):
             self._count("train", loss.detach(), logits, labels)
             logged = (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # as Lightning counts
             if logged or loss.device.type == "cpu":  # reading a GPU's loss at every step would wait for it
-                self._check_finite(loss)
+                self._check_finite(loss.item())
             if logged:
                 self.log("train/loss_step", loss, on_epoch=False)
         return loss
@@ -80,7 +89,11 @@ class Classifier(L.LightningModule):
         self._evaluate("val", *batch)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate("test", *batch)
+        images, labels = batch
+        logits = self._evaluate("test", images, labels)
+        if self.tta != "none":
+            logits = at_least_float32(tta.averaged(self, images, self.tta, logits))
+            self._count("test_tta", self.loss(logits, labels), logits, labels)
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         return self(batch[0]).float().softmax(1)
@@ -98,12 +111,17 @@ class Classifier(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._log_epoch("test")
+        if self.tta != "none":
+            loss, acc, _ = self._means("test_tta")
+            self.log_dict({"test/loss_tta": loss, "test/acc_tta": acc})
 
     def configure_optimizers(self):
-        groups = [{"params": self.network.parameters()}] if self.is_lbfgs else parameter_groups(self.network)
-        optimizer = self.make_optimizer(groups)
+        decay = not self.is_lbfgs and self.make_optimizer.keywords.get("weight_decay") != 0
+        optimizer = self.make_optimizer(parameter_groups(self.network, decay))
         self.trainer.fit_loop.setup_data()  # else a run without max_epochs does not know its batches yet
         total = self.trainer.estimated_stepping_batches
+        if self.make_scheduler.func is schedules.constant:
+            return optimizer
         per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         scheduler, interval = schedules.build(self.make_scheduler, self.unit, optimizer, total, per_epoch)
         config = {"scheduler": scheduler, "interval": interval}
@@ -116,31 +134,38 @@ class Classifier(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["athanor"] = self.record
 
-    def _evaluate(self, stage: str, images: Tensor, labels: Tensor) -> None:
+    def _evaluate(self, stage: str, images: Tensor, labels: Tensor) -> Tensor:
         logits = at_least_float32(self(images))
         self._count(stage, self.loss(logits, labels), logits, labels)
         if self.metrics:
             self.stored.append((logits, labels))
+        return logits
 
     def _count(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        correct = (logits.argmax(1) == labels).sum()
         if stage not in self.sums:
             self.sums[stage] = self._no_sums()
-        self.sums[stage] += torch.stack([loss.float() * len(labels), correct, correct.new_tensor(len(labels))])
+        losses, correct, images = self.sums[stage]
+        losses.add_(loss, alpha=len(labels))
+        correct.add_((logits.argmax(1) == labels).sum())
+        images.add_(len(labels))
 
-    def _no_sums(self) -> Tensor:
+    def _no_sums(self) -> list[Tensor]:
         # not the default dtype: under bf16-true that is bfloat16, which counts to 256
-        return torch.zeros(3, dtype=torch.float32, device=self.device)
+        return [torch.zeros((), dtype=torch.float32, device=self.device) for _ in range(3)]
+
+    def _means(self, stage: str) -> tuple[float, float, int]:
+        """Loss and accuracy over the images of all processes, each counted once, and how many there were."""
+        sums = torch.stack(self.sums.pop(stage, self._no_sums()))
+        loss, correct, images = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+        return loss / max(images, 1), correct / max(images, 1), int(images)
 
     def _log_epoch(self, stage: str) -> None:
-        """Means over the images of all processes, each counted once."""
-        sums = self.sums.pop(stage, self._no_sums())
-        loss, correct, images = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+        loss, acc, images = self._means(stage)
         if images == 0:
             return
-        self.log_dict({f"{stage}/loss": loss / images, f"{stage}/acc": correct / images})
+        self.log_dict({f"{stage}/loss": loss, f"{stage}/acc": acc})
         if not math.isfinite(loss):
-            self._check_finite(torch.tensor(loss), stage)
+            self._check_finite(loss, stage)
         if stage != "train":
             self._log_metrics(stage)
 
@@ -169,11 +194,11 @@ class Classifier(L.LightningModule):
                 config.scheduler.step(self.trainer.callback_metrics[self.monitor])
         self.validated = False
 
-    def _check_finite(self, loss: Tensor, stage: str = "train") -> None:
-        if not torch.isfinite(loss):
+    def _check_finite(self, loss: float, stage: str = "train") -> None:
+        if not math.isfinite(loss):
             lr = self.trainer.optimizers[0].param_groups[0]["lr"] if self.trainer.optimizers else math.nan
             raise FloatingPointError(
-                f"the {stage} loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}), "
+                f"the {stage} loss is {loss} at step {self.global_step} (epoch {self.current_epoch}), "
                 f"learning rate {lr:g}; try a smaller optim.lr, or trainer.gradient_clip_val=1"
             )
 

@@ -132,6 +132,7 @@ class Job(Run):
             data=describe(data),
             device=str(trainer.strategy.root_device),
             devices=trainer.world_size,
+            precision=trainer.precision,
             **environment(),
         )
         log.info(summary(self.results, self.config, shown(self.dir)))

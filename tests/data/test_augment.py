@@ -2,10 +2,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from athanor.data.augment import Augment, crop, cutout, shift_and_rotate
+from athanor.data.augment import Augment, crop, cutout, flip, shift_and_rotate
 
 SHAPES = pytest.mark.parametrize("shape", [(12, 1, 8, 8), (12, 3, 6, 10)], ids=str)
-EVERYTHING = dict(crop=2, flip=True, cutout=3, shift=1.5, rotate=20)
+MODES = pytest.mark.parametrize("mode", ["zeros", "reflect"])
+STEPS = dict(crop=2, flip=True, cutout=3, shift=1.5, rotate=20)
+EVERYTHING = STEPS | dict(padding_mode="reflect")
 
 
 def generator(seed=0):
@@ -17,18 +19,53 @@ def noise(*shape):
 
 
 def augment(**knobs):
-    augment = Augment(**dict(crop=0, flip=False, cutout=0, shift=0, rotate=0) | knobs)
+    augment = Augment(**dict(crop=0, padding_mode="zeros", flip=False, cutout=0, shift=0, rotate=0) | knobs)
     augment.mean = torch.tensor([7, 8, 9], dtype=torch.uint8)[:, None, None]
     return augment
 
 
-@SHAPES
-def test_crop_equals_padding_and_slicing_image_by_image(shape):
-    images, padding = noise(*shape), 2
-    offset = torch.randint(0, 2 * padding + 1, (len(images), 2), generator=generator())
-    for image, (top, left), cropped in zip(images, offset.tolist(), crop(images, offset, padding), strict=True):
-        padded = F.pad(image, (padding,) * 4)
-        assert torch.equal(cropped, padded[:, top : top + shape[2], left : left + shape[3]])
+def cropped_one_by_one(images, offset, padding, mode):
+    """In floats, of which torch can reflect each."""
+    expected = []
+    for image, (top, left) in zip(images, offset.tolist(), strict=True):
+        padded = F.pad(image[None].float(), (padding,) * 4, mode={"zeros": "constant"}.get(mode, mode))[0].byte()
+        expected.append(padded[:, top : top + images.shape[2], left : left + images.shape[3]])
+    return torch.stack(expected)
+
+
+def offsets(count, padding):
+    offset = torch.randint(0, 2 * padding + 1, (count, 2), generator=generator())
+    offset[:4] = 2 * padding * torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]])  # the corners
+    return offset
+
+
+@MODES
+@pytest.mark.parametrize("padding", [1, 2, 5])
+@pytest.mark.parametrize("shape", [(12, 1, 8, 8), (12, 3, 6, 10), (9, 3, 10, 6), (5, 1, 7, 6)], ids=str)
+def test_crop_equals_padding_and_slicing_image_by_image(shape, padding, mode):
+    images, offset = noise(*shape), offsets(shape[0], padding)
+    before = images.clone()
+    found = crop(images, offset, padding, mode)
+    assert torch.equal(found, cropped_one_by_one(images, offset, padding, mode))
+    assert torch.equal(images, before)
+
+
+@MODES
+def test_crop_is_the_same_however_the_images_lie_in_memory(mode):
+    images, offset = noise(12, 3, 6, 10), offsets(12, 2)
+    expected = cropped_one_by_one(images, offset, 2, mode)
+    layouts = {
+        "every other": images.repeat_interleave(2, 0)[::2],
+        "transposed": images.mT.contiguous().mT,
+        "channels last": images.contiguous(memory_format=torch.channels_last),
+    }
+    assert [name for name, same in layouts.items() if not torch.equal(crop(same, offset, 2, mode), expected)] == []
+
+
+def test_reflected_images_bring_in_no_pixel_from_outside():
+    images = noise(200, 1, 5, 6)
+    assert augment(crop=4, padding_mode="reflect")(images, generator(), total=200).min() > 0
+    assert augment(crop=4)(images, generator(), total=200).min() == 0
 
 
 def test_crop_draws_every_window_about_equally_often():
@@ -37,6 +74,23 @@ def test_crop_draws_every_window_about_equally_often():
     names, counts = centres.unique(return_counts=True)
     assert names.tolist() == [7, 8, 9, 12, 13, 14, 17, 18, 19]
     assert counts.min() > 850 and counts.max() < 1150
+
+
+@SHAPES
+def test_flip_mirrors_the_chosen_images_and_no_other(shape):
+    images = noise(*shape)
+    mirrored = torch.rand(len(images), generator=generator()) < 0.5
+    expected = [image.flip(-1) if chosen else image for image, chosen in zip(images, mirrored, strict=True)]
+    assert 0 < mirrored.sum() < len(images)
+    assert torch.equal(flip(images, mirrored), torch.stack(expected))
+
+
+def test_alternating_flip_takes_what_it_is_told_and_draws_nothing():
+    images, draws = noise(12, 3, 6, 10), generator()
+    mirrored = torch.arange(12) % 3 == 0
+    found = augment(flip="alternating")(images, draws, total=12, mirrored=mirrored)
+    assert torch.equal(found, flip(images, mirrored))
+    assert torch.equal(draws.get_state(), generator().get_state())
 
 
 @SHAPES
@@ -97,17 +151,17 @@ def test_positive_degrees_turn_counterclockwise_about_the_centre(shape, degrees,
     assert torch.equal(turned, expected)
 
 
-@pytest.mark.parametrize("knob", EVERYTHING)
+@pytest.mark.parametrize("knob", STEPS)
 def test_each_image_has_its_own_draw(knob):
     images = noise(1, 3, 8, 8).repeat(20, 1, 1, 1)
-    changed = augment(**{knob: EVERYTHING[knob]})(images, generator(), total=20)
+    changed = augment(**{knob: STEPS[knob]})(images, generator(), total=20)
     assert len(changed.unique(dim=0)) > (1 if knob == "flip" else 8)
 
 
-@pytest.mark.parametrize("knob", [*EVERYTHING, "all"])
+@pytest.mark.parametrize("knob", [*STEPS, "all"])
 def test_the_parts_of_a_batch_are_changed_as_in_the_whole(knob):
     images = noise(12, 3, 8, 10)
-    changes = augment(**EVERYTHING if knob == "all" else {knob: EVERYTHING[knob]})
+    changes = augment(**EVERYTHING if knob == "all" else {knob: STEPS[knob]})
     whole = changes(images, generator(), total=12)
     parts = [changes(images[i : i + 4], generator(), total=12, start=i) for i in (0, 4, 8)]
     assert torch.equal(torch.cat(parts), whole)
@@ -133,4 +187,6 @@ def test_negative_knobs_are_refused(knob):
 
 def test_it_is_false_where_nothing_is_to_do():
     assert not augment()
-    assert all(augment(**{knob: value}) for knob, value in EVERYTHING.items())
+    assert not augment(padding_mode="reflect")
+    assert all(augment(**{knob: value}) for knob, value in STEPS.items())
+    assert augment(flip="alternating")

@@ -7,8 +7,10 @@ from athanor.data.augment import Augment
 from athanor.data.batches import EvalBatches, TrainBatches
 
 INDEX = torch.arange(100)[torch.arange(100) % 3 > 0]  # 66 of 100 images
-EVERYTHING = Augment(crop=1, flip=True, cutout=2, shift=1, rotate=15)
-NOTHING = Augment(0, False, 0, 0, 0)
+EVERYTHING = Augment(crop=1, padding_mode="zeros", flip=True, cutout=2, shift=1, rotate=15)
+NOTHING = Augment(0, "zeros", False, 0, 0, 0)
+ALTERNATING = Augment(crop=0, padding_mode="zeros", flip="alternating", cutout=0, shift=0, rotate=0)
+ALL_AND_ALTERNATING = Augment(crop=2, padding_mode="reflect", flip="alternating", cutout=2, shift=1, rotate=15)
 
 
 def batches(augment=NOTHING, position=(0, 0), seed=0, **knobs):
@@ -21,6 +23,17 @@ def batches(augment=NOTHING, position=(0, 0), seed=0, **knobs):
 
 def order(batches):
     return torch.cat([labels for _, labels in batches])
+
+
+def mirrored(epoch, count=2000, **knobs):
+    """Which images alternating flip mirrors in an epoch that shows all, by their number."""
+    same = torch.arange(2, dtype=torch.uint8).view(1, 1, 1, 2).repeat(count, 1, 1, 1)
+    numbers = torch.arange(count)
+    settings = dict(index=numbers, batch_size=50, seed=0, augment=ALTERNATING, position=lambda: (epoch, 0)) | knobs
+    found = torch.full((count,), 2)
+    for images, labels in TrainBatches(same, numbers, **settings):
+        found[labels] = images[:, 0, 0, 0].long()  # 1 lies left in a mirror image
+    return found
 
 
 def assert_equal(found, expected):
@@ -58,10 +71,11 @@ def test_the_global_generator_does_not_matter_and_is_not_moved():
     assert_equal(batches(EVERYTHING), first)
 
 
-@pytest.mark.parametrize("done", [1, 5, 8])
-def test_resuming_in_mid_epoch_gives_the_remaining_batches_bit_for_bit(done):
-    whole = list(batches(EVERYTHING, position=(2, 0)))
-    assert_equal(batches(EVERYTHING, position=(2, done)), whole[done:])
+@pytest.mark.parametrize("augment", [EVERYTHING, ALL_AND_ALTERNATING], ids=["random", "alternating"])
+@pytest.mark.parametrize("epoch, done", [(2, 1), (2, 5), (3, 5), (2, 8)])
+def test_resuming_in_mid_epoch_gives_the_remaining_batches_bit_for_bit(epoch, done, augment):
+    whole = list(batches(augment, position=(epoch, 0)))
+    assert_equal(batches(augment, position=(epoch, done)), whole[done:])
 
 
 def test_augmentation_differs_between_epochs_and_steps():
@@ -71,9 +85,40 @@ def test_augmentation_differs_between_epochs_and_steps():
     assert len(torch.stack(seen).unique(dim=0)) == 16
 
 
+def test_alternating_flip_shows_each_image_both_ways_in_every_two_epochs():
+    epochs = [mirrored(epoch) for epoch in range(4)]
+    assert torch.equal(epochs[0] + epochs[1], torch.ones(2000).long())
+    assert torch.equal(epochs[1] + epochs[2], torch.ones(2000).long())
+    assert torch.equal(epochs[0], epochs[2]) and torch.equal(epochs[1], epochs[3])
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_alternating_flip_mirrors_about_half_of_the_images_in_each_epoch(seed):
+    assert 900 < mirrored(0, seed=seed).sum() < 1100
+    assert 900 < mirrored(1, seed=seed).sum() < 1100
+
+
+def test_alternating_flip_draws_another_half_for_each_seed():
+    halves = [mirrored(0, seed=seed) for seed in range(4)]
+    for i, half in enumerate(halves):
+        assert torch.equal(mirrored(0, seed=i), half)
+        for other in halves[:i]:
+            assert 900 < (half == other).sum() < 1100  # independent of each other
+
+
+def test_alternating_flip_has_nothing_to_do_with_the_order_of_the_images():
+    shown = torch.cat([labels for _, labels in batches(ALTERNATING, batch_size=1)])
+    first = mirrored(0, count=100)[shown][:32].sum()
+    assert 4 < first < 28
+    some = torch.arange(2000)[::2]
+    assert torch.equal(mirrored(0, index=some)[some], mirrored(0)[some])  # the split does not matter either
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+@pytest.mark.parametrize("augment", [EVERYTHING, ALL_AND_ALTERNATING], ids=["random", "alternating"])
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_the_ranks_together_give_the_batches_of_one_process(world_size):
-    whole = batches(EVERYTHING)
+def test_the_ranks_together_give_the_batches_of_one_process(world_size, augment, epoch):
+    whole = batches(augment, position=(epoch, 0))
     ranks = [dataclasses.replace(whole, rank=rank, world_size=world_size) for rank in range(world_size)]
     together = [tuple(map(torch.cat, zip(*parts, strict=True))) for parts in zip(*ranks, strict=True)]
     assert_equal(together, whole)

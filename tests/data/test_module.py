@@ -43,7 +43,7 @@ def test_the_hash_names_the_images_that_are_trained_on_and_their_labels(make_dat
     relabelled = replace(source, train_labels=labels)
     hashes += [make_data(val_fraction=0, source=s).split_hash for s in (source, relabelled)]
     assert len(set(hashes)) == len(hashes)
-    assert make_data(batch_size=8, augment=Augment(2, True, 0, 0, 0)).split_hash == hashes[0]
+    assert make_data(batch_size=8, augment=Augment(2, "zeros", True, 0, 0, 0)).split_hash == hashes[0]
 
 
 @pytest.mark.parametrize("folds", [2, 3, 10])
@@ -89,6 +89,23 @@ def test_wrong_knobs_are_refused_with_what_is_allowed(make_data, knobs, message)
         make_data(**knobs)
 
 
+@pytest.mark.parametrize("crop", [6, 7, 20])
+def test_a_crop_that_mirrors_more_than_the_image_has_is_refused(make_data, crop):
+    message = (
+        rf"^data\.augment\.crop={crop} mirrors more than images of 8x6 have; "
+        r"use a smaller crop, or data\.augment\.padding_mode=zeros$"
+    )
+    with pytest.raises(ValueError, match=message):
+        make_data(augment=Augment(crop, "reflect", False, 0, 0, 0))
+    make_data(augment=Augment(crop, "zeros", False, 0, 0, 0))
+
+
+def test_the_largest_crop_that_can_be_mirrored_works(make_data, make_trainer):
+    data = make_data(augment=Augment(5, "reflect", False, 0, 0, 0))
+    data.trainer = make_trainer()
+    assert {images.shape for images, _ in data.train_dataloader()} == {(16, 3, 6, 8)}
+
+
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused(make_data):
     of_world_size(make_data(batch_size=16), 4).setup("fit")
     with pytest.raises(ValueError, match=r"data\.batch_size=16 does not divide over 3 devices; use a multiple of 3"):
@@ -101,12 +118,12 @@ def test_full_means_all_training_images_in_one_batch(make_data):
 
 def test_the_hole_of_cutout_has_the_mean_colour_of_the_training_images(make_data, source):
     images = source.train_images.clone()
-    cutout = Augment(0, False, 4, 0, 0)
+    cutout = Augment(0, "zeros", False, 4, 0, 0)
     data = make_data(source=replace(source, train_images=images), augment=cutout)
     expected = images[data.train_index].float().mean((0, 2, 3))
     assert (data.augment.mean.flatten() - expected).abs().max() <= 1
     images[data.val_index] = 255
-    again = make_data(source=replace(source, train_images=images), augment=Augment(0, False, 4, 0, 0))
+    again = make_data(source=replace(source, train_images=images), augment=Augment(0, "zeros", False, 4, 0, 0))
     assert torch.equal(again.augment.mean, data.augment.mean)
 
 
@@ -115,7 +132,7 @@ def test_the_mean_colour_is_that_of_all_classes_where_the_images_are_sorted_by_c
     images[15_000:] = 200
     labels = (images.flatten() > 0).long()
     sorted_source = replace(source, train_images=images, train_labels=labels)
-    data = make_data(source=sorted_source, augment=Augment(0, False, 4, 0, 0))
+    data = make_data(source=sorted_source, augment=Augment(0, "zeros", False, 4, 0, 0))
     assert data.augment.mean.item() == pytest.approx(100, abs=1)
 
 

@@ -1,5 +1,6 @@
 import math
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ CLOSED_FORMS = {
     "step": (dict(every=0.25, gamma=0.5), lambda t: 0.5 ** int(t / 0.25)),
     "multistep": (dict(milestones=[0.5, 0.75], gamma=0.1), lambda t: 1.0 if t < 0.5 else 0.1 if t < 0.75 else 0.01),
     "exponential": (dict(gamma=0.9), lambda t: math.exp(t * math.log(0.9))),
+    "polynomial": (dict(power=1.5, floor=0.02), lambda t: 0.02 + 0.98 * math.sqrt(1 - t) ** 3),
     "cosine": (dict(floor=0.02), lambda t: 0.02 + 0.98 * (1 - half_cosine(t))),
     "one_cycle": (dict(start=0.04, peak_at=0.25, floor=1e-3), one_cycle),
 }
@@ -53,7 +55,7 @@ def factors(factor, unit, total=TOTAL, per_epoch=PER_EPOCH):
 def test_every_closed_form_equals_its_formula_at_every_step(name, unit, scale):
     knobs, formula = CLOSED_FORMS[name]
     total = TOTAL
-    if unit != "fraction" and name in ("cosine", "one_cycle"):
+    if unit != "fraction" and name in ("polynomial", "cosine", "one_cycle"):
         total = scale + 1  # they end at t = 1
     found = factors(partial(getattr(schedules, name), **knobs), unit, total)
     assert found == pytest.approx([formula(step / scale) for step in range(total)], rel=0, abs=1e-12)
@@ -74,11 +76,12 @@ def test_step_drops_at_multiples_that_floating_point_cannot_hold(every):
     assert found == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("name", ["cosine", "one_cycle"])
+@pytest.mark.parametrize("name", ["cosine", "one_cycle", "polynomial"])
 @pytest.mark.parametrize("floor", [0.0, 0.1])
 @pytest.mark.parametrize("total", [2, 7, 1000])
 def test_the_last_step_is_made_with_the_floor_exactly(name, floor, total):
-    knobs = dict(floor=floor) | (dict(start=0.04, peak_at=0.3) if name == "one_cycle" else {})
+    further = {"one_cycle": dict(start=0.04, peak_at=0.3), "polynomial": dict(power=0.5)}
+    knobs = dict(floor=floor) | further.get(name, {})
     assert factors(partial(getattr(schedules, name), **knobs), "fraction", total)[-1] == pytest.approx(floor, abs=1e-16)
 
 
@@ -90,6 +93,31 @@ def test_one_cycle_peaks_at_its_peak_with_the_configured_rate(peak_at):
     assert found[:peak] == sorted(found[:peak])
     assert found[peak:] == sorted(found[peak:], reverse=True)
     assert found[0] == pytest.approx(0.04 if peak else 1)
+
+
+@pytest.mark.parametrize("power", [0.5, 1, 2.0])
+@pytest.mark.parametrize("floor", [0.0, 0.1])
+def test_polynomial_falls_from_the_configured_rate_to_its_floor(power, floor):
+    found = factors(partial(schedules.polynomial, power=power, floor=floor), "fraction", total=101)
+    assert (found[0], found[-1]) == (1, pytest.approx(floor, abs=1e-16))
+    assert all(earlier > later for earlier, later in pairwise(found))
+    assert found[50] == pytest.approx(floor + (1 - floor) * 2**-power)
+    if power == 1:
+        falls = [earlier - later for earlier, later in pairwise(found)]
+        assert falls == pytest.approx([(1 - floor) / 100] * 100)
+
+
+@pytest.mark.parametrize("power", [0, -1, 0.0])
+def test_a_power_that_does_not_fall_is_refused(power):
+    with pytest.raises(ValueError, match=rf"^scheduler\.power={power} must be positive; 1 is linear$"):
+        factors(partial(schedules.polynomial, power=power, floor=0.0), "fraction")
+
+
+@pytest.mark.parametrize("power", [0.5, 1, 2])
+def test_polynomial_stays_at_its_floor_once_it_is_there(power):
+    """Beyond t = 1, as with scheduler.unit=epochs, a root is complex, a line negative and a parabola grows."""
+    found = factors(partial(schedules.polynomial, power=power, floor=0.1), "epochs", total=35)
+    assert found[10:] == pytest.approx([0.1] * 25)
 
 
 def test_a_schedule_stays_at_its_end_and_a_run_of_one_step_has_its_start():

@@ -10,6 +10,7 @@ from athanor.data.augment import Augment
 from athanor.seeds import mix
 
 Batch = tuple[Tensor, Tensor]
+FLIP = 0x666C6970  # names the draws of alternating flip, apart from those of (seed, epoch)
 
 
 @dataclass
@@ -38,14 +39,21 @@ class TrainBatches:
         order = self.index[torch.randperm(len(self.index), generator=generator("cpu", self.seed, epoch))]
         order = order.to(self.images.device)
         share = self.batch_size // self.world_size
+        mirrored = self._mirrored(epoch) if self.augment.flip == "alternating" else None
         for step in range(done, len(self)):
             first = self.rank * share
             chosen = order[step * self.batch_size + first :][:share]
             images = self.images.index_select(0, chosen)  # 6 to 10 times faster on the CPU than images[chosen]
             if self.augment:
                 draws = generator(images.device, self.seed, epoch, step)
-                images = self.augment(images, draws, total=self.batch_size, start=first)
+                now = None if mirrored is None else mirrored.index_select(0, chosen)
+                images = self.augment(images, draws, self.batch_size, first, now)
             yield images, self.labels.index_select(0, chosen)
+
+    def _mirrored(self, epoch: int) -> Tensor:
+        """Which of all images alternating flip mirrors: half of them, drawn once a run, and the others next epoch."""
+        coins = torch.rand(len(self.images), generator=generator("cpu", self.seed, FLIP)) < 0.5
+        return (coins ^ bool(epoch % 2)).to(self.images.device)
 
     # Lightning asks whether a loader can be resumed by looking for these two; `position` already knows all.
     def state_dict(self) -> dict:

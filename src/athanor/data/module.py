@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from athanor.data.augment import Augment
-from athanor.data.batches import EvalBatches, TrainBatches
+from athanor.data.batches import Batch, EvalBatches, TrainBatches
 from athanor.data.source import Source
 from athanor.data.split import stratified
 
@@ -49,6 +49,11 @@ class ImageData(L.LightningDataModule):
             )
         if eval_batch_size < 1:
             raise ValueError(f"data.eval_batch_size={eval_batch_size} shows no image; use 1 or more")
+        if augment.padding_mode == "reflect" and augment.crop >= min(self.input_shape[1:]):
+            raise ValueError(
+                f"data.augment.crop={augment.crop} mirrors more than images of {self.input_shape[2]}x"
+                f"{self.input_shape[1]} have; use a smaller crop, or data.augment.padding_mode=zeros"
+            )
         if augment.cutout:
             augment.mean = mean_colour(source.train_images, self.train_index)
 
@@ -89,6 +94,10 @@ class ImageData(L.LightningDataModule):
     def test_dataloader(self) -> EvalBatches:
         images, labels = self._placed(self.source.test_images, self.source.test_labels)
         return EvalBatches(images, labels, self.test_index, self.eval_batch_size, *self._rank())
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        images, labels = batch
+        return images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
     def _rank(self) -> tuple[int, int]:
         return self.trainer.global_rank, self.trainer.world_size

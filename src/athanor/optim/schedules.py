@@ -37,6 +37,13 @@ def exponential(t: float, gamma: float) -> float:
     return gamma**t
 
 
+def polynomial(t: float, power: float, floor: float) -> float:
+    """floor + (1 - floor) * (1 - t)^power; t in [0, 1]."""
+    if power <= 0:
+        raise ValueError(f"scheduler.power={power} must be positive; 1 is linear")
+    return floor + (1 - floor) * (1 - t) ** power
+
+
 def cosine(t: float, floor: float) -> float:
     """floor + (1 - floor) * (1 + cos(pi t)) / 2 (Loshchilov & Hutter 2017, equation 5); t in [0, 1]."""
     return floor + (1 - floor) * (1 + math.cos(math.pi * t)) / 2

@@ -1,0 +1,172 @@
+"""scripts/benchmark.py: what it computes from measurements, and that all can be measured. No time is judged."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+WORDS = ["data=mnist", "data._target_=contenders.generated.mnist", "data.limit=1000", "data.batch_size=128"]
+WORDS += ["model=mlp", "model.widths=[16]", "optim=adam", "trainer=cpu", "trainer.precision=32-true"]
+
+
+@pytest.fixture
+def contender(repo, tmp_path, monkeypatch):
+    """A contender's report, measured in this process."""
+    monkeypatch.syspath_prepend(str(repo / "scripts"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # Lightning sets it for good
+    matmul_precision = torch.get_float32_matmul_precision()
+
+    def contender(module, *arguments):
+        monkeypatch.setattr(sys, "argv", [module, *arguments])
+        __import__(f"contenders.{module}", fromlist=["main"]).main()
+        return json.loads((tmp_path / "report.json").read_text())
+
+    yield contender
+    torch.set_float32_matmul_precision(matmul_precision)
+
+
+@pytest.fixture
+def modules(repo, monkeypatch):
+    monkeypatch.syspath_prepend(str(repo / "scripts"))
+    from contenders import clock, report
+
+    return clock, report
+
+
+# what is computed
+
+
+def test_contenders_take_turns_in_both_directions(modules):
+    _, report = modules
+    assert report.turns(["a", "b", "c"], 3) == [["a", "b", "c"], ["c", "b", "a"], ["a", "b", "c"]]
+
+
+def test_a_ratio_is_taken_within_each_round(modules):
+    _, report = modules
+    found = report.ratios([10, 30, 20], [10, 60, 5])
+    assert found == {"rounds": [1, 0.5, 4], "median": 1, "min": 0.5, "max": 4}  # the medians' ratio is 2
+
+
+def test_the_first_epoch_warms_up_and_does_not_count(modules):
+    _, report = modules
+    assert report.steady([9.0, 1.0, 2.0, 3.0]) == 2.0
+    assert report.steady([9.0]) == 9.0
+
+
+def test_a_table_shows_medians_and_what_they_lie_between(modules):
+    _, report = modules
+    cells = [report.shown(report.spread(values), ".1f") for values in ([1, 2, 4], [3, 3, 3])]
+    assert cells == ["2.0 (1.0-4.0)", "3.0"]
+    assert report.table(["", "s"], [["one", "1"], ["eleven", "11"]]).splitlines() == [
+        "            s",
+        "  one       1",
+        "  eleven   11",
+    ]
+
+
+def test_spans_within_one_another_add_up_to_the_whole(modules, monkeypatch):
+    clock, _ = modules
+    now = [0.0]
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])
+    watch = clock.Clock("rest")
+
+    def pass_time(seconds):
+        now[0] += seconds
+
+    def outer():
+        pass_time(1)
+        watch.timed("inner", pass_time)(10)
+        pass_time(2)
+
+    watch.timed("outer", outer)()
+    pass_time(5)
+    assert list(watch.timed_items("items", lambda: iter("ab"))()) == ["a", "b"]
+    assert watch.snapshot() == {"outer": 3, "inner": 10, "rest": 5, "items": 0}
+
+
+# what is measured
+
+
+def test_mlp_measures_three_contenders_on_generated_images(run_process, tmp_path):
+    options = ["--repeats", 1, "--epochs", 1, "--images", 2000, "--workers", 0, "--json", "found.json"]
+    ran = run_process(tmp_path, "scripts/benchmark.py", "mlp", *options, ATHANOR_DATA=str(tmp_path / "empty"))
+    assert (ran.code, ran.err) == (0, "")
+    assert "GENERATED images in the shape of mnist, 2,000 of its training images" in ran.out
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert {"cpu", "cores", "threads", "torch", "load_at_start", "load_at_end"} <= set(found["machine"])
+    case = found["cases"]["mlp"]
+    assert list(case["contenders"]) == ["athanor", "plain", "conventional"]
+    for contender in case["contenders"].values():
+        [record] = contender["rounds"]
+        assert len(record["epoch_seconds"]) == 1
+        assert record["images"] == 14 * 128  # of the 1,800 that are not for validation
+        assert record["threads"] == 1
+        assert record["val_acc"] > 0.5  # the generated classes can be learnt
+        assert contender["summary"]["epoch_s"]["median"] == record["epoch_seconds"][0]
+    assert set(case["ratios"]) == {"conventional / athanor", "athanor / plain"}
+    for ratio in case["ratios"].values():
+        assert set(ratio) == {"epoch_s", "fit_s", "command_s"}
+
+
+def test_startup_says_where_the_time_to_the_first_step_goes(run_process, tmp_path):
+    ran = run_process(tmp_path, "scripts/benchmark.py", "startup", "--repeats", 1)
+    assert (ran.code, ran.err) == (0, "")
+    assert "import torch" in ran.out
+    assert "first training step" in ran.out
+
+
+def test_the_pieces_of_a_step_are_all_found(contender):
+    found = contender("steps", *WORDS, "trainer.max_epochs=1", "trainer.log_every_n_steps=5")
+    [timed], [whole], [plain] = found["timed"], found["as it is"], found["plain"]
+    assert {"backward", "optimizer", "preprocess", "callbacks", "logging"} <= set(timed)
+    assert all(amount > 0 for amount in timed.values())
+    assert list(whole) == list(plain) == ["step"]
+
+
+@pytest.mark.parametrize("path", ["athanor", "torchvision"])
+def test_both_data_paths_give_batches(contender, monkeypatch, path):
+    loading = pytest.importorskip("contenders.loading")
+    monkeypatch.setattr(loading, "SECONDS", 0.01)
+    crops = ["data.augment.crop=2", "data.augment.flip=true"]
+    assert contender("loading", "--path", path, *WORDS, *crops)["images_per_s"] > 0
+
+
+# mistakes
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["mlp", "--repeats", "0"], "--repeats 0: use 1 or more"),
+        (["mlp", "--workers", "many"], "--workers many: use a number from 0, or best"),
+        (["step", "--json", "nowhere/found.json"], "--json nowhere/found.json: there is no folder nowhere"),
+    ],
+)
+def test_a_mistake_is_one_sentence(run_process, tmp_path, words, sentence):
+    ran = run_process(tmp_path, "scripts/benchmark.py", *words)
+    assert (ran.code, ran.out, ran.err) == (1, "", f"error: {sentence}\n")
+
+
+def test_a_contender_that_fails_is_named_with_its_reason(modules):
+    from contenders import process
+
+    from athanor.errors import UserError
+
+    words = ["-c", "print('much'); print('error: no such thing'); print('more'); raise SystemExit(1)"]
+    with pytest.raises(UserError, match=r"^no such thing\n.*python -c") as failed:
+        process.run(words, threads=1)
+    assert len(str(failed.value).splitlines()) == 2
+    with pytest.raises(UserError, match=r"^ZeroDivisionError: division by zero\n"):
+        process.run(["-c", "1 / 0"], threads=1)
+
+
+def test_a_process_reports_its_time_memory_and_settings(modules):
+    from contenders import process
+
+    report = "import json, os; json.dump({'threads': os.environ['OMP_NUM_THREADS']}, open('report.json', 'w'))"
+    found = process.run(["-c", report], threads=3)
+    assert found["threads"] == "3"
+    assert found["command_s"] > 0
+    assert found["peak_mb"] > 1
