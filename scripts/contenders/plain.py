@@ -90,9 +90,9 @@ class Loop:
             yield self.images.index_select(0, chosen), self.labels.index_select(0, chosen)
 
     def logits(self, images: Tensor) -> Tensor:
-        if self.has_convolutions:
-            images = images.contiguous(memory_format=torch.channels_last)  # while they are bytes
         pixels = images.float().sub_(self.mean).mul_(self.scale)
+        if self.has_convolutions:
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
         with self.autocast:
             return self.network(pixels).float()
 

@@ -140,6 +140,8 @@ def refuse(cfg: dict, data: ImageData, callbacks: dict[str, dict]) -> None:
     there["gpu"] = any(there.values())
     if not there.get(accelerator, True):
         raise UserError(f"trainer.accelerator={accelerator}: torch finds none on this machine; type trainer=auto")
+    if cfg["eval"]["tta"] == "flip_shift" and min(data.input_shape[1:]) < 2:
+        raise UserError("eval.tta=flip_shift moves images by a pixel, and these are one pixel wide; use flip or none")
     if not len(data.val_index):
         for name, node in callbacks.items():
             if str(node.get("monitor")).startswith("val/") and not node["_target_"].endswith(".Checkpoints"):

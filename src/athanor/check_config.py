@@ -50,9 +50,10 @@ def check(cfg: dict) -> None:
     if not 0 <= cfg["seed"] < 2**32:
         raise UserError(f"seed={cfg['seed']} is not a seed; use 0 to {2**32 - 1}")
     check_monitor(cfg)
-    for key, value in cfg["eval"].items():
+    check_value("eval", cfg.get("eval"), dict, "train.yaml")
+    for key in {"tta": None, **cfg["eval"]}:
         check_key(f"eval.{key}", ["tta"], "train.yaml")
-        check_value(f"eval.{key}", value, tta.Kind, "train.yaml")
+    check_value("eval.tta", cfg["eval"].get("tta"), tta.Kind, "train.yaml")
     for group in GROUPS:
         if group not in SEVERAL and not cfg.get(group):
             raise UserError(f"{group} is missing: choose one with {group}=<option>")

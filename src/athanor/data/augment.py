@@ -66,6 +66,7 @@ def crop(images: Tensor, offset: Tensor, padding: int, padding_mode: str = "zero
     """Cut [N, C, H, W] out of the padded images at `offset` [N, 2] (y, x), each in 0..2*padding."""
     height, width = images.shape[-2:]
     padded = reflected(images, padding) if padding_mode == "reflect" else F.pad(images, (padding,) * 4)
+    padded = padded.contiguous()  # which channels_last images are not
     count, channels, padded_height, padded_width = padded.shape
     # A window is `height` rows of memory; copying rows by where they start is 3.5 times faster on the CPU than indexing
     # every pixel. [N, C, H]

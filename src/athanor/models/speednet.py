@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from athanor.models import layers
+
 PATCH = 2  # pixels: side of the whitened patches
 EPS = 5e-4  # added to the variances of the patches
 
@@ -33,6 +35,9 @@ class SpeedNet(nn.Module):
         norm_momentum: float,
     ):
         super().__init__()
+        if not widths:
+            raise ValueError("model.widths=[] leaves no stage; use e.g. model.widths=[64,256,256]")
+        layers.check_widths("model.widths", widths)
         channels, smallest = input_shape[0], 2 ** len(widths) + 1
         if min(input_shape[1:]) < smallest:
             raise ValueError(
@@ -58,8 +63,11 @@ class SpeedNet(nn.Module):
 
         pixels: preprocessed training images [N, C, H, W]; some thousands are enough.
         """
-        patches = F.unfold(pixels, PATCH).transpose(1, 2).flatten(0, 1)  # [N * positions, C * 4]
-        variances, vectors = torch.linalg.eigh((patches.T @ patches / len(patches)).double())
+        moments, count = 0, 0
+        for images in pixels.split(64):
+            patches = F.unfold(images, PATCH).transpose(1, 2).flatten(0, 1).double()  # [images * positions, C * 4]
+            moments, count = moments + patches.T @ patches, count + len(patches)
+        variances, vectors = torch.linalg.eigh(moments / count)
         filters = (vectors / (variances + EPS).sqrt()).T.reshape(-1, *self.whiten.weight.shape[1:])
         self.whiten.weight.copy_(torch.cat([filters, -filters]))
 

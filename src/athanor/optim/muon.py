@@ -35,11 +35,12 @@ class Muon(Optimizer):
         normalize: bool,
         weight_decay: float,
         adam_lr: float,
-        adam_betas: list[float],
+        adam_betas: tuple[float, float],
     ) -> None:
-        for name, value, limit in ("lr", lr, 1e3), ("momentum", momentum, 1), ("adam_lr", adam_lr, 1e3):
-            if not 0 <= value < limit:
-                raise ValueError(f"optim.{name}={value} is not in [0, {limit:g})")
+        below_1 = {"momentum": momentum, "adam_betas[0]": adam_betas[0], "adam_betas[1]": adam_betas[1]}
+        for name, value in {"lr": lr, "adam_lr": adam_lr, "weight_decay": weight_decay, **below_1}.items():
+            if not value >= 0 or (name in below_1 and value >= 1):  # nan is neither
+                raise ValueError(f"optim.{name}={value} must be at least 0" + (" and below 1" * (name in below_1)))
         if newton_schulz_steps < 1:
             raise ValueError(f"optim.newton_schulz_steps={newton_schulz_steps} orthogonalises nothing; use 3 to 5")
         every = [p for group in params for p in (group["params"] if isinstance(group, dict) else [group])]
@@ -48,8 +49,9 @@ class Muon(Optimizer):
             raise ValueError("optim=muon is for hidden layers, and this model has none; use another optimizer")
         hidden = {id(p) for p in weights}
         muon = {"params": weights, "lr": lr, "hidden": True}
-        adam = {"params": [p for p in every if id(p) not in hidden], "lr": adam_lr, "hidden": False}
-        adam["weight_decay"] = 0.0
+        # `fused` makes Optimizer.load_state_dict put the step counters where the parameters are
+        adam = {"lr": adam_lr, "hidden": False, "weight_decay": 0.0, "fused": True}
+        adam["params"] = [p for p in every if id(p) not in hidden]
         shared = dict(momentum=momentum, nesterov=nesterov, newton_schulz_steps=newton_schulz_steps)
         shared |= dict(normalize=normalize, weight_decay=weight_decay, betas=tuple(adam_betas), eps=1e-8)
         super().__init__([muon, adam] if adam["params"] else [muon], {"lr": lr, **shared})
@@ -76,7 +78,7 @@ class Muon(Optimizer):
             same[len(p), p.numel() // len(p)].append(i)
         if group["normalize"]:
             norms = torch._foreach_norm(params)
-            torch._foreach_mul_(params, [len(p) ** 0.5 / norm for p, norm in zip(params, norms, strict=True)])
+            torch._foreach_mul_(params, [len(p) ** 0.5 / (norm + 1e-12) for p, norm in zip(params, norms, strict=True)])
         elif group["weight_decay"]:
             torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
         for (rows, columns), members in same.items():

@@ -38,10 +38,10 @@ def exponential(t: float, gamma: float) -> float:
 
 
 def polynomial(t: float, power: float, floor: float) -> float:
-    """floor + (1 - floor) * (1 - t)^power; t in [0, 1]."""
+    """floor + (1 - floor) * (1 - t)^power; t in [0, 1], and the floor after that."""
     if power <= 0:
         raise ValueError(f"scheduler.power={power} must be positive; 1 is linear")
-    return floor + (1 - floor) * (1 - t) ** power
+    return floor + (1 - floor) * max(1 - t, 0) ** power
 
 
 def cosine(t: float, floor: float) -> float:
