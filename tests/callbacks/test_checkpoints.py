@@ -1,5 +1,6 @@
 import math
 import os
+import threading
 from pathlib import Path
 
 import lightning.pytorch as L
@@ -8,7 +9,7 @@ import torch
 
 from athanor import assemble, check_config
 from athanor.callbacks import checkpoints
-from athanor.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
+from athanor.callbacks.checkpoints import BackgroundCheckpointIO, Checkpoints, write
 from athanor.classifier import Classifier
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -150,8 +151,8 @@ def test_a_run_killed_between_writing_last_and_best_goes_on_with_both(fit, writt
 
 
 def test_a_killed_write_leaves_the_file_from_before(tmp_path, monkeypatch):
-    path, io = tmp_path / "folder" / "last.ckpt", AtomicCheckpointIO()
-    io.save_checkpoint({"epoch": 1}, path)
+    path = tmp_path / "folder" / "last.ckpt"
+    write({"epoch": 1}, path)
 
     def torn(contents, file):
         file.write(b"half of it")
@@ -159,11 +160,54 @@ def test_a_killed_write_leaves_the_file_from_before(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(torch, "save", torn)
-        io.save_checkpoint({"epoch": 2}, path)
+        write({"epoch": 2}, path)
     assert torch.load(path, weights_only=True) == {"epoch": 1}
-    io.save_checkpoint({"epoch": 3}, path)
+    write({"epoch": 3}, path)
     assert torch.load(path, weights_only=True) == {"epoch": 3}
     assert os.listdir(path.parent) == ["last.ckpt"]
+
+
+@pytest.fixture
+def slow_disk(monkeypatch):
+    """Writes wait until this event is set."""
+    ready, save = threading.Event(), torch.save
+
+    def wait_and_save(contents, file):
+        assert ready.wait(10)
+        save(contents, file)
+
+    monkeypatch.setattr(torch, "save", wait_and_save)
+    return ready
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_which_holds_what_was_there(tmp_path, slow_disk):
+    io, weight, kept = BackgroundCheckpointIO(), torch.zeros(3), [1]
+    io.save_checkpoint({"weight": weight, "states": {"kept": kept}}, tmp_path / "last.ckpt")
+    io.then(checkpoints.link, tmp_path / "last.ckpt", tmp_path / "best.ckpt")
+    weight += 1
+    kept.append(2)
+    assert list(tmp_path.glob("*.ckpt")) == []
+    slow_disk.set()
+    io.teardown()
+    for name in "last.ckpt", "best.ckpt":
+        contents = torch.load(tmp_path / name, weights_only=True)
+        assert contents["weight"].tolist() == [0, 0, 0] and contents["states"] == {"kept": [1]}
+
+
+def test_a_write_that_fails_ends_the_fit_and_leaves_what_was_there(fit, written, monkeypatch, tmp_path):
+    fit([2, 1])
+    save = torch.save
+
+    def full(contents, file):
+        if contents["epoch"] == 3:
+            raise OSError(28, "No space left on device")
+        save(contents, file)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(torch, "save", full)
+        fit([2, 1, 3, 0], resume=True)
+    (tmp_path / "run" / "checkpoints" / ".last.ckpt.part").unlink()
+    assert written() == {"last.ckpt": 2, "best.ckpt": 1}
 
 
 def test_a_file_system_without_links_gets_copies(fit, written, monkeypatch):

@@ -3,12 +3,16 @@
 import math
 import os
 import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import lightning.pytorch as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.utilities.apply_func import apply_to_collection
 from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor
 
 
 class Checkpoints(Checkpoint):
@@ -27,7 +31,7 @@ class Checkpoints(Checkpoint):
         self.validated = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        self.io = trainer.strategy.checkpoint_io = BackgroundCheckpointIO()
         self.folder = Path(trainer.default_root_dir) / "checkpoints"
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -46,11 +50,11 @@ class Checkpoints(Checkpoint):
         dropped, self.kept = ranked[self.top_k :], ranked[: self.top_k]
         trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
         if trainer.is_global_zero:
-            self._arrange(dropped)
+            self.io.then(self._arrange, self.last, list(self.kept), dropped)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.kept and trainer.is_global_zero and (self.folder / "last.ckpt").is_file():
-            self._arrange([])  # the run that is resumed may have been killed before it did
+            self._arrange(self.last, self.kept, [])  # the run that is resumed may have been killed before it did
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
         """Lightning counts an epoch as completed only after this hook; with max_steps set, a resumed run would run it
@@ -76,10 +80,11 @@ class Checkpoints(Checkpoint):
     def _rank(self, entry: dict) -> float:
         return entry["score"] if self.mode == "min" else -entry["score"]
 
-    def _arrange(self, dropped: list[dict]) -> None:
-        if self.last in self.kept and self.top_k > 1:
-            link(self.folder / "last.ckpt", self._file(self.last))
-        if self.kept and self.kept[0] == self.last:
+    def _arrange(self, last: dict, kept: list[dict], dropped: list[dict]) -> None:
+        """Give last.ckpt the further names that it has earned."""
+        if last in kept and self.top_k > 1:
+            link(self.folder / "last.ckpt", self._file(last))
+        if kept and kept[0] == last:
             link(self.folder / "last.ckpt", self.folder / "best.ckpt")
         for entry in dropped:
             self._file(entry).unlink(missing_ok=True)
@@ -99,18 +104,52 @@ class Checkpoints(Checkpoint):
         self.kept, self.last = state["kept"], state["last"]
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target and renames: a run that is killed while it writes keeps the file from before."""
+class BackgroundCheckpointIO(TorchCheckpointIO):
+    """Writes a copy in a thread, while training goes on, beside the target, and then renames it.
+
+    A run that is killed meanwhile keeps the file from before. One write is under way at a time; its error is raised by
+    the next one, or at the end of the fit.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thread = ThreadPoolExecutor(1, "checkpoint")
+        self.pending: Future[None] | None = None
 
     def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options: object = None) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.part")
-        with open(beside, "wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        self.wait()
+        copied = apply_to_collection(checkpoint, Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
+        self.then(write, copied, Path(path))
+
+    def then(self, function: Callable[..., None], *arguments: object) -> None:
+        """Call it in the thread after what is under way, if that succeeds."""
+        previous = self.pending
+
+        def job() -> None:
+            if previous:
+                previous.result()
+            function(*arguments)
+
+        self.pending = self.thread.submit(job)
+
+    def wait(self) -> None:
+        pending, self.pending = self.pending, None
+        if pending:
+            pending.result()
+
+    def teardown(self) -> None:
+        self.wait()
+        self.thread.shutdown()
+
+
+def write(checkpoint: dict, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.part")
+    with open(beside, "wb") as file:
+        torch.save(checkpoint, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
 
 
 def link(source: Path, target: Path) -> None:
