@@ -90,7 +90,7 @@ WRONG = [
     ("model=speednet model.widths=[]", "model.widths=[] leaves no stage"),
     ("eval=null", "eval=null: train.yaml takes dict"),
     ("~eval.tta", "eval.tta=null: train.yaml takes none, flip, flip_shift"),
-    ("optim=muon optim.momentum=1", "optim.momentum=1 must be at least 0 and below 1"),
+    ("optim=muon optim.momentum=1", "optim.momentum=1 is not in [0, 1)"),
     ("optim=muon optim.newton_schulz_steps=0", "optim.newton_schulz_steps=0 orthogonalises nothing; use 3 to 5"),
     ("optim=muon optim.normalize=1", "optim.normalize=1: Muon takes bool"),
     ("scheduler=polynomial scheduler.power=0", "scheduler.power=0 must be positive; 1 is linear"),

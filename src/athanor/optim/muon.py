@@ -3,6 +3,7 @@
 Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks". torch.optim.Muon takes 2-D weights only.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
@@ -15,7 +16,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic; steepest at 0, so th
 
 
 class Muon(Optimizer):
-    """Muon for all weights but the last, which is the classifier's; AdamW for that and for biases and norms.
+    """Muon for all weights but the last, which is the classifier's; AdamW for that (adam_lr) and for biases and norms.
 
     A convolution [out, in, h, w] is taken as the matrix [out, in*h*w]. A step changes it by lr times a matrix of the
     norm sqrt(out): with `normalize`, which holds a weight at that norm, lr is the relative change. Use that where each
@@ -35,26 +36,26 @@ class Muon(Optimizer):
         normalize: bool,
         weight_decay: float,
         adam_lr: float,
+        bias_lr: float | None,
         adam_betas: tuple[float, float],
     ) -> None:
-        below_1 = {"momentum": momentum, "adam_betas[0]": adam_betas[0], "adam_betas[1]": adam_betas[1]}
-        for name, value in {"lr": lr, "adam_lr": adam_lr, "weight_decay": weight_decay, **below_1}.items():
-            if not value >= 0 or (name in below_1 and value >= 1):  # nan is neither
-                raise ValueError(f"optim.{name}={value} must be at least 0" + (" and below 1" * (name in below_1)))
+        bias_lr = adam_lr if bias_lr is None else bias_lr
+        check(1, momentum=momentum, **{f"adam_betas[{i}]": beta for i, beta in enumerate(adam_betas)})
+        check(math.inf, lr=lr, adam_lr=adam_lr, bias_lr=bias_lr, weight_decay=weight_decay)
         if newton_schulz_steps < 1:
             raise ValueError(f"optim.newton_schulz_steps={newton_schulz_steps} orthogonalises nothing; use 3 to 5")
         every = [p for group in params for p in (group["params"] if isinstance(group, dict) else [group])]
-        weights = [p for p in every if p.ndim > 1][:-1]
+        *weights, last = [p for p in every if p.ndim > 1] or [None]
         if not weights:
             raise ValueError("optim=muon is for hidden layers, and this model has none; use another optimizer")
-        hidden = {id(p) for p in weights}
-        muon = {"params": weights, "lr": lr, "hidden": True}
         # `fused` makes Optimizer.load_state_dict put the step counters where the parameters are
-        adam = {"lr": adam_lr, "hidden": False, "weight_decay": 0.0, "fused": True}
-        adam["params"] = [p for p in every if id(p) not in hidden]
+        adam = {"hidden": False, "weight_decay": 0.0, "fused": True}
+        groups = [{"params": weights, "lr": lr, "hidden": True}, {"params": [last], "lr": adam_lr, **adam}]
+        biases = [p for p in every if p.ndim <= 1]
+        groups += [{"params": biases, "lr": bias_lr, **adam}] if biases else []
         shared = dict(momentum=momentum, nesterov=nesterov, newton_schulz_steps=newton_schulz_steps)
         shared |= dict(normalize=normalize, weight_decay=weight_decay, betas=tuple(adam_betas), eps=1e-8)
-        super().__init__([muon, adam] if adam["params"] else [muon], {"lr": lr, **shared})
+        super().__init__(groups, {"lr": lr, **shared})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
@@ -114,6 +115,12 @@ class Muon(Optimizer):
         if name not in state:
             state[name] = torch.zeros_like(parameter)
         return state[name]
+
+
+def check(limit: float, **knobs: float) -> None:
+    for name, value in knobs.items():
+        if not 0 <= value < limit:
+            raise ValueError(f"optim.{name}={value} is not in [0, {limit})")
 
 
 def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
