@@ -67,3 +67,11 @@ def test_the_results_name_the_precision_that_was_chosen(run_here, tmp_path, monk
     (results,) = tmp_path.glob("outputs/*/*/results.json")
     assert json.loads(results.read_text())["precision"] == "bf16-mixed"
     assert "trainer.precision=auto is bf16-mixed" in ran.out + ran.err
+
+
+def test_threads_are_set_for_one_job_of_a_sweep_and_not_for_the_next(run_here, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    words = "trainer=cpu data.limit=200 trainer.max_epochs=1 logger=null model=linear"
+    assert run_here("train.py", "-m", "threads=2,null", *words.split()).code == 0
+    assert asked == [2, 1]  # the tests run with one

@@ -17,6 +17,7 @@ from athanor.data.module import ImageData
 from athanor.errors import UserError
 from athanor.signatures import signature
 
+THREADS = torch.get_num_threads()  # before a job of a multirun sets its own
 INIT_IMAGES = 5000  # that a network with `init_from_data` sees, at most
 
 
@@ -116,6 +117,7 @@ def trainer(cfg: dict, directory: str, data: ImageData, network: nn.Module) -> L
     }
     device = device_type(cfg["trainer"]["accelerator"])
     precision.set_matmul_precision(cfg["matmul_precision"], device)
+    torch.set_num_threads(cfg["threads"] or THREADS)
     if cfg["trainer"]["precision"] == "auto":
         own["precision"] = precision.automatic(device, network)
     if not len(data.val_index):

@@ -18,6 +18,7 @@ TOP_LEVEL = {
     "data_dir": str,
     "test": bool,
     "compile": bool,
+    "threads": int | None,
     "matmul_precision": Literal["auto", "highest", "high", "medium"],
     "weights": str | None,
     "resume": str | None,
@@ -49,11 +50,10 @@ def check(cfg: dict) -> None:
             check_value(key, value, TOP_LEVEL[key], "train.yaml")
     if not 0 <= cfg["seed"] < 2**32:
         raise UserError(f"seed={cfg['seed']} is not a seed; use 0 to {2**32 - 1}")
+    if cfg["threads"] is not None and cfg["threads"] < 1:
+        raise UserError(f"threads={cfg['threads']}: use 1 or more, or null for all cores")
     check_monitor(cfg)
-    check_value("eval", cfg.get("eval"), dict, "train.yaml")
-    for key in {"tta": None, **cfg["eval"]}:
-        check_key(f"eval.{key}", ["tta"], "train.yaml")
-    check_value("eval.tta", cfg["eval"].get("tta"), tta.Kind, "train.yaml")
+    check_eval(cfg.get("eval"))
     for group in GROUPS:
         if group not in SEVERAL and not cfg.get(group):
             raise UserError(f"{group} is missing: choose one with {group}=<option>")
@@ -64,6 +64,13 @@ def check(cfg: dict) -> None:
     for key in "accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps":
         if (value := cfg["trainer"].get(key)) is not None and value < 1:
             raise UserError(f"trainer.{key}={value}: use 1 or more")
+
+
+def check_eval(node: object) -> None:
+    check_value("eval", node, dict, "train.yaml")
+    for key in node:
+        check_key(f"eval.{key}", ["tta"], "train.yaml")
+    check_value("eval.tta", node.get("tta"), tta.Kind, "train.yaml")
 
 
 def check_monitor(cfg: dict) -> None:
