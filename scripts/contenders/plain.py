@@ -4,6 +4,7 @@ Images stay uint8 in memory, or on the GPU. A batch is one gather by a permutati
 a whole; convolutions are channels_last, the optimizer is fused, and loss and accuracy are read once an epoch.
 """
 
+import ctypes
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,16 @@ from torch import Tensor, nn
 
 from athanor.precision import set_matmul_precision
 from contenders import task
+
+
+def keep_freed_memory() -> None:
+    """As athanor.lean does it, without importing Lightning for it."""
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(-4, 0)
+    mallopt(-1, 2**31 - 1)
 
 
 def main() -> None:
@@ -28,6 +39,7 @@ class Loop:
         torch.manual_seed(cfg["seed"])
         self.device = task.device(cfg)
         set_matmul_precision(cfg["matmul_precision"], self.device.type)
+        keep_freed_memory()
         self.images, self.labels = data.images.to(self.device), data.labels.to(self.device)
         self.train_index, self.val_index = data.train_index.to(self.device), data.val_index.to(self.device)
         self.data, self.batch_size, self.augment = data, data.batch_size, data.augment

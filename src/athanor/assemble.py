@@ -118,6 +118,8 @@ def trainer(cfg: dict, directory: str, data: ImageData, network: nn.Module) -> L
     device = device_type(cfg["trainer"]["accelerator"])
     precision.set_matmul_precision(cfg["matmul_precision"], device)
     torch.set_num_threads(cfg["threads"] or THREADS)
+    if device == "cpu":
+        lean.keep_freed_memory()
     if cfg["trainer"]["precision"] == "auto":
         own["precision"] = precision.automatic(device, network)
     if not len(data.val_index):
