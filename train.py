@@ -13,24 +13,29 @@ def main(cfg: DictConfig) -> None:
 
     from athanor import assemble
     from athanor.job import Job
-    from athanor.ranks import local_ranks
+    from athanor.ranks import spread
     from athanor.runs import load_weights
 
     job = Job()
+    if job.is_done:
+        return
     with job.recorded():
         config = job.save_config(cfg)
+        if spread(config, job.dir):  # over several devices: the rest is done by a process for each
+            return
         L.seed_everything(config["seed"], verbose=False)
-        with local_ranks(config["trainer"], job.dir):
-            data = assemble.data(config)
-            classifier = assemble.classifier(config, data)
-            if config["weights"]:
-                load_weights(classifier, config["weights"])
-            trainer = assemble.trainer(config, str(job.dir), data, classifier.network)
-            trainer.fit(classifier, data, ckpt_path=job.resume_from(config), weights_only=True)
-            job.load_chosen(classifier, trainer)
-            if config["test"]:
-                trainer.test(classifier, data, verbose=False)
-        job.finish(trainer, classifier, data)
+        data = assemble.data(config)
+        classifier = assemble.classifier(config, data)
+        if config["weights"]:
+            load_weights(classifier, config["weights"])
+        checkpoint, step = job.resume_point()
+        trainer = assemble.trainer(config, str(job.dir), data, classifier.network, step)
+        job.record_origin(config, data)
+        trainer.fit(classifier, data, ckpt_path=checkpoint, weights_only=True)
+        job.load_chosen(classifier, trainer)
+        if config["test"]:
+            trainer.test(classifier, data, verbose=False)
+        job.finish(trainer, classifier)
 
 
 if __name__ == "__main__":

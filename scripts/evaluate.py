@@ -18,8 +18,9 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from athanor import assemble, check_config
+    from athanor.errors import UserError
     from athanor.logs import set_up_logging
-    from athanor.runs import Run, checkpoint_of, read_checkpoint
+    from athanor.runs import Run, checkpoint_of, fill, read_checkpoint
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     set_up_logging()
@@ -30,7 +31,9 @@ def main() -> None:
     data = assemble.data(config)
     assemble.refuse_other_data(contents["athanor"], data)
     classifier = assemble.from_record({**contents["athanor"], "config": config})
-    classifier.load_state_dict(contents["state_dict"])
+    fill(classifier, contents, path)
+    if arguments.stage == "val" and not len(data.val_index):
+        raise UserError("there are no validation images; use --stage test, or data.val_fraction above 0")
     alone = {**config["trainer"], "devices": 1, "strategy": "auto"}
     bare = {**config, "trainer": alone, "logger": {}, "callbacks": {}}
     trainer = assemble.trainer(bare, str(path.parent), data, classifier.network)

@@ -9,6 +9,7 @@ import runpy
 import socket
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -113,6 +114,7 @@ def as_in_a_new_process() -> Iterator[None]:
     """Undo what train.py and Hydra set up for a process that ends with the command."""
     root = logging.getLogger()
     handlers, level, environment = root.handlers[:], root.level, dict(os.environ)
+    excepthook = threading.excepthook
     GlobalHydra.instance().clear()
     job.failed_jobs.clear()
     try:
@@ -134,6 +136,7 @@ def as_in_a_new_process() -> Iterator[None]:
             handler.filters.clear()
         logging.disable(logging.NOTSET)
         logging.raiseExceptions = True
+        threading.excepthook = excepthook
         GlobalHydra.instance().clear()
         HydraConfig.instance().cfg = None
         os.environ.clear()

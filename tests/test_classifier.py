@@ -183,7 +183,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_step_and_learning_rate(make
     classifier = make(loss=Scripted(1.0, 1.0, 1.0, 1.0, float("nan")), lr=0.25)
     message = (
         r"^the train loss is nan at step 2 \(epoch 1\), learning rate 0\.25; "
-        r"try a smaller optim\.lr, or trainer\.gradient_clip_val=1$"
+        r"first non-finite values: the loss itself \(Scripted\), of outputs that are finite\n"
+        r"  try a smaller optim\.lr, or trainer\.gradient_clip_val=1$"
     )
     with pytest.raises(FloatingPointError, match=message):
         make_trainer(max_epochs=2, log_every_n_steps=50).fit(classifier, batches(8, 8), batches(8, 4))

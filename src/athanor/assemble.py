@@ -1,4 +1,4 @@
-"""The only file in which a config becomes objects."""
+"""The only file in which a config becomes objects. What it is given may name secrets, which are looked up here."""
 
 import pkgutil
 from functools import partial
@@ -9,13 +9,14 @@ import torch
 from lightning.pytorch.callbacks import ProgressBar
 from torch import nn
 
-from athanor import lean, precision, ranks
+from athanor import lean, loaded, precision, ranks
 from athanor.callbacks.checkpoints import Checkpoints
 from athanor.callbacks.stopwatch import Stopwatch
 from athanor.classifier import Classifier
 from athanor.data.module import ImageData
 from athanor.errors import UserError
-from athanor.signatures import signature
+from athanor.secrets import reveal
+from athanor.signatures import check_arguments, signature
 
 THREADS = torch.get_num_threads()  # before a job of a multirun sets its own
 INIT_IMAGES = 5000  # that a network with `init_from_data` sees, at most
@@ -33,11 +34,14 @@ def build(node: dict, **handed: object) -> Any:
             arguments[key] = build(value, **handed)
     names, _ = signature(target)
     arguments |= {name: fact for name, fact in handed.items() if name in names and arguments.get(name) is None}
-    return partial(target, **arguments) if node.get("_partial_") else target(**arguments)
+    if node.get("_partial_"):
+        return partial(target, **arguments)
+    check_arguments(target, arguments, node["_target_"])
+    return target(**arguments)
 
 
 def data(cfg: dict) -> ImageData:
-    node = {key: value for key, value in cfg["data"].items() if key != "preprocess"}
+    node = {key: value for key, value in reveal(cfg["data"]).items() if key != "preprocess"}
     names, _ = signature(ImageData)
     own = {key: value for key, value in node.items() if key in names}
     if own["augment"]:
@@ -72,7 +76,8 @@ def refuse_other_data(record: dict, data: ImageData) -> None:
 
 def from_record(record: dict, class_counts: torch.Tensor | None = None) -> Classifier:
     """A classifier as a checkpoint describes it, without weights."""
-    cfg, input_shape, num_classes = record["config"], tuple(record["input_shape"]), len(record["class_names"])
+    input_shape, num_classes = tuple(record["input_shape"]), len(record["class_names"])
+    cfg = reveal(loaded.built(record["config"]))
     if class_counts is None:
         class_counts = torch.ones(num_classes)  # only a training loss needs the true ones; weights load over these
     scheduler = {key: value for key, value in cfg["scheduler"].items() if key != "unit"}
@@ -95,11 +100,17 @@ def from_record(record: dict, class_counts: torch.Tensor | None = None) -> Class
     )
 
 
-def trainer(cfg: dict, directory: str, data: ImageData, network: nn.Module) -> L.Trainer:
-    """The trainer of this network, with its callbacks and loggers, which write into `directory`."""
+def trainer(
+    cfg: dict, directory: str, data: ImageData, network: nn.Module, resume_step: int | None = None
+) -> L.Trainer:
+    """The trainer of this network, with its callbacks and loggers, which write into `directory`.
+
+    What a resumed run logged at `resume_step` and after it is logged again, so the loggers take it out.
+    """
+    facts = {"save_dir": directory, "parameters": parameters(cfg), "purge_step": resume_step}  # no secret is logged
+    cfg = reveal(cfg)
     callbacks = {name: node for name, node in (cfg.get("callbacks") or {}).items() if node}
     refuse(cfg, data, callbacks)
-    facts = {"save_dir": directory, "parameters": parameters(cfg)}
     loggers = [build(node, **facts) for node in (cfg.get("logger") or {}).values() if node]
     for logger in loggers:
         logger.log_hyperparams(facts["parameters"])

@@ -1,5 +1,6 @@
 """Whether a composed config is right, before anything is built: groups, keys, types and targets."""
 
+import math
 import pkgutil
 from typing import Any, Literal
 
@@ -36,6 +37,9 @@ OUTSIDE_TARGET = {
 
 def plain(cfg: DictConfig) -> dict:
     """The config resolved to dicts, lists, numbers and text; a value that is still missing is named."""
+    for key, example in {"monitor": "monitor.metric=val/acc monitor.mode=max", "eval": "eval.tta=flip"}.items():
+        if key in cfg and not OmegaConf.is_dict(value := cfg[key]):
+            raise UserError(f"{key}={'null' if value is None else value}: train.yaml takes dict; type {example}")
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise UserError(f"{missing[0]} is needed: type {missing[0]}=<value>")
@@ -44,6 +48,9 @@ def plain(cfg: DictConfig) -> dict:
 
 def check(cfg: dict) -> None:
     """Raise UserError at the first wrong key, type or target. Nothing is built."""
+    for key in (*TOP_LEVEL, "monitor", "eval"):
+        if key not in cfg:
+            raise UserError(f"{key} is missing: leave out what took it away, or type +{key}=<value>")
     for key, value in cfg.items():
         check_key(key, [*TOP_LEVEL, *GROUPS, "monitor", "eval"], "train.yaml")
         if key in TOP_LEVEL:
@@ -57,13 +64,36 @@ def check(cfg: dict) -> None:
     for group in GROUPS:
         if group not in SEVERAL and not cfg.get(group):
             raise UserError(f"{group} is missing: choose one with {group}=<option>")
+        if group in ("optim", "scheduler") and cfg[group].get("_partial_") is not True:
+            raise UserError(f"{group}._partial_ must be true: what it takes, parameters or steps, comes later")
         for name, node in (cfg.get(group) or {}).items() if group in SEVERAL else ():
             if not (node is None or (isinstance(node, dict) and "_target_" in node)):
                 raise UserError(f"{group}.{name}={node} is no object with a _target_; null takes one away")
         check_node(group, cfg.get(group) or {})
+    check_trainer(cfg["trainer"])
+    check_optim(cfg["optim"])
+
+
+def check_trainer(trainer: dict) -> None:
     for key in "accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps":
-        if (value := cfg["trainer"].get(key)) is not None and value < 1:
+        if (value := trainer.get(key)) is not None and value < 1:
             raise UserError(f"trainer.{key}={value}: use 1 or more")
+    if (value := trainer.get("gradient_clip_val")) is not None and value < 0:
+        raise UserError(f"trainer.gradient_clip_val={value} clips nothing; use a number above 0, or null")
+    devices = trainer.get("devices", "auto")
+    is_number = isinstance(devices, int) or str(devices).removeprefix("-").isdigit()
+    right = int(devices) >= 1 or int(devices) == -1 if is_number else devices == "auto" or isinstance(devices, list)
+    if not right or devices == []:
+        raise UserError(f"trainer.devices={devices}: use 1 or more, a list of their numbers, or -1 or auto for all")
+
+
+def check_optim(optim: dict) -> None:
+    """What torch says without the key."""
+    for key in "lr", "weight_decay", "momentum", "eps":
+        if isinstance(value := optim.get(key), (int, float)) and value < 0:
+            raise UserError(f"optim.{key}={value} is negative; use 0 or more")
+    if isinstance(betas := optim.get("betas"), list) and not all(0 <= beta < 1 for beta in betas):
+        raise UserError(f"optim.betas={betas}: use numbers from 0 to below 1, as [0.9, 0.999]")
 
 
 def check_eval(node: object) -> None:
@@ -78,9 +108,13 @@ def check_monitor(cfg: dict) -> None:
         check_value(f"monitor.{key}", cfg["monitor"].get(key), hint, "train.yaml")
     names = ["loss", "acc"] + [name for name, node in (cfg.get("metrics") or {}).items() if node]
     known = ["train/loss", "train/acc", *(f"val/{name}" for name in names)]
-    if cfg["monitor"]["metric"] not in known:
-        metric = cfg["monitor"]["metric"]
-        raise UserError(f"monitor.metric={metric} is not logged; {nearest(metric, known)}")
+    watched = {"monitor.metric": cfg["monitor"]["metric"]}
+    for name, node in (cfg.get("callbacks") or {}).items():
+        if isinstance(node, dict) and isinstance(node.get("monitor"), str):
+            watched[f"callbacks.{name}.monitor"] = node["monitor"]
+    for path, metric in watched.items():
+        if metric not in known:
+            raise UserError(f"{path}={metric} is not logged; {nearest(metric, known)}")
 
 
 def settle(cfg: dict, overrides: list[str]) -> list[str]:
@@ -123,10 +157,15 @@ def check_node(path: str, node: dict) -> None:
             check_node(f"{path}.{key}", value)
         elif key in hints:
             check_value(f"{path}.{key}", value, hints[key], owner)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{path}.{key}={value} is no number to compute with")
 
 
 def locate(path: str, target: str) -> Any:
     try:
-        return pkgutil.resolve_name(target)
+        found = pkgutil.resolve_name(target)
     except Exception as error:
         raise UserError(f"{path}._target_={target} cannot be imported: {str(error).splitlines()[-1]}") from error
+    if not callable(found):
+        raise UserError(f"{path}._target_={target} is no class or function; name one that is in it")
+    return found

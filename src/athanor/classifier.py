@@ -1,6 +1,7 @@
 """The one LightningModule: preprocess -> network -> loss, with its metrics."""
 
 import inspect
+import logging
 import math
 from functools import partial
 
@@ -9,11 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from athanor import tta
+from athanor import diagnose, tta
 from athanor.optim import schedules
 from athanor.optim.groups import parameter_groups
 from athanor.preprocess import Preprocess
 from athanor.seeds import seed_step
+
+log = logging.getLogger(__name__)
 
 
 class Classifier(L.LightningModule):
@@ -51,6 +54,7 @@ class Classifier(L.LightningModule):
             network.to(memory_format=torch.channels_last)
         self.sums: dict[str, list[Tensor]] = {}  # stage -> losses, correct, images; no buffers: DDP would copy them
         self.stored: list[tuple[Tensor, Tensor]] = []
+        self.resumed_sums: Tensor | None = None  # [processes, 3] of the epoch in which the checkpoint was written
         self.last_counted = -1  # batch of this epoch
         self.validated = False  # since the epoch schedulers last moved
         # a fitted preprocess never changes, so DDP need not broadcast it before every step (ZCA on CIFAR: 38 MB)
@@ -81,7 +85,7 @@ class Classifier(L.LightningModule):
             self._count("train", loss.detach(), logits, labels)
             logged = (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # as Lightning counts
             if logged or loss.device.type == "cpu":  # reading a GPU's loss at every step would wait for it
-                self._check_finite(loss.item())
+                self._check_finite(loss.item(), images=images, batch_idx=batch_idx)
             if logged:
                 self.log("train/loss_step", loss, on_epoch=False)
         return loss
@@ -99,8 +103,20 @@ class Classifier(L.LightningModule):
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         return self(batch[0]).float().softmax(1)
 
+    def on_train_start(self) -> None:
+        if self.resumed_sums is not None:
+            own = self.resumed_sums[self.global_rank].to(self.device)
+            self.sums["train"], self.resumed_sums = list(own.unbind()), None
+
     def on_train_epoch_start(self) -> None:
         self.last_counted = -1
+
+    def on_validation_epoch_start(self) -> None:
+        if (
+            self.trainer.world_size > 1
+        ):  # each process has batch norm statistics of its own; a checkpoint has the first's
+            for buffer in self.network.buffers():
+                torch.distributed.broadcast(buffer, src=0)
 
     def on_train_epoch_end(self) -> None:
         self._log_epoch("train")
@@ -134,6 +150,15 @@ class Classifier(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["athanor"] = self.record
+        sums = torch.stack(self.sums.get("train") or self._no_sums())
+        of_all = [sums.clone() for _ in range(self.trainer.world_size)]
+        if len(of_all) > 1:
+            torch.distributed.all_gather(of_all, sums)
+        checkpoint["within_epoch"] = {"sums": torch.stack(of_all), "validated": self.validated}
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self.resumed_sums = checkpoint["within_epoch"]["sums"]
+        self.validated = checkpoint["within_epoch"]["validated"]
 
     def _evaluate(self, stage: str, images: Tensor, labels: Tensor) -> Tensor:
         logits = at_least_float32(self(images))
@@ -165,8 +190,9 @@ class Classifier(L.LightningModule):
         if images == 0:
             return
         self.log_dict({f"{stage}/loss": loss, f"{stage}/acc": acc})
-        if not math.isfinite(loss):
-            self._check_finite(loss, stage)
+        self._check_finite(loss, stage)
+        if stage == "train" and (warning := diagnose.absurd(loss, len(self.record["class_names"]))):
+            log.warning(warning)
         if stage != "train":
             self._log_metrics(stage)
 
@@ -195,13 +221,19 @@ class Classifier(L.LightningModule):
                 config.scheduler.step(self.trainer.callback_metrics[self.monitor])
         self.validated = False
 
-    def _check_finite(self, loss: float, stage: str = "train") -> None:
-        if not math.isfinite(loss):
-            lr = self.trainer.optimizers[0].param_groups[0]["lr"] if self.trainer.optimizers else math.nan
-            raise FloatingPointError(
-                f"the {stage} loss is {loss} at step {self.global_step} (epoch {self.current_epoch}), "
-                f"learning rate {lr:g}; try a smaller optim.lr, or trainer.gradient_clip_val=1"
-            )
+    def _check_finite(
+        self, loss: float, stage: str = "train", images: Tensor | None = None, batch_idx: int = 0
+    ) -> None:
+        """End the run at a loss that is not finite, and say where in the network it began: on `images`, its batch."""
+        if math.isfinite(loss):
+            return
+        lr = self.trainer.optimizers[0].param_groups[0]["lr"] if self.trainer.optimizers else math.nan
+        place = diagnose.first_non_finite(self, images, batch_idx)
+        raise FloatingPointError(
+            f"the {stage} loss is {loss} at step {self.global_step} (epoch {self.current_epoch}), "
+            f"learning rate {lr:g}; {place or 'the parameters are finite'}\n"
+            "  try a smaller optim.lr, or trainer.gradient_clip_val=1"
+        )
 
 
 # Lightning inspects it at every step, for whether it takes batch_idx: 20 us instead of 60

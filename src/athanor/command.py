@@ -4,18 +4,31 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import OmegaConf
 
 from athanor import config_groups
 from athanor.errors import UserError, explain
 
+if TYPE_CHECKING:
+    from athanor.runs import Run
+
+RECORDED = "_recorded_run"  # what Hydra calls the config of the run that a command names
 SETTINGS = ["hydra/output=athanor", "hydra/job_logging=athanor", "hydra.output_subdir=null"]
+
+
+typed: list[str] = []  # the words of this command line
+resumed_sweep: str | None = None  # the directory of the sweep that it goes on with
 
 
 def run(main: Callable[[], None]) -> None:
     """Call a Hydra main with our verbs; a failure ends in one or two lines and a non-zero exit code."""
+    global typed, resumed_sweep
+    typed, resumed_sweep = sys.argv[1:], None
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints its own traceback and exits
     try:
-        sys.argv[1:] = expand(sys.argv[1:])
+        sys.argv[1:] = expand(resume_sweep(typed))
         main()
     except KeyboardInterrupt:
         sys.exit(130)
@@ -32,6 +45,8 @@ def run(main: Callable[[], None]) -> None:
 
 def expand(arguments: list[str]) -> list[str]:
     """Words that people type to what Hydra takes."""
+    if any(argument.startswith("--e") for argument in arguments):  # argparse takes any beginning of it
+        raise UserError("--experimental-rerun loads a pickle, which can run code; type run=<run>")
     arguments = [to_group(argument) for argument in arguments]
     for i, argument in enumerate(arguments):
         verb, _, value = argument.partition("=")
@@ -44,11 +59,32 @@ def expand(arguments: list[str]) -> list[str]:
                 refuse_changes(run.dir, others)
                 others.append(f"hydra.run.dir={quoted(run.dir)}")
             others = [to_addition(other) for other in others]
-            recorded = ["--config-path", str(run.dir.resolve()), "--config-name", "config"]
-            recorded += ["--config-dir", str(config_groups.CONFIGS)]
-            arguments = [*recorded, f"{verb}={quoted(run.dir)}", *SETTINGS, *others]
+            register(run)
+            arguments = ["--config-name", RECORDED, f"{verb}={quoted(run.dir)}", *SETTINGS, *others]
             break
     return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))  # argparse wants them first
+
+
+def resume_sweep(arguments: list[str]) -> list[str]:
+    """`resume=<sweep>` to the words that started it: its jobs that have finished are left as they are."""
+    global resumed_sweep
+    from athanor.runs import Run
+    from athanor.sweeps import Sweep
+
+    for argument in arguments:
+        verb, _, value = argument.partition("=")
+        if verb == "resume" and value == "last":
+            directory = Run.find_unfinished().dir.parent
+        elif verb == "resume" and value:
+            directory = Path(value)
+        else:
+            continue
+        if not (directory / "sweep.json").is_file():
+            return arguments
+        resumed_sweep = str(directory.absolute())
+        others = [other for other in arguments if other is not argument]
+        return [*Sweep(directory).words(), *others, f"hydra.sweep.dir={quoted(directory.absolute())}"]
+    return arguments
 
 
 def to_group(argument: str) -> str:
@@ -80,16 +116,27 @@ def refuse_changes(directory: Path, others: list[str]) -> None:
             )
 
 
+def register(run: "Run") -> None:
+    """Hand a run's checked config to Hydra: what it read from the file itself, it would also build from."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(RECORDED, run.trusted_config)
+
+
 def quoted(path: Path) -> str:
     return "'" + str(path).replace("'", "\\'") + "'"
 
 
 def changed(directory: Path, overrides: list[str]) -> dict:
-    """The recorded config of a run with overrides of the command line, for scripts."""
+    """The recorded config of a run with overrides of the command line, for scripts, which log nothing anywhere."""
     from hydra import compose, initialize_config_dir
 
     from athanor.check_config import plain
+    from athanor.runs import Run
 
     typed = [to_addition(to_group(override)) for override in overrides]
-    with initialize_config_dir(str(directory.resolve()), version_base="1.3"):
-        return plain(compose("config", [f"hydra.searchpath=[file://{config_groups.CONFIGS}]", *typed]))
+    register(Run(directory))
+    with initialize_config_dir(str(config_groups.CONFIGS), version_base="1.3"):
+        cfg = compose(RECORDED, typed)
+    # the keys that loggers take from the environment need not be there
+    return plain(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "logger"]))

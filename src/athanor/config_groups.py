@@ -5,9 +5,10 @@ from pathlib import Path
 
 
 def find_configs() -> Path:
-    """configs/ beside train.py, whichever script of the project runs."""
-    here = Path(sys.argv[0]).resolve().parent
-    return (here if (here / "configs").is_dir() else here.parent) / "configs"
+    """configs/ beside train.py, whichever script of the project runs, or which launcher runs it."""
+    script, package = Path(sys.argv[0]).resolve(), Path(__file__).resolve()
+    places = [script.parent / "configs", script.parents[1] / "configs", package.parents[2] / "configs"]
+    return next((place for place in places if (place / "train.yaml").is_file()), places[0])
 
 
 CONFIGS = find_configs()

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import re
 import sys
 from pathlib import Path
@@ -9,10 +10,13 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from athanor import command, slots
 from athanor.job import failed_jobs
-from athanor.ranks import is_main_process
+from athanor.provenance import is_requeued, slurm_job
+from athanor.ranks import agreed, is_main_process
+from athanor.runs import Run
 from athanor.sweeps import Sweep
 
 
@@ -20,28 +24,57 @@ class Directories(Callback):
     """Gives each run and each sweep a directory of its own, and ends a sweep with its table."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if config.resume is None and is_main_process():
+        if config.resume is None:
             HydraConfig.instance().set_config(config)  # the directory has the run's name in it
             name = str(config.name)
-            set_hydra(config, "run", claim(config.hydra.run.dir.replace(name, name.replace("/", "-"))))
+            wanted = config.hydra.run.dir.replace(name, name.replace("/", "-"))
+            set_hydra(config, "run", agreed(lambda: requeued_run(config) or claim(wanted)))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         failed_jobs.clear()
-        directory = claim(config.hydra.sweep.dir)
+        directory = agreed(lambda: command.resumed_sweep or requeued_sweep() or claim(config.hydra.sweep.dir))
+        os.environ.setdefault(slots.GPUS, slots.visible_gpus())  # before launchers hide them
+        if is_main_process():
+            Sweep(directory).record(command.typed)
         set_hydra(config, "sweep", directory)
         with read_write(config.hydra), open_dict(config.hydra):  # jobs are composed anew, from these
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{directory}'")
 
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if config.get("launcher") and config.hydra.launcher._target_.endswith(".LocalLauncher"):
+            self.slot = slots.take(Path(config.hydra.sweep.dir), config.launcher.jobs)
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        print(Sweep(config.hydra.sweep.dir).collect())
+        if is_main_process():
+            sweep = Sweep(config.hydra.sweep.dir)
+            failed_jobs[:] = [run.dir for run in sweep.runs if run.results.get("status") != "finished"]
+            print(sweep.collect())
 
 
-def set_hydra(config: DictConfig, kind: str, directory: Path) -> None:
+def requeued_run(config: DictConfig) -> str | None:
+    """The directory of this very job, where SLURM has stopped it and starts it again."""
+    overrides = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    for path in Path("outputs").glob("*/*/results.json") if is_requeued() else ():
+        results = Run(path.parent).results
+        if (results.get("slurm_job"), results.get("overrides")) == (slurm_job(), overrides):
+            return str(path.parent)
+    return None
+
+
+def requeued_sweep() -> str | None:
+    for path in Path("outputs/sweeps").glob("*/*/sweep.json") if is_requeued() else ():
+        sweep = Sweep(path.parent)
+        if (sweep.recorded.get("slurm_job"), sweep.recorded.get("typed")) == (slurm_job(), command.typed):
+            return str(sweep.dir)
+    return None
+
+
+def set_hydra(config: DictConfig, kind: str, directory: str) -> None:
     with read_write(config.hydra), open_dict(config.hydra):
-        config.hydra[kind].dir = str(directory)
+        config.hydra[kind].dir = directory
 
 
-def claim(path: str) -> Path:
+def claim(path: str) -> str:
     """Make a directory that is nobody else's: the path, or the path with -2, -3, ... where it is taken."""
     wanted = Path(path)
     wanted = wanted.with_name(re.sub(r"[^A-Za-z0-9._-]+", "-", wanted.name))
@@ -51,7 +84,7 @@ def claim(path: str) -> Path:
             directory = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
             with contextlib.suppress(FileExistsError):
                 directory.mkdir()
-                return directory
+                return str(directory)
     except OSError as error:
         # Hydra would make a warning of an exception here, and go on into a directory that is not the run's own
         print(f"error: cannot make the run's directory {wanted}: {error.strerror}; set hydra.run.dir", file=sys.stderr)

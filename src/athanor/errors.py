@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
-from athanor import config_groups
+from athanor import config_groups, resources
 
 
 class UserError(ValueError):
@@ -20,14 +20,26 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f"did you mean {close[0]}?" if close else f"choose from: {', '.join(choices)}"
 
 
-def explain(error: BaseException, log: Path | None = None) -> str:
-    """One or two lines, whichever library found the mistake; `log` is where the traceback has been written."""
+def explain(error: BaseException, log: Path | None = None, config: dict | None = None) -> str:
+    """One or two lines, whichever library found the mistake.
+
+    log: where the traceback has been written; its folder is the run's. config: what the run was made from, if it got
+    so far.
+    """
     while type(error).__name__ == "InstantiationException" and error.__cause__:
         error = error.__cause__
+    if refused := resources.refusal(error, log, config):
+        return f"error: {refused}"
     module = type(error).__module__.partition(".")[0]
     text = str(error).strip()
     if module in ("hydra", "omegaconf", "antlr4"):
         return f"error: {shorten(error)}"
+    if text.startswith("Error(s) in loading state_dict"):
+        strange = re.search(r'(?:size mismatch for |: ")([\w.]+)', text)
+        name = f" ({strange[1]} differs)" if strange else ""
+        return f"error: the checkpoint is of another network{name}; use the model settings of its run"
+    if text.startswith("Expected more than 1 value per channel when training"):  # torch's batch norm
+        return f"error: {one_image(config)}"
     if (
         isinstance(error, (ValueError, OSError, FloatingPointError, ModuleNotFoundError))
         or type(error).__name__ == "MisconfigurationException"
@@ -36,6 +48,13 @@ def explain(error: BaseException, log: Path | None = None) -> str:
     if log:
         return f"error: {type(error).__name__}: {text.partition(chr(10))[0]}\n  the traceback is in {log}"
     return "".join(traceback.format_exception(error))
+
+
+def one_image(config: dict | None) -> str:
+    """Batch norm has no variance of one value."""
+    got = f"data.batch_size={config['data']['batch_size']}" if config else "the batch"
+    norm = ", or model.norm=none" if config and "norm" in config["model"] else ""
+    return f"batch norm needs two images a step on each device, and {got} gives it one\n  use data.batch_size=2{norm}"
 
 
 def shorten(error: BaseException) -> str:
@@ -54,5 +73,14 @@ def shorten(error: BaseException) -> str:
         return f"there is no {path}; {nearest(key, map(str, node.keys()))}\n  {advice}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("full_key", "object_type", "See https", "reference_type"))]
+    if lines and lines[0].startswith("Ambiguous value"):
+        return f"{lines[0]}\n  a sweep needs -m before it; a list is [a,b]; a decimal number has a point"
     override = getattr(error, "override", None)
-    return "\n  ".join(([f"cannot read {override!r}"] if override else []) + lines[: 1 if override else 2])
+    if not override:
+        return "\n  ".join(lines[:2])
+    reason = lines[0] if lines else ""
+    if reason.startswith(("Error parsing override", "Lexer")):
+        reason = (
+            "type key=value without spaces; a value with a space or one of ;~( needs quotes in quotes: \"key='value'\""
+        )
+    return f"cannot read {override!r}\n  {reason}"

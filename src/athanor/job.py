@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from athanor import secrets, trust
 from athanor.errors import UserError, explain
+from athanor.files import replace
 from athanor.logs import set_up_logging
-from athanor.provenance import environment
-from athanor.ranks import is_main_process
+from athanor.provenance import describe, differences, environment, slurm_job
+from athanor.ranks import PARENT, is_main_process
 from athanor.runs import Run, read_checkpoint, shown
+from athanor.signals import signals
 from athanor.summary import summary
 
 if TYPE_CHECKING:
@@ -35,43 +39,85 @@ failed_jobs: list[Path] = []  # of this process, which in a multirun has many
 
 
 class Job(Run):
-    """The run of Hydra's current job. In a multirun each job has its own, below the sweep's directory."""
+    """The run of Hydra's current job. In a multirun each job has its own, below the sweep's directory.
+
+    A directory that has a config.yaml already is gone on with, whoever asks for it: resume=, a sweep that is resumed,
+    a scheduler that starts a job again.
+    """
 
     def __init__(self) -> None:
         super().__init__(HydraConfig.get().runtime.output_dir)
-        self.overrides = list(HydraConfig.get().overrides.task)
+        self.overrides = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)  # a secret stays one
+        self.secrets: dict[str, str] = {}
+        self.before = self.results  # of what is gone on with
+        self.is_again = (self.dir / "config.yaml").is_file()
+        self.is_resumed = any(override.startswith("resume=") for override in self.overrides)
+
+    @property
+    def is_done(self) -> bool:
+        """The same job again, and it has finished."""
+        done = self.is_again and not self.is_resumed and self.before.get("status") == "finished"
+        if done:
+            log.info("%s has finished already", shown(self.dir))
+        return done
 
     def save_config(self, cfg: DictConfig) -> dict[str, Any]:
-        """Check the config, write config.yaml, and give the config in plain values."""
+        """Check the config, write config.yaml, and give what is in it: plain values, with ${oc.env:NAME} for secrets."""
         from athanor import check_config
 
-        config = check_config.plain(cfg)
+        config, self.secrets = check_config.plain(cfg), secrets.find(cfg)
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(partial(secrets.redact, secrets=self.secrets))
+        config.pop("launcher", None)  # no result depends on it
+        if self.is_again and not self.is_resumed:
+            trust.add(trust.modules_of(config))  # what a person's own configs say may be in the recorded one as well
+            return self.trusted_config
         for notice in check_config.settle(config, self.overrides):
             log.info(notice)
         check_config.check(config)
+        recorded = secrets.hide({**config, "resume": None}, self.secrets)
         if is_main_process():
-            (self.dir / "config.yaml").write_text(OmegaConf.to_yaml({**config, "resume": None}))
-        return config
+            replace(self.dir / "config.yaml", OmegaConf.to_yaml(recorded))
+        return {**recorded, "resume": config["resume"]}
 
-    def resume_from(self, config: dict) -> Path | None:
-        last = self.dir / "checkpoints" / "last.ckpt"
-        if not config["resume"] or not last.is_file():
-            return None
-        log.info("resuming from %s", shown(last))
-        return last
+    def resume_point(self) -> tuple[Path | None, int | None]:
+        """The newest checkpoint that can be read, and its step: 0 without one, None where nothing is resumed.
+
+        Those that cannot be read are named, and kept under another name.
+        """
+        if not self.is_again:
+            return None, None
+        for path in self.checkpoints:
+            try:
+                step = read_checkpoint(path)["global_step"]
+            except (UserError, KeyError) as error:
+                log.warning("%s; the one before it is used", error)
+                if is_main_process():
+                    os.replace(path, path.with_name(f"{path.name}.torn"))
+                continue
+            log.info("resuming from %s", shown(path))
+            return path, step
+        log.info("there is no checkpoint yet; starting over in %s", shown(self.dir))
+        return None, 0
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
         """Whatever happens inside ends up in results.json and train.log; a failure does not stop a multirun."""
         set_up_logging()
-        typed = list(dict.fromkeys([*self.results.get("overrides", []), *self.overrides]))  # of a resumed run, both
+        own = [] if PARENT in os.environ else self.overrides  # a rank's are not what a person typed
+        typed = list(dict.fromkeys([*self.before.get("overrides", []), *own]))
         self.begun = time.monotonic()
-        self.write(fresh=True, status="running", started=time.strftime("%Y-%m-%d %H:%M:%S"), overrides=typed)
+        started = time.strftime("%Y-%m-%d %H:%M:%S")
+        self.write(fresh=True, status="running", started=started, overrides=typed, slurm_job=slurm_job())
         try:
-            yield
+            with signals.handled():
+                yield
+            if self.results.get("status") == "failed":  # by one of its ranks, which has said so
+                failed_jobs.append(self.dir)
         except (KeyboardInterrupt, SystemExit):
             self.write(status="interrupted")
-            log.info("interrupted; go on with python train.py resume=%s", shown(self.dir))
+            where = self.dir if HydraConfig.get().mode == RunMode.RUN else self.dir.parent
+            log.info("interrupted; go on with python train.py resume=%s", shown(where))
             raise
         except Exception as error:
             self.fail(error)
@@ -80,12 +126,17 @@ class Job(Run):
                 sys.modules["wandb"].finish()  # or the next job of a multirun would log into this one's run
 
     def fail(self, error: Exception) -> None:
-        self.write(status="failed", error=f"{type(error).__name__}: {error}")
         failed_jobs.append(self.dir)
+        is_mistake = isinstance(error, ValueError)  # which each process finds
+        is_first = isinstance(error, ChildProcessError) or self.results.get("status") != "failed"
+        if is_main_process() if is_mistake else is_first:
+            said = secrets.hide(f"{type(error).__name__}: {error}", self.secrets)
+            replace(
+                self.dir / "results.json", json.dumps({**self.results, "status": "failed", "error": said}, indent=2)
+            )
+            print(secrets.hide(explain(error, shown(self.dir / "train.log")), self.secrets), file=sys.stderr)
         with open(self.dir / "train.log", "a") as file:
-            file.write("".join(traceback.format_exception(error)))
-        if is_main_process() or not isinstance(error, ValueError):  # a person's mistake is found by each process
-            print(explain(error, shown(self.dir / "train.log")), file=sys.stderr)
+            file.write(secrets.hide("".join(traceback.format_exception(error)), self.secrets))
         single, begun = HydraConfig.get().mode == RunMode.RUN, (self.dir / "config.yaml").exists()
         if isinstance(error, UserError) and single and not begun:
             shutil.rmtree(self.dir)  # a mistyped override is no run
@@ -94,6 +145,16 @@ class Job(Run):
         if is_main_process():
             contents = values if fresh else {**self.results, **values}
             replace(self.dir / "results.json", json.dumps(contents, indent=2) + "\n")
+
+    def record_origin(self, config: dict, data: "ImageData") -> None:
+        """Write down what this run depends on, and say where that differs from the run that it goes on with or repeats."""
+        if not is_main_process():
+            return
+        origin = {**environment(self.dir), "data": describe(data, config["test"])}
+        earlier = self.before if self.is_again else Run(config["run"]).results if config["run"] else {}
+        for line in differences(earlier, origin):
+            log.warning("not as %s: %s", "before" if self.is_again else config["run"], line)
+        self.write(**origin)
 
     def load_chosen(self, classifier: "Classifier", trainer: "L.Trainer") -> None:
         """Give the classifier the weights that are to be tested."""
@@ -108,7 +169,7 @@ class Job(Run):
         state = read_checkpoint(self.dir / "checkpoints" / chosen["file"])["state_dict"]
         classifier.load_state_dict(state)
 
-    def finish(self, trainer: "L.Trainer", classifier: "Classifier", data: "ImageData") -> None:
+    def finish(self, trainer: "L.Trainer", classifier: "Classifier") -> None:
         """Write results.json and say what came out."""
         if not is_main_process():
             return
@@ -129,12 +190,11 @@ class Job(Run):
             images_per_second=watch.images_per_second and round(watch.images_per_second, 1),
             parameters=sum(parameter.numel() for parameter in classifier.network.parameters()),
             seed=classifier.seed,
-            data=describe(data),
             device=str(trainer.strategy.root_device),
             devices=trainer.world_size,
             precision=trainer.precision,
-            **environment(),
         )
+        (self.dir / "checkpoints" / "previous.ckpt").unlink(missing_ok=True)  # the last one is written and synced
         log.info(summary(self.results, self.config, shown(self.dir)))
 
 
@@ -145,14 +205,3 @@ def metrics(trainer: "L.Trainer") -> dict[str, float]:
 def grouped(found: dict[str, float], stage: str) -> dict[str, float]:
     skipped = {f"{stage}/loss_step"}
     return {k.removeprefix(f"{stage}/"): v for k, v in found.items() if k.startswith(f"{stage}/") and k not in skipped}
-
-
-def describe(data: "ImageData") -> dict[str, Any]:
-    sizes = {"train": len(data.train_index), "val": len(data.val_index), "test": len(data.test_index)}
-    return {"origin": data.source.origin, **sizes, "split_hash": data.split_hash}
-
-
-def replace(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(text)
-    os.replace(beside, path)

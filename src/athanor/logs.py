@@ -1,6 +1,7 @@
 """What goes to the terminal and to train.log."""
 
 import logging
+import threading
 import warnings
 
 from athanor.ranks import is_main_process
@@ -39,6 +40,7 @@ def set_up_logging() -> None:
     for handler in logging.getLogger().handlers:
         handler.addFilter(for_file if isinstance(handler, logging.FileHandler) else for_terminal)
     logging.raiseExceptions = False  # `python train.py | head` is no reason for a traceback
+    threading.excepthook = in_a_thread
     warnings.showwarning = lambda message, *_, **__: logging.getLogger("py.warnings").warning("warning: %s", message)
 
 
@@ -47,4 +49,9 @@ def for_file(record: logging.LogRecord) -> bool:
 
 
 def for_terminal(record: logging.LogRecord) -> bool:
-    return for_file(record) and not any(noise in record.getMessage() for noise in FILE_ONLY)
+    return record.name != __name__ and for_file(record) and not any(noise in record.getMessage() for noise in FILE_ONLY)
+
+
+def in_a_thread(failed: threading.ExceptHookArgs) -> None:
+    """Only the log gets the traceback: whoever uses a thread's work, as TensorBoard's writer does, raises its error."""
+    logging.getLogger(__name__).error("in a thread", exc_info=(failed.exc_type, failed.exc_value, failed.exc_traceback))

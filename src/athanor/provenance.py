@@ -1,13 +1,24 @@
-"""Where a result comes from: versions, hardware and the state of the code."""
+"""Where a result comes from: versions, hardware, the state of the code and the data."""
 
+import hashlib
+import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from athanor.data.module import ImageData
+
+HASHED_BYTES = 2**28  # of an array that is larger, images spread over it are hashed: 0.2 s
 
 
-def environment() -> dict[str, Any]:
+def environment(directory: Path) -> dict[str, Any]:
+    """Versions, machine and code; what is not committed is written to `directory`/changes.diff."""
     import torch
 
     packages = ("torch", "torchvision", "lightning", "hydra-core", "athanor")
@@ -15,20 +26,66 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "git": git_state(),
+        "git": git_state(directory),
     }
 
 
-def git_state() -> dict[str, Any] | None:
+def git_state(directory: Path) -> dict[str, Any] | None:
     def git(*arguments: str) -> str:
         here = Path(__file__).parent
         done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True)
-        return done.stdout.strip()
+        return done.stdout
 
     try:
-        return {"commit": git("rev-parse", "HEAD"), "changed": git("status", "--porcelain", "-uno").splitlines()}
-    except (OSError, subprocess.SubprocessError):
+        root = git("rev-parse", "--show-toplevel").strip()
+        changed = git("-C", root, "status", "--porcelain").rstrip().splitlines()
+        diff = git("-C", root, "diff", "HEAD") if changed else ""
+        commit = git("rev-parse", "HEAD").strip()
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None  # not a checkout, or no git
+    if diff:
+        (directory / "changes.diff").write_text(diff)
+    return {"commit": commit, "changed": changed, "diff_hash": hashlib.sha256(diff.encode()).hexdigest()[:16]}
+
+
+def describe(data: "ImageData", test: bool) -> dict[str, Any]:
+    """Which images: where from, how many, and hashes of the pixels and of the split; of the test set if it is read."""
+    sizes = {"train": len(data.train_index), "val": len(data.val_index), "test": len(data.test_index)}
+    source = data.source
+    hashes = {"train_hash": hash_of(source.train_images, source.train_labels)}
+    if test:
+        hashes["test_hash"] = hash_of(source.test_images, source.test_labels)
+    return {"origin": source.origin, **sizes, **hashes, "split_hash": data.split_hash}
+
+
+def hash_of(*arrays: "Tensor") -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(repr(tuple(array.shape)).encode())
+        every = max(-(-array.nbytes // HASHED_BYTES), 1)
+        digest.update(array[::every].contiguous().numpy())
+    return digest.hexdigest()[:16]
+
+
+def differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """What a result may depend on and is another than it was: `versions.torch 2.14 then, 2.15 now`."""
+    for key, value in now.items():
+        if key in ("changed", "origin") or key not in then:
+            continue
+        if isinstance(value, dict) and isinstance(then[key], dict):
+            yield from (f"{key}.{line}" for line in differences(then[key], value))
+        elif then[key] != value:
+            yield f"{key} {then[key]} then, {value} now"
+
+
+def slurm_job() -> str | None:
+    """The job under which SLURM runs this process; a task of an array has a number of its own."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else os.environ.get("SLURM_JOB_ID")
+
+
+def is_requeued() -> bool:
+    return slurm_job() is not None and os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
 
 
 def cpu_name() -> str:

@@ -1,74 +1,114 @@
-"""One process per device, each with this job's own config, from any launcher and in a multirun."""
+"""One process a device: who starts them, which of them writes, and what they agree on before they are connected."""
 
-import logging
+import functools
+import itertools
+import math
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-log = logging.getLogger(__name__)
+from athanor import config_groups
+from athanor.runs import Run
+from athanor.signals import signals
 
-VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "NODE_RANK", "LOCAL_RANK")
-EXTERNAL = ("LOCAL_RANK", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS")  # somebody else starts the processes
+PARENT = "ATHANOR_PARENT"  # a pipe that ends when the process that started this one does
+GRACE = 10  # seconds for the others to say something of their own when one has died
+questions = itertools.count()  # that the processes of a job have to agree on, in order
 
 
 def is_main_process() -> bool:
-    return int(os.environ.get("LOCAL_RANK", 0)) == 0
+    if "RANK" in os.environ:
+        return os.environ["RANK"] == "0"
+    if world_size("SLURM_NTASKS") > 1:
+        return os.environ.get("SLURM_PROCID", "0") == "0"
+    return os.environ.get("LOCAL_RANK", "0") == os.environ.get("NODE_RANK", "0") == "0"
 
 
-@contextmanager
-def local_ranks(trainer: dict, directory: Path) -> Iterator[None]:
-    """Start the other processes of a ddp job; they join as Lightning finds LOCAL_RANK in their environment.
+def started_elsewhere() -> bool:
+    """torchrun, srun or another scheduler has started one process a device."""
+    return world_size("WORLD_SIZE") > 1 or (world_size("SLURM_NTASKS") > 1 and "SLURM_PROCID" in os.environ)
 
-    Each reads this job's config.yaml. Lightning would repeat our command line instead, which in a multirun is a sweep
-    of its own, with other values on each rank.
+
+def world_size(variable: str) -> int:
+    number = os.environ.get(variable, "")
+    return int(number) if number.isdigit() else 1
+
+
+def spread(config: dict, directory: Path) -> bool:
+    """Run the job of this directory on one process a device, where it has several, and say whether it did.
+
+    Each reads the job's own config.yaml: Lightning would repeat our command line instead, which in a multirun is a
+    sweep of its own, with other values on each rank. This process only watches, so a rank that dies ends its job with
+    the reason, and not the multirun. Raises ChildProcessError where no rank could give one.
     """
-    devices = count(trainer)
-    if devices < 2 or "spawn" in str(trainer["strategy"]) or any(name in os.environ for name in EXTERNAL):
-        yield
-        disconnect()
-        return
-    address = dict(zip(VARIABLES, ("127.0.0.1", str(free_port()), str(devices), "0", "0"), strict=True))
-    os.environ.update(address)
-    command = [sys.executable, os.path.abspath(sys.argv[0]), f"resume={directory}"]
-    ranks = [subprocess.Popen(command, env={**os.environ, "LOCAL_RANK": str(n)}) for n in range(1, devices)]
-    done = threading.Event()
-    threading.Thread(target=watch, args=(ranks, done, directory), daemon=True).start()
+    if PARENT in os.environ:
+        threading.Thread(target=end_with_parent, args=(int(os.environ[PARENT]),), daemon=True).start()
+    devices = count(config["trainer"])
+    if devices < 2 or "spawn" in str(config["trainer"]["strategy"]) or started_elsewhere():
+        return False
+    from athanor import trust
+
+    trust.add(trust.modules_of(config))  # a rank loads the config that was composed here
+    reading, writing = os.pipe()
+    port = free_port()
     try:
-        yield
-        for rank in ranks:
-            if rank.wait(timeout=60):
-                raise RuntimeError(f"a process of this ddp job ended with code {rank.returncode}")
+        watch([start(rank, devices, directory, reading, port) for rank in range(devices)], directory)
     finally:
-        done.set()
+        os.close(writing)
+        os.close(reading)
+    return True
+
+
+def start(rank: int, devices: int, directory: Path, pipe: int, port: int) -> subprocess.Popen:
+    # Lightning would ask SLURM, where it is, for processes that only we have started
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(devices)}
+    environment |= {"NODE_RANK": "0", "LOCAL_RANK": str(rank), PARENT: str(pipe)}
+    command = [sys.executable, str(config_groups.CONFIGS.parent / "train.py"), f"resume={directory}"]
+    # a session of its own: Ctrl-C reaches this process alone, which passes it on once
+    return subprocess.Popen(command, env=environment, pass_fds=[pipe], start_new_session=True)
+
+
+def watch(ranks: list[subprocess.Popen], directory: Path) -> None:
+    """Wait for the end of all, pass signals on, and end the others when one has died: they would wait for ever."""
+    signals.somebody_saves, passed_on, dead, deadline = True, None, None, math.inf
+    try:
+        while None in (codes := [rank.poll() for rank in ranks]) and time.monotonic() < deadline:
+            if signals.asked and not passed_on:
+                passed_on = signals.asked
+                for rank in ranks:
+                    rank.send_signal(passed_on)
+            if dead is None and any(codes):
+                dead, deadline = next(rank for rank in ranks if rank.returncode), time.monotonic() + GRACE
+            time.sleep(0.05)
+    finally:
+        signals.somebody_saves = False
         for rank in ranks:
             rank.kill()
             rank.wait()
-        disconnect()
-        for name in VARIABLES:  # the next job of a multirun starts afresh
-            os.environ.pop(name, None)
+    if passed_on:
+        signals.leave(passed_on)
+    dead = dead or next((rank for rank in ranks if rank.returncode), None)
+    # one that raised an error has said and recorded it
+    if dead and (dead.returncode < 0 or Run(directory).results.get("status") != "failed"):
+        raise ChildProcessError(obituary(ranks.index(dead), dead.returncode, len(ranks), directory))
 
 
-def watch(ranks: list[subprocess.Popen], done: threading.Event, directory: Path) -> None:
-    """A process that waits for a dead one in a collective operation waits for ever, so end this one too."""
-    while not done.wait(0.5):
-        dead = [rank for rank in ranks if rank.poll()]
-        if dead and not done.wait(5):  # time for an exception of our own, which says more
-            log.error("a process of this ddp job ended with code %s; see above", dead[0].returncode)
-            for rank in ranks:
-                rank.kill()
-            os._exit(1)
+def obituary(rank: int, code: int, devices: int, directory: Path) -> str:
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    memory = ", perhaps as memory ran out" if code == -signal.SIGKILL else ""
+    return f"process {rank} of {devices} {how}{memory}; go on with python train.py resume={directory}"
 
 
-def disconnect() -> None:
-    import torch.distributed as dist
-
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+def end_with_parent(pipe: int) -> None:
+    os.read(pipe, 1)  # nothing is ever written
+    os._exit(1)
 
 
 def count(trainer: dict) -> int:
@@ -87,3 +127,31 @@ def free_port() -> int:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         return server.getsockname()[1]
+
+
+def agreed(find: Callable[[], str]) -> str:
+    """What the main process finds, on all processes that somebody else has started.
+
+    torchrun keeps it when it starts them again, so they go on where they were.
+    """
+    if not started_elsewhere():
+        return find()
+    store, key = meeting_place(), f"athanor/{next(questions)}"
+    if is_main_process() and not store.check([key]):
+        store.set(key, find())
+    return store.get(key).decode()
+
+
+@functools.cache
+def meeting_place():
+    """The key-value store of this job, which torch uses as well when it connects the processes."""
+    from lightning.fabric.plugins.environments import SLURMEnvironment
+    from torch.distributed import TCPStore
+
+    if "MASTER_ADDR" not in os.environ:
+        slurm = SLURMEnvironment(auto_requeue=False)
+        os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = slurm.main_address, str(slurm.main_port)
+    somebody_serves = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    serve = is_main_process() and not somebody_serves
+    return TCPStore(*address, is_master=serve, multi_tenant=True, wait_for_workers=False)

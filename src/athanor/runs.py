@@ -2,12 +2,13 @@
 
 import json
 import logging
+import re
+import zipfile
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
+from athanor import loaded, trust
 from athanor.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,14 +42,29 @@ class Run:
 
     @property
     def results(self) -> dict[str, Any]:
+        path = self.dir / "results.json"
         try:
-            return json.loads((self.dir / "results.json").read_text())
+            found = json.loads(path.read_text())
         except FileNotFoundError:
             return {}
+        except ValueError as error:
+            raise UserError(f"{path} is torn: {error}") from error
+        if not isinstance(found, dict):
+            raise UserError(f"{path} is not the results of a run")
+        return found
 
     @property
     def config(self) -> dict[str, Any]:
-        return OmegaConf.to_container(OmegaConf.load(self.dir / "config.yaml"))
+        """What config.yaml says, as plain values, to be read; secrets are ${oc.env:NAME}."""
+        return loaded.read_config(self.dir / "config.yaml")
+
+    @property
+    def trusted_config(self) -> dict[str, Any]:
+        """The config to train or evaluate with: complete, and with no target that trust.py refuses."""
+        config = {**self.config, "resume": None, "run": None}
+        loaded.check_config(config, self.dir / "config.yaml")
+        trust.check(config)
+        return config
 
     @cached_property
     def checkpoint(self) -> Path:
@@ -57,6 +73,12 @@ class Run:
             if (self.dir / "checkpoints" / name).is_file():
                 return self.dir / "checkpoints" / name
         raise UserError(f"{self.dir} has no checkpoint yet; go on with python train.py resume={self.dir}")
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """Those to go on from, the newest first."""
+        paths = [self.dir / "checkpoints" / name for name in ("last.ckpt", "previous.ckpt", "best.ckpt")]
+        return [path for path in paths if path.is_file()]
 
     def classifier(self) -> "Classifier":
         """The trained classifier, in eval mode, on the CPU: raw uint8 images [N, C, H, W] in, logits out."""
@@ -69,14 +91,30 @@ def checkpoint_of(path: str | Path) -> Path:
 
 
 def load_classifier(checkpoint: Path) -> "Classifier":
+    """The classifier of a checkpoint file alone. Raises UserError where trust.py refuses what it is made of."""
     from athanor import assemble
 
     contents = read_checkpoint(checkpoint)
     record = contents["athanor"]
-    # a few images are not worth compiling for
-    classifier = assemble.from_record({**record, "config": {**record["config"], "compile": False}})
-    classifier.load_state_dict(contents["state_dict"])
+    loaded.check_complete(record["config"], loaded.BUILT, checkpoint)
+    trust.check(loaded.built(record["config"]))
+    try:
+        # a few images are not worth compiling for
+        classifier = assemble.from_record({**record, "config": {**record["config"], "compile": False}})
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{checkpoint} does not fit this version of Athanor: {loaded.first_line(error)}") from error
+    fill(classifier, contents, checkpoint)
     return classifier.eval()
+
+
+def fill(classifier: "Classifier", contents: dict[str, Any], checkpoint: Path) -> None:
+    """Give a classifier the weights of a checkpoint. Raises UserError where they are those of another."""
+    try:
+        classifier.load_state_dict(contents["state_dict"])
+    except RuntimeError as error:
+        raise UserError(f"{checkpoint} is of another classifier: {loaded.first_line(error)}") from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -84,13 +122,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     import torch
 
     try:
+        with zipfile.ZipFile(path) as archive:
+            torn = archive.testzip()  # torch does not look at the checksums: a flipped bit would be a weight
+        if torn:
+            raise zipfile.BadZipFile(f"{torn} in it has a wrong checksum")
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"there is no checkpoint {path}") from None
     except Exception as error:
-        raise UserError(f"{path} is not a checkpoint, or torn: {str(error).splitlines()[0]}") from error
-    if "athanor" not in contents:
-        raise UserError(f"{path} is a checkpoint, but not one of Athanor's")
+        if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise UserError(f"{path} is not loaded, as it would call {code[1]}; a checkpoint holds data only") from None
+        raise UserError(f"{path} is not a checkpoint, or torn: {loaded.first_line(error)}") from error
+    loaded.check_record(contents, path)
     return contents
 
 

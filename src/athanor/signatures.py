@@ -39,6 +39,14 @@ def check_key(path: str, names: Iterable[str], owner: str) -> None:
         raise UserError(f"{path}: {owner} has no {key!r}; {nearest(key, names)}")
 
 
+def check_arguments(target: Callable, arguments: dict[str, Any], owner: str) -> None:
+    """Raise UserError where one is missing, or too many."""
+    try:
+        inspect.signature(target).bind(**arguments)
+    except TypeError as error:
+        raise UserError(f"{owner}: {error}") from error
+
+
 def fits(value: object, hint: Any) -> bool:
     """Whether a plain config value can be what a type hint asks for; what cannot be judged fits."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)

@@ -1,9 +1,13 @@
 """A sweep is a directory of runs: one folder a job of a multirun."""
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
+from athanor.errors import UserError
+from athanor.files import replace
+from athanor.provenance import slurm_job
 from athanor.runs import Run, shown
 
 
@@ -12,6 +16,27 @@ class Sweep:
         self.dir = Path(directory)
         found = [path.parent for path in self.dir.glob("*/results.json")]
         self.runs = [Run(path) for path in sorted(found, key=lambda path: (len(path.name), path.name))]
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What was typed, and under which job of a scheduler."""
+        try:
+            return json.loads((self.dir / "sweep.json").read_text())
+        except (OSError, ValueError):
+            return {}
+
+    def record(self, typed: list[str]) -> None:
+        if not self.recorded:
+            replace(self.dir / "sweep.json", json.dumps({"typed": typed, "slurm_job": slurm_job()}, indent=1) + "\n")
+
+    def words(self) -> list[str]:
+        """What was typed. A file is no place from which to take what Hydra itself builds, or from where it reads."""
+        typed = self.recorded.get("typed", [])
+        for word in typed:
+            strange = [part for part in ("_target_", "..", "@", "hydra") if part in str(word)]
+            if strange or (str(word).startswith("-") and word not in ("-m", "--multirun")):
+                raise UserError(f"resume={self.dir}: it was started with {word}; type it again after resume=")
+        return [word for word in typed if word not in ("-m", "--multirun")] + ["-m"]
 
     def rows(self) -> list[dict[str, Any]]:
         """A row a job: what was asked for, how it ended, its metrics."""

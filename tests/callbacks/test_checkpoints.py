@@ -49,10 +49,10 @@ def fit(make_trainer, tmp_path):
 
 @pytest.fixture
 def written(tmp_path):
-    """The epoch that each file in the run's folder of checkpoints holds."""
+    """The epoch that each file in the run's folder of checkpoints holds, previous.ckpt apart."""
 
     def written(folder="run"):
-        files = (tmp_path / folder / "checkpoints").iterdir()
+        files = [file for file in (tmp_path / folder / "checkpoints").iterdir() if file.name != "previous.ckpt"]
         return {file.name: torch.load(file, weights_only=True)["epoch"] for file in files}
 
     return written
@@ -151,7 +151,7 @@ def test_a_run_killed_between_writing_last_and_best_goes_on_with_both(fit, writt
 
 
 def test_a_killed_write_leaves_the_file_from_before(tmp_path, monkeypatch):
-    path = tmp_path / "folder" / "last.ckpt"
+    path = tmp_path / "last.ckpt"
     write({"epoch": 1}, path)
 
     def torn(contents, file):
@@ -164,7 +164,8 @@ def test_a_killed_write_leaves_the_file_from_before(tmp_path, monkeypatch):
     assert torch.load(path, weights_only=True) == {"epoch": 1}
     write({"epoch": 3}, path)
     assert torch.load(path, weights_only=True) == {"epoch": 3}
-    assert os.listdir(path.parent) == ["last.ckpt"]
+    assert sorted(os.listdir(path.parent)) == ["last.ckpt", "previous.ckpt"]
+    assert torch.load(path.with_name("previous.ckpt"), weights_only=True) == {"epoch": 1}
 
 
 @pytest.fixture
@@ -186,6 +187,8 @@ def test_training_goes_on_while_a_checkpoint_is_written_which_holds_what_was_the
     io.then(checkpoints.link, tmp_path / "last.ckpt", tmp_path / "best.ckpt")
     weight += 1
     kept.append(2)
+    assert io.pending is None
+    io.release()
     assert list(tmp_path.glob("*.ckpt")) == []
     slow_disk.set()
     io.teardown()

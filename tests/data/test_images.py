@@ -1,8 +1,10 @@
+import contextlib
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
-from athanor.data.images import load_image
+from athanor.data.images import is_image, load_image
 
 
 def save(path, colour=(10, 20, 30), size=(8, 8), mode="RGB", **settings):
@@ -101,3 +103,21 @@ def test_decompression_bombs_are_refused(tmp_path, monkeypatch, limit):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(ValueError, match=r"bomb\.png: .*64|bomb\.png: 8 x 8 pixels"):
         load_image(tmp_path / "bomb.png", "RGB", None)
+
+
+@pytest.mark.parametrize("name", ["a.eps", "a.png", "a"])
+def test_postscript_is_no_image_as_it_is_a_program(name, tmp_path, monkeypatch):
+    """A control: Pillow by itself starts Ghostscript for it, here a stand-in that leaves a file."""
+    ghostscript, started = tmp_path / "gs", tmp_path / "started"
+    ghostscript.write_text(f"#!/bin/sh\ntouch '{started}'\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", str(ghostscript))
+    path = tmp_path / name
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n")
+    with pytest.raises(ValueError, match=f"{name}: not an image"):
+        load_image(path, "RGB", None)
+    assert not started.exists()
+    assert not is_image("a.eps")
+    with Image.open(path) as image, contextlib.suppress(OSError):
+        image.load()
+    assert started.exists()

@@ -3,36 +3,88 @@
 import math
 import os
 import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as L
 import torch
+import torch.distributed as dist
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.apply_func import apply_to_collection
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from torch import Tensor
+
+from athanor.signals import signals
+
+CLOCK = 1  # that `every_minutes` has passed; larger numbers are signals
 
 
 class Checkpoints(Checkpoint):
     """Writes checkpoints/last.ckpt after each epoch, links best.ckpt to it when `monitor` improves.
 
-    With top_k above 1 the best few epochs stay as epoch_<n>.ckpt too. Unlike ModelCheckpoint it writes each epoch
-    once, never leaves a torn file, and keeps no absolute path in its state, so a run's folder can be moved.
+    With top_k above 1 the best few epochs stay as epoch_<n>.ckpt too; with every_minutes last.ckpt is written within
+    epochs as well, and at a signal that asks the run to end. What was last.ckpt is previous.ckpt until the run has
+    finished. Unlike ModelCheckpoint it writes each epoch once, never leaves a torn file, and keeps no absolute path in
+    its state, so a run's folder can be moved.
     """
 
-    def __init__(self, monitor: str, mode: str, top_k: int) -> None:
+    def __init__(self, monitor: str, mode: str, top_k: int, every_minutes: float | None = None) -> None:
         if top_k < 1:
             raise ValueError(f"callbacks.checkpoints.top_k={top_k} keeps no best checkpoint; use 1 or more")
-        self.monitor, self.mode, self.top_k = monitor, mode, top_k
-        self.kept: list[dict] = []  # epoch, score and metrics of the best epochs, best first
+        if every_minutes is not None and every_minutes <= 0:
+            raise ValueError(f"callbacks.checkpoints.every_minutes={every_minutes}: use more than 0, or null")
+        self.monitor, self.mode, self.top_k, self.every_minutes = monitor, mode, top_k, every_minutes
+        self.kept: list[dict] = []  # epoch, step, score and metrics of the best epochs, best first
         self.last: dict = {}
-        self.validated = False
+        self.validated = self.stopped = self.resumed = False
+        self.io = BackgroundCheckpointIO()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self.io = trainer.strategy.checkpoint_io = BackgroundCheckpointIO()
+        trainer.strategy.checkpoint_io = self.io
         self.folder = Path(trainer.default_root_dir) / "checkpoints"
+        if stage == "fit" and trainer.is_global_zero and not trainer.fast_dev_run:
+            self.folder.mkdir(parents=True, exist_ok=True)  # once: a run that somebody deletes does not come back
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.group = None
+        if trainer.world_size > 1:
+            # ours agrees on all signals; Lightning's broadcasts one of them at each step, and makes a GPU wait for it
+            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+            if dist.get_backend() != "gloo":
+                self.group = dist.new_group(backend="gloo")
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        signals.take()
+        signals.somebody_saves = not trainer.fast_dev_run
+        self.saved_at = time.monotonic()
+        if self.stopped:  # early; Lightning forgets it
+            trainer.should_stop = True
+        at_end_of_epoch = self.last.get("step") == trainer.global_step
+        if self.kept and at_end_of_epoch and trainer.is_global_zero and (self.folder / "last.ckpt").is_file():
+            self._arrange(self.last, self.kept, [])  # the run that is resumed may have been killed before it did
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._publish(trainer)
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int):
+        if self.resumed:  # Lightning counts a step that it resumes at twice, and logs the following one step too late
+            trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+            self.resumed = False
+        if batch_idx % trainer.accumulate_grad_batches:
+            return  # gradients that are half summed are in no checkpoint
+        asked = self._asked(trainer)
+        if not asked:
+            return
+        if batch_idx:  # else the end of the last epoch has just been saved
+            trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
+            self._publish(trainer)
+        self.saved_at = time.monotonic()
+        if asked > CLOCK:
+            self.io.wait()
+            signals.leave(asked)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.validated = True
@@ -43,28 +95,39 @@ class Checkpoints(Checkpoint):
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
         if not self.validated:  # what is there is from an earlier epoch
             metrics = {name: value for name, value in metrics.items() if not name.startswith("val/")}
-        self.validated = False
+        self.validated, self.stopped = False, stopped_early(trainer)
         score = metrics.get(self.monitor, math.nan)
-        self.last = {"epoch": trainer.current_epoch, "score": score, "metrics": metrics}
+        self.last = {"epoch": trainer.current_epoch, "step": trainer.global_step, "score": score, "metrics": metrics}
         ranked = sorted([*self.kept, self.last] if math.isfinite(score) else self.kept, key=self._rank)
         dropped, self.kept = ranked[self.top_k :], ranked[: self.top_k]
         trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
         if trainer.is_global_zero:
             self.io.then(self._arrange, self.last, list(self.kept), dropped)
+        self.saved_at = time.monotonic()
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.kept and trainer.is_global_zero and (self.folder / "last.ckpt").is_file():
-            self._arrange(self.last, self.kept, [])  # the run that is resumed may have been killed before it did
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._publish(trainer)
+        if (asked := self._asked(trainer)) > CLOCK:
+            self.io.wait()
+            signals.leave(asked)
+        signals.somebody_saves = False
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        signals.somebody_saves = False
+        self.io.held.clear()  # the end of an epoch that may not be logged yet
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
-        """Lightning counts an epoch as completed only after this hook; with max_steps set, a resumed run would run it
-        again, empty, and one that stopped in mid-epoch would skip the rest of it.
+        """Lightning counts an epoch or a batch as completed only after the hooks in which we save; with max_steps set,
+        a resumed run would run the epoch again, empty, and one that stopped in mid-epoch would skip the rest of it.
         """
         if "loops" not in checkpoint:  # weights only
             return
         loops = checkpoint["loops"]["fit_loop"]
         epoch, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
-        if epoch["current"]["processed"] == epoch["current"]["completed"]:  # somebody else saves within the epoch
+        if epoch["current"]["processed"] == epoch["current"]["completed"]:  # within the epoch
+            for part in "total", "current":
+                batches[part] = dict.fromkeys(batches[part], batches[part]["completed"])
+            batches["is_last_batch"] = False
             return
         if not trainer.fit_loop.epoch_loop._num_ready_batches_reached():
             for part in "total", "current":
@@ -76,6 +139,24 @@ class Checkpoints(Checkpoint):
         optimizer = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
         for progress in (batches, loops["epoch_loop.scheduler_progress"], *optimizer.values()):
             progress["current"] = dict.fromkeys(progress["current"], 0)
+
+    def _asked(self, trainer: L.Trainer) -> int:
+        """A signal, CLOCK, or 0: the same on all processes, so that they save together."""
+        asked = signals.asked or 0
+        if not asked and self.every_minutes and time.monotonic() - self.saved_at > 60 * self.every_minutes:
+            asked = CLOCK
+        if trainer.world_size > 1:
+            flag = torch.tensor(asked)
+            dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.group)
+            asked = int(flag)
+        return asked
+
+    def _publish(self, trainer: L.Trainer) -> None:
+        """Let what was saved be written, now that all that was logged before it is on disk."""
+        if trainer.is_global_zero and self.io.held:
+            for logger in trainer.loggers:
+                logger.save()
+            self.io.release()
 
     def _rank(self, entry: dict) -> float:
         return entry["score"] if self.mode == "min" else -entry["score"]
@@ -98,14 +179,22 @@ class Checkpoints(Checkpoint):
         return {"file": "best.ckpt", **self.kept[0]} if self.kept else {"file": "last.ckpt", **self.last}
 
     def state_dict(self) -> dict:
-        return {"kept": self.kept, "last": self.last}
+        return {"kept": self.kept, "last": self.last, "validated": self.validated, "stopped": self.stopped}
 
     def load_state_dict(self, state: dict) -> None:
         self.kept, self.last = state["kept"], state["last"]
+        self.validated, self.stopped, self.resumed = state["validated"], state["stopped"], True
+
+
+def stopped_early(trainer: L.Trainer) -> bool:
+    """By a rule that a run with more epochs or more time would follow as well."""
+    rules = [callback for callback in trainer.callbacks if isinstance(callback, EarlyStopping)]
+    return trainer.should_stop and any(rule.wait_count >= rule.patience or rule.stopped_epoch for rule in rules)
 
 
 class BackgroundCheckpointIO(TorchCheckpointIO):
-    """Writes a copy in a thread, while training goes on, beside the target, and then renames it.
+    """Copies what is to be saved, holds it until `release`, and then writes it in a thread, while training goes on,
+    beside the target, which is renamed at last.
 
     A run that is killed meanwhile keeps the file from before. One write is under way at a time; its error is raised by
     the next one, or at the end of the fit.
@@ -115,22 +204,23 @@ class BackgroundCheckpointIO(TorchCheckpointIO):
         super().__init__()
         self.thread = ThreadPoolExecutor(1, "checkpoint")
         self.pending: Future[None] | None = None
+        self.held: list[Callable[[], None]] = []
 
     def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options: object = None) -> None:
+        self.release()
         self.wait()
         copied = apply_to_collection(checkpoint, Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
         self.then(write, copied, Path(path))
 
     def then(self, function: Callable[..., None], *arguments: object) -> None:
-        """Call it in the thread after what is under way, if that succeeds."""
-        previous = self.pending
+        """Call it in the thread after what is held, if that succeeds."""
+        self.held.append(partial(function, *arguments))
 
-        def job() -> None:
-            if previous:
-                previous.result()
-            function(*arguments)
-
-        self.pending = self.thread.submit(job)
+    def release(self) -> None:
+        held, self.held = self.held, []
+        if held:
+            self.wait()
+            self.pending = self.thread.submit(lambda: [function() for function in held])
 
     def wait(self) -> None:
         pending, self.pending = self.pending, None
@@ -138,22 +228,35 @@ class BackgroundCheckpointIO(TorchCheckpointIO):
             pending.result()
 
     def teardown(self) -> None:
+        self.release()
         self.wait()
         self.thread.shutdown()
 
 
 def write(checkpoint: dict, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
     try:
         with open(beside, "wb") as file:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
+        if path.name == "last.ckpt" and path.is_file():
+            link(path, path.with_name("previous.ckpt"))
         os.replace(beside, path)
     except BaseException:
         beside.unlink(missing_ok=True)  # half a file on a full disk is in the way
         raise
+    sync(path.parent)
+
+
+def sync(folder: Path) -> None:
+    """The names in a folder to disk, or a power cut could undo the renaming. Windows does not open folders."""
+    if os.name == "posix":
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def link(source: Path, target: Path) -> None:

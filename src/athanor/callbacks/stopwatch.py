@@ -31,7 +31,17 @@ class Stopwatch(L.Callback):
         self.mark = time.perf_counter()
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.fit_seconds = time.perf_counter() - self.fit_started
+        self.fit_seconds += time.perf_counter() - self.fit_started
+
+    def state_dict(self) -> dict:
+        """What has been trained before a run is resumed counts, the time in which it lay still does not."""
+        fit_seconds = self.fit_seconds + time.perf_counter() - self.fit_started
+        return {"fit_seconds": fit_seconds, "train_seconds": self.train_seconds, "images": self.images}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.fit_seconds, self.train_seconds, self.images = (
+            state[k] for k in ("fit_seconds", "train_seconds", "images")
+        )
 
     @property
     def images_per_second(self) -> float | None:

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 # What Pillow's decoders raise on files that are broken, truncated or not images.
 _UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error)
+_PROGRAMS = ("EPS",)  # PostScript is a program, which Pillow lets Ghostscript run: no image
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
@@ -41,7 +42,8 @@ def load_image(path: str | Path, mode: str, size: int | None) -> np.ndarray:
 @functools.cache
 def _formats() -> dict[str, str]:
     """Format by lower-case suffix, of those that Pillow can open: it registers some, as .pdf, that it can only save."""
-    return {suffix: name for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
+    readable = Image.OPEN.keys() - set(_PROGRAMS)
+    return {suffix: name for suffix, name in Image.registered_extensions().items() if name in readable}
 
 
 def is_image(name: str) -> bool:
@@ -55,7 +57,7 @@ def _open(path: str | Path) -> Image.Image:
             return Image.open(path, formats=[likely])  # trying all formats takes longer than decoding 32x32
         except Image.UnidentifiedImageError:
             pass  # a wrong suffix
-    return Image.open(path)
+    return Image.open(path, formats=[name for name in Image.ID if name not in _PROGRAMS])
 
 
 def _refuse_bomb(image: Image.Image) -> None:

@@ -136,6 +136,8 @@ def split(labels: Tensor, val_fraction: float, folds: int | None, fold: int, see
             raise ValueError(
                 f"data.folds={folds} data.fold={fold}: use folds of at least 2 and a fold from 0 to folds-1"
             )
+        if folds > len(labels):
+            raise ValueError(f"data.folds={folds}: there are {len(labels)} training images; use fewer folds")
         parts = stratified(labels, folds, seed)
         return torch.cat(parts[:fold] + parts[fold + 1 :]).sort().values, parts[fold]
     if not 0 <= val_fraction < 1:

@@ -22,18 +22,20 @@ def constant(t: float) -> float:
 
 def step(t: float, every: float, gamma: float) -> float:
     """gamma^floor(t / every)"""
-    if every <= 0:
-        raise ValueError(f"scheduler.every={every} must be positive")
+    check_positive("every", every)
+    check_positive("gamma", gamma)
     return gamma ** math.floor(t / every + 1e-9)  # 0.3 / 0.1 is 2.9999999999999996
 
 
 def multistep(t: float, milestones: list[float], gamma: float) -> float:
     """gamma^(milestones passed)"""
+    check_positive("gamma", gamma)
     return gamma ** sum(t >= milestone for milestone in milestones)
 
 
 def exponential(t: float, gamma: float) -> float:
     """gamma^t"""
+    check_positive("gamma", gamma)
     return gamma**t
 
 
@@ -51,9 +53,16 @@ def cosine(t: float, floor: float) -> float:
 
 def one_cycle(t: float, start: float, peak_at: float, floor: float) -> float:
     """From `start` up to 1 at `peak_at`, then down to `floor`, each half a cosine (Smith & Topin 2018); t in [0, 1]."""
+    if not 0 <= peak_at <= 1:
+        raise ValueError(f"scheduler.peak_at={peak_at} is no part of the run; use 0 to 1")
     if t < peak_at or peak_at == 1:
         return start + (1 - start) * (1 - math.cos(math.pi * t / peak_at)) / 2
     return cosine((t - peak_at) / (1 - peak_at), floor)
+
+
+def check_positive(key: str, value: float) -> None:
+    if value <= 0:
+        raise ValueError(f"scheduler.{key}={value} must be positive")
 
 
 def by_step(factor: partial, unit: Unit, total_steps: int, steps_per_epoch: int) -> Callable[[int], float]:
@@ -78,6 +87,11 @@ def build(
         if unit == "steps" and issubclass(scheduler.func, ReduceLROnPlateau):
             raise ValueError("scheduler.unit=steps does not fit ReduceLROnPlateau; use epochs")
         return scheduler(optimizer), "step" if unit == "steps" else "epoch"
+    late = [milestone for milestone in scheduler.keywords.get("milestones", ()) if unit == "fraction" and milestone > 1]
+    if late:
+        raise ValueError(
+            f"scheduler.milestones={late} come after the run; use fractions of it, or scheduler.unit=epochs"
+        )
     if unit == "fraction" and math.isinf(total_steps):
         raise ValueError("this scheduler needs the length of the run; set trainer.max_epochs or trainer.max_steps")
     total = 0 if math.isinf(total_steps) else int(total_steps)

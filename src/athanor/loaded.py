@@ -1,0 +1,131 @@
+"""What a run's files may hold, before anything is made of it: config.yaml, and the record in a checkpoint.
+
+They may come from anybody. Hydra builds objects from a config that it reads itself (hydra.callbacks, job_logging, a
+searchpath), so it gets a checked dict; targets are a matter for trust.py.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from athanor.errors import UserError
+from athanor.secrets import INTERPOLATION
+
+STRANGE_TOKENS = (yaml.AliasToken, yaml.TagToken, yaml.DirectiveToken)  # of which we write none
+NODES = {  # mappings, with what must be in them
+    "data": ("_target_", "split_seed"),
+    "data.preprocess": ("_target_",),
+    "data.augment": ("_target_",),
+    "model": ("_target_",),
+    "loss": ("_target_",),
+    "optim": ("_target_",),
+    "scheduler": ("_target_",),
+    "trainer": ("_target_", "accelerator", "devices", "strategy", "precision", "accumulate_grad_batches"),
+    "monitor": ("metric", "mode"),
+    "eval": ("tta",),
+}
+# what a classifier is built from: not the data set, callbacks, loggers and trainer, which may be another machine's
+BUILT = ("seed", "compile", "model", "loss", "optim", "scheduler", "monitor", "eval", "data.preprocess")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A run's config.yaml in plain values, with ${oc.env:NAME} as it stands.
+
+    Raises UserError where it cannot be read, or holds what no run records: other keys, other interpolations.
+    """
+    from athanor.check_config import GROUPS, TOP_LEVEL
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        strange = next((token for token in yaml.scan(text) if isinstance(token, STRANGE_TOKENS)), None)
+        config = None if strange else OmegaConf.to_container(OmegaConf.create(text))
+    except FileNotFoundError:
+        raise UserError(f"there is no {path}") from None
+    except (Exception, RecursionError) as error:
+        raise UserError(f"{path} is not a config, or torn: {first_line(error)}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is not a config of a run: it must be a mapping, without tags and aliases")
+    unknown = sorted(map(repr, config.keys() - {*TOP_LEVEL, *GROUPS, "monitor", "eval"}))
+    if unknown:
+        raise UserError(f"{path} is not a config of a run: no run records {unknown[0][:80]}")
+    refuse_strange(config, str(path))
+    return config
+
+
+def check_config(config: dict, path: Path) -> None:
+    """Raise UserError where a config that has been read is not complete."""
+    from athanor.check_config import SEVERAL, TOP_LEVEL
+
+    check_complete(config, (*TOP_LEVEL, *NODES), path)
+    for group in SEVERAL:
+        if not isinstance(config.get(group) or {}, dict):
+            raise UserError(f"{path}: {group} is no mapping")
+
+
+def check_record(contents: object, path: Path) -> None:
+    """Raise UserError where a checkpoint's contents are not of the shape that assemble.from_record takes."""
+    if not isinstance(contents, dict) or "athanor" not in contents:
+        raise UserError(f"{path} is a checkpoint, but not one of Athanor's")
+    import torch
+
+    record, state = contents["athanor"], contents.get("state_dict")
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(f"{path} is not a checkpoint of Athanor's: its state_dict is not made of tensors")
+    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+        raise UserError(f"{path} is not a checkpoint of Athanor's: its record has no config")
+    shape, names = record.get("input_shape"), record.get("class_names")
+    if not (isinstance(shape, list) and len(shape) == 3 and all(type(size) is int and size > 0 for size in shape)):
+        raise UserError(f"{path} is not a checkpoint of Athanor's: its input_shape is not [C, H, W]")
+    if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+        raise UserError(f"{path} is not a checkpoint of Athanor's: its class_names are not a list of names")
+    refuse_strange(record["config"], str(path))
+
+
+def built(config: dict) -> dict[str, Any]:
+    """The part of a record's config that a classifier is built from."""
+    part = {key: config[key] for key in BUILT if key in config}
+    return {**part, "data": {"preprocess": config["data"]["preprocess"]}, "metrics": config.get("metrics") or {}}
+
+
+def check_complete(config: dict, paths: Iterable[str], path: Path) -> None:
+    for place in paths:
+        node = config
+        for key in place.split("."):
+            if not isinstance(node, dict) or key not in node:
+                raise UserError(f"{path} has no {place}, which this version of Athanor needs; add it, as in configs/")
+            node = node[key]
+        if place in NODES and not isinstance(node, dict):
+            raise UserError(f"{path}: {place} is no mapping")
+        for key in NODES.get(place, ()):
+            if key not in node:
+                raise UserError(f"{path} has no {place}.{key}, which this version of Athanor needs; add it")
+
+
+def refuse_strange(node: object, where: str) -> None:
+    """Raise UserError for what is no plain value, and interpolations but ${oc.env:NAME}, which is a secret's."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            is_number = type(key) is int and "_target_" not in node  # of a class, in a mapping that is an argument
+            if not is_number and not (isinstance(key, str) and key.isprintable() and key):
+                raise UserError(f"{where}: {str(key)[:80]!r} is no key of a config")
+            refuse_strange(value, f"{where}: {str(key)[:80]}")
+    elif isinstance(node, list):
+        for value in node:
+            refuse_strange(value, where)
+    elif isinstance(node, str):
+        if "${" in INTERPOLATION.sub("", node):
+            raise UserError(f"{where} has an interpolation; in a recorded config only ${{oc.env:NAME}} can stand")
+    elif not isinstance(node, (bool, int, float, type(None))):
+        raise UserError(f"{where} is no plain value but a {type(node).__name__}")
+
+
+def first_line(error: BaseException) -> str:
+    """Of YAML's errors, with the place; of others the first of their lines."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark and problem:
+        return f"line {mark.line + 1}: {problem}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])

@@ -1,0 +1,267 @@
+"""Runs over two processes, whoever starts them: equal results on both, one directory a job, and no end without a word."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from athanor import ranks, slots
+from athanor.runs import Run
+
+MLP = ["model=mlp", "model.norm=none", "model.widths=[32]", "optim=momentum", "trainer.max_epochs=2", "logger=csv"]
+TWO = [*MLP, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, run_process):
+    """The same job on one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    assert run_process(folder, "train.py", *MLP, "seed=1", "hydra.run.dir=run").code == 0
+    return Run(folder / "run")
+
+
+def directories(folder: Path) -> list[Path]:
+    """All that look like a run's or a job's."""
+    return sorted({path.parent for path in folder.rglob("train.log")} | {p.parent for p in folder.rglob("config.yaml")})
+
+
+def assert_equals(run: Run, alone: Run) -> None:
+    assert run.results["status"] == "finished"
+    assert run.results["devices"] == 2
+    for stage in "train", "val", "test":
+        assert run.results[stage] == pytest.approx(alone.results[stage], abs=1e-5)
+
+
+def start_ranks(repo: Path, folder: Path, words: list[str], environments: list[dict]) -> list[subprocess.Popen]:
+    command = [sys.executable, str(repo / "train.py"), *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return [subprocess.Popen(command, cwd=folder, env=os.environ | more, **pipes) for more in environments]
+
+
+def free_port() -> str:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return str(server.getsockname()[1])
+
+
+def torchrun(folder: Path, repo: Path, *words: str) -> subprocess.CompletedProcess:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
+    command = [*launcher, str(repo / "train.py"), *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
+
+
+def test_torchrun_with_a_multirun_gives_each_job_one_directory(tmp_path, repo, alone):
+    done = torchrun(tmp_path, repo, "-m", *TWO, "seed=1,2")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in directories(tmp_path)] == ["0", "1"]
+    first, second = map(Run, directories(tmp_path))
+    assert_equals(first, alone)
+    assert second.results["seed"] == 2
+    assert done.stdout.count("2 jobs; ") == 1
+
+
+SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
+SLURM |= {"SLURM_NODELIST": "localhost", "SLURM_NODEID": "0", "SLURM_JOB_NAME": "train"}
+
+
+@pytest.mark.parametrize("scheduler", ["srun", "variables"])
+def test_processes_that_a_scheduler_starts_share_one_directory(scheduler, tmp_path, repo, alone):
+    port = free_port()
+    if scheduler == "srun":
+        common = SLURM | {"MASTER_PORT": port}
+        environments = [common | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(2)]
+    else:
+        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "NODE_RANK": "0"}
+        environments = [common | {"LOCAL_RANK": str(rank)} for rank in range(2)]
+    processes = start_ranks(repo, tmp_path, [*TWO, "seed=1"], environments[:1])
+    time.sleep(1.5)  # another second would give another directory
+    processes += start_ranks(repo, tmp_path, [*TWO, "seed=1"], environments[1:])
+    outputs = [process.communicate(timeout=200)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    [folder] = directories(tmp_path)
+    assert_equals(Run(folder), alone)
+    assert outputs[1] == ""
+
+
+def test_under_submitit_each_job_has_two_processes(tmp_path, run_process, alone):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    ran = run_process(tmp_path, "train.py", *TWO, "launcher=local", "launcher.jobs=1", "seed=1,2")
+    assert (ran.code, ran.err) == (0, "")
+    assert [path.name for path in directories(tmp_path)] == ["0", "1"]
+    assert_equals(Run(directories(tmp_path)[0]), alone)
+    assert "2 jobs; " in ran.out
+
+
+FAULTY = """
+import os, signal
+import lightning.pytorch as L
+
+class Faulty(L.Callback):
+    def __init__(self, how: str):
+        self.how = how
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.global_step == 5 and trainer.global_rank == 1 and module.seed == 1:
+            if self.how == "raises":
+                raise RuntimeError("the second process had enough")
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize(
+    "how, said",
+    [("raises", "RuntimeError: the second process had enough"), ("dies", "process 1 of 2 was killed by SIGKILL")],
+)
+def test_a_rank_that_dies_ends_its_job_with_the_reason_and_the_multirun_goes_on(how, said, tmp_path, run_process):
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    faulty = f"+callbacks.faulty={{_target_: faulty.Faulty, how: {how}}}"
+    ran = run_process(tmp_path, "train.py", "-m", *TWO, faulty, "seed=1,2", PYTHONPATH=str(tmp_path))
+    assert ran.code == 1
+    assert said in ran.err
+    assert "Traceback" not in ran.out + ran.err
+    first, second = map(Run, directories(tmp_path))
+    assert (first.results["status"], second.results["status"]) == ("failed", "finished")
+    assert said in first.results["error"]
+    assert "2 jobs, 1 failed" in ran.out
+
+
+def test_the_ranks_of_a_job_that_is_killed_end_with_it(tmp_path, repo):
+    words = [*TWO, "trainer.max_epochs=1000", "callbacks.early_stopping=null", "hydra.run.dir=run"]
+    [process] = start_ranks(repo, tmp_path, words, [{}])
+    wait_for(lambda: (tmp_path / "run" / "checkpoints" / "last.ckpt").exists())
+    ranks_of_it = children(process.pid)
+    assert len(ranks_of_it) == 2
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not any(is_alive(pid) for pid in ranks_of_it))
+
+
+@pytest.mark.parametrize("words", [MLP, TWO], ids=["one process", "two processes"])
+def test_a_signal_saves_at_the_end_of_the_step(words, tmp_path, repo):
+    more = ["data.batch_size=2", "trainer.max_epochs=1000", "callbacks.early_stopping=null", "hydra.run.dir=run"]
+    [process] = start_ranks(repo, tmp_path, [*words, *more], [{}])
+    wait_for(lambda: (tmp_path / "run" / "checkpoints" / "best.ckpt").exists())
+    time.sleep(0.3)  # an epoch takes longer than that, and its validation does not
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert "SIGTERM: saving at the end of this step" in said
+    assert "go on with python train.py resume=run" in said
+    assert Run(tmp_path / "run").results["status"] == "interrupted"
+    import torch
+
+    contents = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert contents["global_step"] % (1295 // 2) != 0  # within an epoch
+    assert contents["within_epoch"]["sums"][:, 2].sum() == 2 * (contents["global_step"] % (1295 // 2))
+
+
+def wait_for(condition, seconds=90):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(
+    "environment, main",
+    [
+        ({}, True),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, True),
+        ({"RANK": "4", "LOCAL_RANK": "0"}, False),
+        ({"LOCAL_RANK": "0", "NODE_RANK": "1"}, False),
+        ({"LOCAL_RANK": "1"}, False),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "3"}, False),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, True),
+        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, True),
+    ],
+)
+def test_one_process_of_all_nodes_writes(environment, main, monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_NTASKS", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert ranks.is_main_process() is main
+
+
+def test_gpus_are_dealt_to_the_jobs_that_run_at_a_time():
+    assert [slots.share_of("0,1,2,3", number, 2) for number in range(2)] == ["0,1", "2,3"]
+    assert [slots.share_of("4,5,7", number, 2) for number in range(2)] == ["4", "5,7"]
+    assert [slots.share_of("0,1", number, 4) for number in range(4)] == ["0", "1", "0", "1"]
+    assert slots.share_of("", 0, 2) == ""
+
+
+def test_a_slot_is_taken_by_one_job_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("ATHANOR_GPUS", "2,3")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as submitit leaves it
+    first, second = slots.take(tmp_path, 2), slots.take(tmp_path, 2)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+    assert Path(first.lock_file).name != Path(second.lock_file).name
+    first.release()
+    third = slots.take(tmp_path, 2)
+    assert (Path(third.lock_file).name, os.environ["CUDA_VISIBLE_DEVICES"]) == ("0.lock", "2")
+    second.release(), third.release()
+
+
+def test_a_sweep_goes_on_with_what_is_missing(tmp_path, run_process, train):
+    words = ["-m", *MLP, "seed=0,1,2"]
+    assert run_process(tmp_path, "train.py", *words).code == 0
+    folders = directories(tmp_path)
+    before = [path.joinpath("results.json").read_text() for path in folders]
+    results = json.loads(before[1])
+    (folders[1] / "results.json").write_text(json.dumps(results | {"status": "failed"}))
+    for path in sorted(folders[2].rglob("*"), reverse=True):  # was never begun
+        path.rmdir() if path.is_dir() else path.unlink()
+    ran = train(f"resume={folders[0].parent}")
+    assert (ran.code, ran.err) == (0, "")
+    assert "0 has finished already" in ran.out and "3 jobs; " in ran.out
+    assert directories(tmp_path) == folders
+    after = [path.joinpath("results.json").read_text() for path in folders]
+    assert after[0] == before[0]
+    for i in 1, 2:
+        for stage in "train", "val", "test":
+            assert json.loads(after[i])[stage] == json.loads(before[i])[stage]
+
+
+def test_a_sweep_of_unknown_origin_starts_nothing_of_hydras(tmp_path, train):
+    for word in (
+        "hydra.callbacks.x._target_=os.system",
+        "+model={_target_: os.system}",
+        "--config-dir=/evil",
+        "model=../x",
+    ):
+        (tmp_path / "sweep.json").write_text(json.dumps({"typed": ["-m", word]}))
+        ran = train(f"resume={tmp_path}")
+        assert ran.code == 1
+        assert ran.err == f"error: resume={tmp_path}: it was started with {word}; type it again after resume=\n"
+
+
+def test_a_job_that_slurm_starts_again_goes_on_where_it_was(train, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "42")
+    assert train(*MLP).code == 0
+    [folder] = directories(tmp_path)
+    results = Run(folder).results
+    (folder / "results.json").write_text(json.dumps(results | {"status": "interrupted"}))
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    ran = train(*MLP)
+    assert (ran.code, ran.err) == (0, "")
+    assert "resuming from" in ran.out
+    assert directories(tmp_path) == [folder]
+    assert train(*MLP, "seed=1").code == 0  # another job of the same script
+    assert len(directories(tmp_path)) == 2

@@ -1,0 +1,191 @@
+"""What a config takes from the environment is used, and nowhere written."""
+
+import hashlib
+import io
+import logging
+import shutil
+import sys
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from athanor import secrets
+from athanor.errors import UserError
+from athanor.runs import Run
+
+KEY = "s3cr3t-0f-wandb"
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    values = {
+        "KEY": KEY,
+        "LONGER": f"{KEY}-and-more",
+        "GPUS": "2",
+        "EMPTY": "",
+        "ATHANOR_DATA": "/data",
+        "HOME": "/home",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("UNSET", raising=False)
+
+
+@pytest.mark.parametrize(
+    "text, names",
+    [
+        ("${oc.env:KEY}", ["KEY"]),
+        ("${oc.env:KEY,none}", ["KEY"]),
+        ("${ oc.env : 'KEY' }", ["KEY"]),
+        ("https://user:${oc.env:KEY}@host", ["KEY"]),
+        ("${oc.env:UNSET,${oc.env:KEY}}", ["KEY"]),
+        ("${oc.env:KEY} ${oc.env:LONGER}", ["KEY", "LONGER"]),
+        ("${oc.decode:${oc.env:KEY}}", ["KEY"]),
+        ("${oc.env:ATHANOR_DATA,${oc.env:HOME,.}/.cache}", []),  # places
+        ("${oc.env:GPUS}", []),  # too short to be a secret
+        ("${oc.env:EMPTY}", []),
+        ("${oc.env:UNSET,x}", []),
+        ("${seed}", []),
+        (KEY, []),  # typed, not taken from the environment
+    ],
+)
+def test_the_variables_that_a_config_names_are_found(text, names):
+    cfg = OmegaConf.create({"seed": 0, "logger": {"a": {"list": [1, text]}}})
+    assert sorted(secrets.find(cfg).values()) == sorted(f"${{oc.env:{name}}}" for name in names)
+
+
+@pytest.mark.parametrize("text", ["${oc.env:${name}}", "${oc.env:A B}", "${oc.env:${oc.env:KEY}}"])
+def test_a_variable_whose_name_is_computed_is_refused(text):
+    with pytest.raises(UserError, match="type the name of an environment variable itself"):
+        secrets.find(OmegaConf.create({"name": "KEY", "a": text}))
+
+
+def test_what_is_hidden_is_found_again():
+    cfg = OmegaConf.create(
+        {"a": {"key": "${oc.env:KEY}", "uri": "http://${oc.env:LONGER}@h", "n": 3}, "copy": "${a.key}"}
+    )
+    found, plain = secrets.find(cfg), OmegaConf.to_container(cfg, resolve=True)
+    hidden = secrets.hide({**plain, "several": [KEY, (f"{KEY}{KEY}", None)]}, found)
+    assert hidden == {
+        "a": {"key": "${oc.env:KEY}", "uri": "http://${oc.env:LONGER}@h", "n": 3},
+        "copy": "${oc.env:KEY}",
+        "several": ["${oc.env:KEY}", ("${oc.env:KEY}${oc.env:KEY}", None)],
+    }
+    assert secrets.reveal(hidden) == {**plain, "several": [KEY, (f"{KEY}{KEY}", None)]}
+    assert plain["a"]["key"] == KEY  # a copy
+    assert OmegaConf.to_container(OmegaConf.create(hidden), resolve=True)["a"] == plain["a"]
+
+
+def test_nothing_to_hide_leaves_all_as_it_is():
+    config = {"a": [1, "text"]}
+    assert secrets.hide(config, {}) is config
+
+
+def test_the_name_of_a_target_is_no_secret(monkeypatch):
+    monkeypatch.setenv("KEY", "Adam")
+    found = secrets.find(OmegaConf.create({"a": "${oc.env:KEY}"}))
+    hidden = secrets.hide({"_target_": "torch.optim.Adam", "note": "Adam"}, found)
+    assert hidden == {"_target_": "torch.optim.Adam", "note": "${oc.env:KEY}"}
+
+
+def test_a_variable_that_is_not_set_is_named():
+    with pytest.raises(
+        UserError, match=r"takes \$\{oc\.env:UNSET\}, and there is no environment variable UNSET; set it"
+    ):
+        secrets.reveal({"a": ["x", "${oc.env:UNSET}"]})
+
+
+def test_a_log_has_no_secret_in_it_nor_in_its_tracebacks():
+    logger = logging.getLogger("test_secrets")
+    handler = logging.StreamHandler(stream := io.StringIO())
+    handler.addFilter(lambda record: secrets.redact(record, {KEY: "${oc.env:KEY}"}))
+    logger.addHandler(handler)
+    try:
+        logger.warning("the key %s of %d", KEY, 3)
+        try:
+            raise RuntimeError(f"wrong key {KEY}")
+        except RuntimeError:
+            logger.exception("it failed")
+    finally:
+        logger.removeHandler(handler)
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "the key ${oc.env:KEY} of 3"
+    assert lines[-1] == "RuntimeError: wrong key ${oc.env:KEY}"
+    assert KEY not in stream.getvalue()
+
+
+# with runs
+
+LOGGER = """
+import hashlib
+from pathlib import Path
+
+from athanor.loggers import CSVLog
+
+class Keyed(CSVLog):
+    def __init__(self, save_dir: str, key: str, purge_step: int | None = None) -> None:
+        super().__init__(save_dir, purge_step)
+        Path("got").write_text(hashlib.sha256(key.encode()).hexdigest())
+        if key.endswith("broken"):
+            raise RuntimeError(f"the service does not know {key}")
+"""
+WORDS = ["model=linear", "data.limit=200", "trainer.max_epochs=1", "hydra.run.dir=run"]
+WORDS += ["+logger.keyed._target_=own_logger.Keyed", "+logger.keyed.key='key: ${oc.env:KEY}'"]
+
+
+@pytest.fixture
+def logger(tmp_path, monkeypatch):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "own_logger.py").write_text(LOGGER)
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    monkeypatch.setenv("ATHANOR_TRUST", "own_logger")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    yield
+    sys.modules.pop("own_logger", None)
+
+
+def holding(folder, secret):
+    return [path.name for path in folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+
+
+def got(tmp_path, key):
+    return (tmp_path / "got").read_text() == hashlib.sha256(f"key: {key}".encode()).hexdigest()
+
+
+def test_a_recorded_config_resolves_again(logger, train, run_here, tmp_path, monkeypatch):
+    """As job.py should have written it."""
+    words = [word for word in WORDS if "logger" not in word]
+    assert train(*words).code == 0
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    config["logger"]["keyed"] = {"_target_": "own_logger.Keyed", "key": "key: ${oc.env:KEY}"}
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
+    assert Run("run").config["logger"]["keyed"]["key"] == "key: ${oc.env:KEY}"
+    assert train("run=run", "hydra.run.dir=again").code == 0
+    assert got(tmp_path, KEY)
+    shutil.rmtree(tmp_path / "again")
+    monkeypatch.delenv("KEY")
+    ran = train("run=run")
+    assert ran.code == 1
+    assert "Environment variable 'KEY' not found" in ran.err
+    assert len(ran.err.splitlines()) <= 2
+    assert run_here("scripts/evaluate.py", "run").code == 0  # which makes no loggers
+
+
+def test_no_file_of_a_run_holds_the_secret(logger, train, tmp_path):
+    assert train(*WORDS).code == 0
+    assert got(tmp_path, KEY)
+    assert Run("run").config["logger"]["keyed"]["key"] == "key: ${oc.env:KEY}"
+    assert holding(tmp_path, KEY) == []
+    assert train("resume=run", "trainer.max_epochs=2").code == 0
+    assert got(tmp_path, KEY)
+    assert holding(tmp_path, KEY) == []
+
+
+def test_no_message_of_a_run_that_fails_holds_the_secret(logger, train, tmp_path, monkeypatch):
+    monkeypatch.setenv("KEY", f"{KEY}-broken")
+    ran = train(*WORDS)
+    assert ran.code == 1
+    assert "the service does not know key: ${oc.env:KEY}" in ran.err
+    assert KEY not in ran.out + ran.err
+    assert holding(tmp_path, KEY) == []
