@@ -24,17 +24,17 @@ TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 OFTEN = "callbacks.checkpoints.every_minutes=0.003"
 RUNS = {
     "dropout, batch norm": "model=mlp model.dropout=0.3 optim=adam trainer.max_epochs=40",
-    "augmented, accumulating": "model=cnn data.augment.crop=1 data.augment.cutout=2 data.augment.flip=true optim=nesterov"
-    f" scheduler=cosine trainer.accumulate_grad_batches=3 trainer.max_epochs=5 {OFTEN}",
-    "plateau, stops early": "model=mlp optim=sgd optim.lr=0.3 scheduler=plateau scheduler.patience=1 trainer.max_epochs=60"
-    " callbacks.early_stopping.patience=6 callbacks.checkpoints.top_k=3",
+    "augmented, accumulating": f"""model=cnn data.augment.crop=1 data.augment.cutout=2 data.augment.flip=true
+        optim=nesterov scheduler=cosine trainer.accumulate_grad_batches=3 trainer.max_epochs=5 {OFTEN}""",
+    "plateau, stops early": """model=mlp optim=sgd optim.lr=0.3 scheduler=plateau scheduler.patience=1
+        trainer.max_epochs=60 callbacks.early_stopping.patience=6 callbacks.checkpoints.top_k=3""",
     "muon, within epochs": f"model=cnn optim=muon scheduler=one_cycle trainer.max_epochs=4 data.batch_size=32 {OFTEN}",
-    "steps, rare validation": "model=mlp optim=rmsprop scheduler=step trainer.max_epochs=-1 trainer.max_steps=700"
-    f" trainer.check_val_every_n_epoch=2 {OFTEN}",
-    "resnet, validates often": "model=resnet model.depth=8 optim=adamw scheduler=cosine trainer.max_epochs=3"
-    f" +trainer.val_check_interval=0.4 {OFTEN}",
-    "two processes": "model=mlp model.dropout=0.2 optim=momentum trainer=ddp trainer.accelerator=cpu trainer.devices=2"
-    f" data.augment.crop=1 trainer.max_epochs=15 {OFTEN}",
+    "steps, rare validation": f"""model=mlp optim=rmsprop scheduler=step trainer.max_epochs=-1 trainer.max_steps=700
+        trainer.check_val_every_n_epoch=2 {OFTEN}""",
+    "resnet, validates often": f"""model=resnet model.depth=8 optim=adamw scheduler=cosine trainer.max_epochs=3
+        +trainer.val_check_interval=0.4 {OFTEN}""",
+    "two processes": f"""model=mlp model.dropout=0.2 optim=momentum trainer=ddp trainer.accelerator=cpu
+        trainer.devices=2 data.augment.crop=1 trainer.max_epochs=15 {OFTEN}""",
 }
 
 

@@ -1,4 +1,4 @@
-"""Runs over two processes, whoever starts them: equal results on both, one directory a job, and no end without a word."""
+"""Runs over two processes, whoever starts them: one directory a job, results as of one, no end without a word."""
 
 import json
 import os

@@ -62,7 +62,7 @@ class Job(Run):
         return done
 
     def save_config(self, cfg: DictConfig) -> dict[str, Any]:
-        """Check the config, write config.yaml, and give what is in it: plain values, with ${oc.env:NAME} for secrets."""
+        """Check the config, write config.yaml, and give what is in it: plain values, ${oc.env:NAME} for secrets."""
         from athanor import check_config
 
         config, self.secrets = check_config.plain(cfg), secrets.find(cfg)
@@ -147,7 +147,7 @@ class Job(Run):
             replace(self.dir / "results.json", json.dumps(contents, indent=2) + "\n")
 
     def record_origin(self, config: dict, data: "ImageData") -> None:
-        """Write down what this run depends on, and say where that differs from the run that it goes on with or repeats."""
+        """Write down what this run depends on, and say where that differs from what it goes on with or repeats."""
         if not is_main_process():
             return
         origin = {**environment(self.dir), "data": describe(data, config["test"])}

@@ -1,5 +1,6 @@
 """Signals that ask a run to end, or to make room for others: it saves at the end of the step and ends."""
 
+import contextlib
 import logging
 import signal
 from collections.abc import Iterator
@@ -56,10 +57,8 @@ class Signals:
 
 
 def install(number: int, handler: object) -> None:
-    try:
+    with contextlib.suppress(ValueError, TypeError):  # in a thread, or a handler that Python does not know
         signal.signal(number, handler)
-    except (ValueError, TypeError):  # in a thread, or a handler that Python does not know
-        pass
 
 
 signals = Signals()
