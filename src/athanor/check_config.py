@@ -52,7 +52,7 @@ def check(cfg: dict) -> None:
         if key not in cfg:
             raise UserError(f"{key} is missing: leave out what took it away, or type +{key}=<value>")
     for key, value in cfg.items():
-        check_key(key, [*TOP_LEVEL, *GROUPS, "monitor", "eval"], "train.yaml")
+        check_key(key, [*TOP_LEVEL, *GROUPS, "monitor", "eval", "launcher"], "train.yaml")
         if key in TOP_LEVEL:
             check_value(key, value, TOP_LEVEL[key], "train.yaml")
     if not 0 <= cfg["seed"] < 2**32:
@@ -72,6 +72,8 @@ def check(cfg: dict) -> None:
         check_node(group, cfg.get(group) or {})
     check_trainer(cfg["trainer"])
     check_optim(cfg["optim"])
+    if (jobs := (cfg.get("launcher") or {}).get("jobs", 1)) < 1:
+        raise UserError(f"launcher.jobs={jobs} starts none; use 1 or more at a time")
 
 
 def check_trainer(trainer: dict) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from athanor.runs import Run
 
 RECORDED = "_recorded_run"  # what Hydra calls the config of the run that a command names
+FLAGS = ("--help", "--hydra", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--shell")
+FLAGS += ("--config", "--info", "--experimental")  # of Hydra's command line
 SETTINGS = ["hydra/output=athanor", "hydra/job_logging=athanor", "hydra.output_subdir=null"]
 
 
@@ -28,6 +30,11 @@ def run(main: Callable[[], None]) -> None:
     typed, resumed_sweep = sys.argv[1:], None
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints its own traceback and exits
     try:
+        if hasattr(main, "__wrapped__"):  # by Hydra; a script has flags of its own
+            refuse_flags(typed)
+            from athanor import ranks
+
+            ranks.check_environment()
         sys.argv[1:] = expand(resume_sweep(typed))
         main()
     except KeyboardInterrupt:
@@ -43,9 +50,19 @@ def run(main: Callable[[], None]) -> None:
     sys.exit(1 if job.failed_jobs else 0)
 
 
+def refuse_flags(arguments: list[str]) -> None:
+    """Instead of argparse's list of Hydra's flags, of which it also takes any beginning."""
+    for argument in arguments:
+        if argument.startswith("--") and not argument.startswith(FLAGS):
+            raise UserError(f"{argument}: settings have no dashes; type <key>=<value>, as optim.lr=0.1")
+
+
 def expand(arguments: list[str]) -> list[str]:
     """Words that people type to what Hydra takes."""
-    if any(argument.startswith("--e") for argument in arguments):  # argparse takes any beginning of it
+    for argument in arguments:
+        if argument in ("resume=", "run=", "weights="):  # of a shell variable that is empty
+            raise UserError(f"{argument} names no run; type {argument}<run>")
+    if any(argument.startswith("--exp") for argument in arguments):  # argparse takes any beginning of it
         raise UserError("--experimental-rerun loads a pickle, which can run code; type run=<run>")
     arguments = [to_group(argument) for argument in arguments]
     for i, argument in enumerate(arguments):
@@ -54,6 +71,7 @@ def expand(arguments: list[str]) -> list[str]:
             from athanor.runs import Run
 
             run = Run.find_unfinished() if (verb, value) == ("resume", "last") else Run.at(value)
+            _ = run.results  # a torn one is told before Hydra starts
             others = arguments[:i] + arguments[i + 1 :]
             if verb == "resume":
                 refuse_changes(run.dir, others)

@@ -77,6 +77,9 @@ def set_hydra(config: DictConfig, kind: str, directory: str) -> None:
 def claim(path: str) -> str:
     """Make a directory that is nobody else's: the path, or the path with -2, -3, ... where it is taken."""
     wanted = Path(path)
+    if not wanted.name:
+        print(f"error: hydra.run.dir={path!r} is no new folder; type hydra.run.dir=<folder>", file=sys.stderr)
+        raise SystemExit(1)
     wanted = wanted.with_name(re.sub(r"[^A-Za-z0-9._-]+", "-", wanted.name))
     try:
         wanted.parent.mkdir(parents=True, exist_ok=True)

@@ -63,6 +63,8 @@ def shorten(error: BaseException) -> str:
     choice = re.match(r"(?:In '.*?': )?Could not (?:find|load) '([^']+)/([^/']*)'", text)
     if choice:
         group, name = choice.groups()
+        if name.startswith("submitit"):
+            return f'launcher={name.removeprefix("submitit_")} needs submitit: pip install -e ".[cluster]"'
         listed = re.findall(r"^\t(\S+)", text.partition("Config search path")[0], re.MULTILINE)
         listed = listed or config_groups.options(group)  # Hydra lists them for some forms of the mistake only
         return f"{group}={name} does not exist; {nearest(name, listed)}\n  {group}: {', '.join(listed)}"

@@ -1,5 +1,6 @@
 """The run that this process makes: train.py's side of a run's directory."""
 
+import contextlib
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -49,6 +51,7 @@ class Job(Run):
         super().__init__(HydraConfig.get().runtime.output_dir)
         self.overrides = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)  # a secret stays one
         self.secrets: dict[str, str] = {}
+        self.settings: dict[str, Any] | None = None  # the checked config, for what is said of a failure
         self.before = self.results  # of what is gone on with
         self.is_again = (self.dir / "config.yaml").is_file()
         self.is_resumed = any(override.startswith("resume=") for override in self.overrides)
@@ -68,13 +71,14 @@ class Job(Run):
         config, self.secrets = check_config.plain(cfg), secrets.find(cfg)
         for handler in logging.getLogger().handlers:
             handler.addFilter(partial(secrets.redact, secrets=self.secrets))
-        config.pop("launcher", None)  # no result depends on it
         if self.is_again and not self.is_resumed:
             trust.add(trust.modules_of(config))  # what a person's own configs say may be in the recorded one as well
             return self.trusted_config
         for notice in check_config.settle(config, self.overrides):
             log.info(notice)
         check_config.check(config)
+        self.settings = config
+        config.pop("launcher", None)  # no result depends on it
         recorded = secrets.hide({**config, "resume": None}, self.secrets)
         if is_main_process():
             replace(self.dir / "config.yaml", OmegaConf.to_yaml(recorded))
@@ -104,24 +108,32 @@ class Job(Run):
     def recorded(self) -> Iterator[None]:
         """Whatever happens inside ends up in results.json and train.log; a failure does not stop a multirun."""
         set_up_logging()
+        lock = FileLock(self.dir / ".lock")
+        if is_main_process() and PARENT not in os.environ:
+            take(lock, self.dir)
         own = [] if PARENT in os.environ else self.overrides  # a rank's are not what a person typed
         typed = list(dict.fromkeys([*self.before.get("overrides", []), *own]))
         self.begun = time.monotonic()
         started = time.strftime("%Y-%m-%d %H:%M:%S")
-        self.write(fresh=True, status="running", started=started, overrides=typed, slurm_job=slurm_job())
+        with contextlib.suppress(OSError):  # the next file that is written says so, where it is caught
+            self.write(fresh=True, status="running", started=started, overrides=typed, slurm_job=slurm_job())
         try:
             with signals.handled():
                 yield
             if self.results.get("status") == "failed":  # by one of its ranks, which has said so
                 failed_jobs.append(self.dir)
         except (KeyboardInterrupt, SystemExit):
-            self.write(status="interrupted")
+            with contextlib.suppress(OSError):
+                self.write(status="interrupted")
             where = self.dir if HydraConfig.get().mode == RunMode.RUN else self.dir.parent
             log.info("interrupted; go on with python train.py resume=%s", shown(where))
             raise
         except Exception as error:
             self.fail(error)
         finally:
+            if lock.is_locked:
+                Path(lock.lock_file).unlink(missing_ok=True)
+                lock.release()
             if "wandb" in sys.modules:
                 sys.modules["wandb"].finish()  # or the next job of a multirun would log into this one's run
 
@@ -130,21 +142,23 @@ class Job(Run):
         is_mistake = isinstance(error, ValueError)  # which each process finds
         is_first = isinstance(error, ChildProcessError) or self.results.get("status") != "failed"
         if is_main_process() if is_mistake else is_first:
+            shown_error = explain(error, shown(self.dir / "train.log"), self.settings)
+            print(secrets.hide(shown_error, self.secrets), file=sys.stderr)
             said = secrets.hide(f"{type(error).__name__}: {error}", self.secrets)
-            replace(
-                self.dir / "results.json", json.dumps({**self.results, "status": "failed", "error": said}, indent=2)
-            )
-            print(secrets.hide(explain(error, shown(self.dir / "train.log")), self.secrets), file=sys.stderr)
-        with open(self.dir / "train.log", "a") as file:
+            with contextlib.suppress(OSError):  # a full disk, or a folder that is gone
+                self.replace_results({**self.results, "status": "failed", "error": said})
+        with contextlib.suppress(OSError), open(self.dir / "train.log", "a") as file:
             file.write(secrets.hide("".join(traceback.format_exception(error)), self.secrets))
         single, begun = HydraConfig.get().mode == RunMode.RUN, (self.dir / "config.yaml").exists()
         if isinstance(error, UserError) and single and not begun:
-            shutil.rmtree(self.dir)  # a mistyped override is no run
+            shutil.rmtree(self.dir, ignore_errors=True)  # a mistyped override is no run
 
     def write(self, fresh: bool = False, **values: object) -> None:
         if is_main_process():
-            contents = values if fresh else {**self.results, **values}
-            replace(self.dir / "results.json", json.dumps(contents, indent=2) + "\n")
+            self.replace_results(values if fresh else {**self.results, **values})
+
+    def replace_results(self, contents: dict[str, Any]) -> None:
+        replace(self.dir / "results.json", json.dumps(contents, indent=2) + "\n")
 
     def record_origin(self, config: dict, data: "ImageData") -> None:
         """Write down what this run depends on, and say where that differs from what it goes on with or repeats."""
@@ -196,6 +210,30 @@ class Job(Run):
         )
         (self.dir / "checkpoints" / "previous.ckpt").unlink(missing_ok=True)  # the last one is written and synced
         log.info(summary(self.results, self.config, shown(self.dir)))
+        if self.config["run"]:
+            log.info(comparison(Run(self.config["run"]), self))
+
+
+def take(lock: FileLock, directory: Path) -> None:
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:  # not an exception: the run that is under way has not failed
+        print(f"error: {shown(directory)} is being trained by another process; wait for it, or end it", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def comparison(before: Run, now: Run) -> str:
+    """Whether a run that was repeated gave the same."""
+    stages = [stage for stage in ("train", "val", "test") if stage in before.results and stage in now.results]
+    changed = [
+        f"{stage}/{name} {before.results[stage].get(name)} then, {value} now"
+        for stage in stages
+        for name, value in now.results[stage].items()
+        if value != before.results[stage].get(name)
+    ]
+    if not changed:
+        return f"  {', '.join(stages)}: the same as in {shown(before.dir)}, to the last digit\n"
+    return "\n".join([f"  not as in {shown(before.dir)}:", *(f"    {line}" for line in changed), ""])
 
 
 def metrics(trainer: "L.Trainer") -> dict[str, float]:

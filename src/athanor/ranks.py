@@ -14,12 +14,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 from athanor import config_groups
+from athanor.errors import UserError
 from athanor.runs import Run
 from athanor.signals import signals
 
 PARENT = "ATHANOR_PARENT"  # a pipe that ends when the process that started this one does
 GRACE = 10  # seconds for the others to say something of their own when one has died
 questions = itertools.count()  # that the processes of a job have to agree on, in order
+
+
+def check_environment() -> None:
+    """Raise UserError where variables of a launcher are left over: this process would wait for others, or be silent."""
+    found = {name: os.environ[name] for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE") if name in os.environ}
+    for name, value in found.items():
+        if not value.isdigit():
+            raise UserError(f"{name}={value} in the environment is no number; type unset {name}")
+    if found and not started_elsewhere() and any(int(value) for name, value in found.items() if name != "WORLD_SIZE"):
+        words = " ".join(f"{name}={value}" for name, value in found.items())
+        raise UserError(f"{words} in the environment, and no WORLD_SIZE above 1; type unset {' '.join(found)}")
 
 
 def is_main_process() -> bool:

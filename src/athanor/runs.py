@@ -78,7 +78,7 @@ class Run:
     def checkpoints(self) -> list[Path]:
         """Those to go on from, the newest first."""
         paths = [self.dir / "checkpoints" / name for name in ("last.ckpt", "previous.ckpt", "best.ckpt")]
-        return [path for path in paths if path.is_file()]
+        return [path for path in paths if path.exists()]
 
     def classifier(self) -> "Classifier":
         """The trained classifier, in eval mode, on the CPU: raw uint8 images [N, C, H, W] in, logits out."""

@@ -36,7 +36,7 @@ class Scripted(L.LightningModule):
 @pytest.fixture
 def fit(make_trainer, tmp_path):
     def fit(losses, folder="run", mode="min", top_k=1, resume=False, **knobs):
-        callback = Checkpoints("val/loss", mode, top_k)
+        callback = Checkpoints("val/loss", mode, top_k, every_minutes=None)
         settings = dict(max_epochs=len(losses), enable_checkpointing=True, callbacks=[callback]) | knobs
         trainer = make_trainer(default_root_dir=tmp_path / folder, **settings)
         path = tmp_path / folder / "checkpoints" / "last.ckpt" if resume else None
@@ -108,7 +108,7 @@ def test_a_fast_dev_run_writes_nothing(fit, tmp_path):
 
 def test_keeping_none_is_refused():
     with pytest.raises(ValueError, match=r"callbacks\.checkpoints\.top_k=0 keeps no best checkpoint; use 1 or more"):
-        Checkpoints("val/loss", "min", top_k=0)
+        Checkpoints("val/loss", "min", 0, None)
 
 
 def test_resuming_goes_on_with_what_was_kept(fit, written):

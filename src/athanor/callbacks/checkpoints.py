@@ -31,7 +31,7 @@ class Checkpoints(Checkpoint):
     its state, so a run's folder can be moved.
     """
 
-    def __init__(self, monitor: str, mode: str, top_k: int, every_minutes: float | None = None) -> None:
+    def __init__(self, monitor: str, mode: str, top_k: int, every_minutes: float | None) -> None:
         if top_k < 1:
             raise ValueError(f"callbacks.checkpoints.top_k={top_k} keeps no best checkpoint; use 1 or more")
         if every_minutes is not None and every_minutes <= 0:
@@ -39,6 +39,7 @@ class Checkpoints(Checkpoint):
         self.monitor, self.mode, self.top_k, self.every_minutes = monitor, mode, top_k, every_minutes
         self.kept: list[dict] = []  # epoch, step, score and metrics of the best epochs, best first
         self.last: dict = {}
+        self.metrics: dict[str, Tensor] = {}  # that the resumed checkpoint knew
         self.validated = self.stopped = self.resumed = False
         self.io = BackgroundCheckpointIO()
 
@@ -57,6 +58,8 @@ class Checkpoints(Checkpoint):
                 self.group = dist.new_group(backend="gloo")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # of a validation within the epoch, by which its end is judged
+        trainer._logger_connector._callback_metrics.update(self.metrics)
         signals.take()
         signals.somebody_saves = not trainer.fast_dev_run
         self.saved_at = time.monotonic()
@@ -122,6 +125,7 @@ class Checkpoints(Checkpoint):
         """
         if "loops" not in checkpoint:  # weights only
             return
+        checkpoint["metrics"] = {name: value.item() for name, value in trainer.callback_metrics.items()}
         loops = checkpoint["loops"]["fit_loop"]
         epoch, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
         if epoch["current"]["processed"] == epoch["current"]["completed"]:  # within the epoch
@@ -139,6 +143,9 @@ class Checkpoints(Checkpoint):
         optimizer = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
         for progress in (batches, loops["epoch_loop.scheduler_progress"], *optimizer.values()):
             progress["current"] = dict.fromkeys(progress["current"], 0)
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
+        self.metrics = {name: torch.tensor(value) for name, value in checkpoint["metrics"].items()}
 
     def _asked(self, trainer: L.Trainer) -> int:
         """A signal, CLOCK, or 0: the same on all processes, so that they save together."""
