@@ -42,6 +42,7 @@ def load_image(path: str | Path, mode: str, size: int | None) -> np.ndarray:
 @functools.cache
 def _formats() -> dict[str, str]:
     """Format by lower-case suffix, of those that Pillow can open: it registers some, as .pdf, that it can only save."""
+    Image.init()  # registers all formats
     readable = Image.OPEN.keys() - set(_PROGRAMS)
     return {suffix: name for suffix, name in Image.registered_extensions().items() if name in readable}
 
