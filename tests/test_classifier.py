@@ -295,7 +295,7 @@ def test_plateau_moves_only_when_there_was_a_validation(make_trainer):
 def test_schedulers_of_torch_move_once_an_epoch_and_before_its_checkpoint_is_written(make_trainer, tmp_path):
     classifier = make(lr=1.0, scheduler=partial(StepLR, step_size=1, gamma=0.5), unit="epochs")
     trainer = make_trainer(
-        max_epochs=3, enable_checkpointing=True, callbacks=[Checkpoints("train/loss", "min", top_k=1)]
+        max_epochs=3, enable_checkpointing=True, callbacks=[Checkpoints("train/loss", "min", 1, None)]
     )
     trainer.fit(classifier, batches(8, 8), batches(8))
     contents = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)

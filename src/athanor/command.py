@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 RECORDED = "_recorded_run"  # what Hydra calls the config of the run that a command names
 FLAGS = ("--help", "--hydra", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--shell")
-FLAGS += ("--config", "--info", "--experimental")  # of Hydra's command line
+FLAGS += ("--config", "--info", "--exp")  # of Hydra's command line
 SETTINGS = ["hydra/output=athanor", "hydra/job_logging=athanor", "hydra.output_subdir=null"]
 
 

@@ -277,7 +277,12 @@ def test_the_whitening_of_other_images_survives_a_new_start(verb, train, monkeyp
     monkeypatch.setattr("athanor.data.digits.digits", lambda: dark)
     no_standardizing = ["data.preprocess=symmetric", "trainer.max_epochs=1", "data.limit=300"]
     assert train(*WORDS, *no_standardizing, "hydra.run.dir=a").code == 0
-    monkeypatch.setattr("athanor.data.digits.digits", lambda: source)
+
+    def bright() -> Source:
+        return source
+
+    bright.__module__, bright.__qualname__ = "athanor.data.digits", "digits"  # what a recorded config may name
+    monkeypatch.setattr("athanor.data.digits.digits", bright)
     first = whitening("a")
     if verb == "resume=a":
         assert train(verb, "trainer.max_epochs=2").code == 0
