@@ -11,8 +11,7 @@ import torch
 from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from athanor import provenance
-from athanor.callbacks import checkpoints
+from athanor import checkpoint_io, provenance
 from athanor.callbacks.checkpoints import Checkpoints
 from athanor.classifier import Classifier
 from athanor.loggers import CSVLog, TensorBoard
@@ -298,5 +297,5 @@ def test_two_processes_do_not_train_one_run(train):
 def test_the_folder_of_checkpoints_is_synced_after_the_renaming(tmp_path, monkeypatch):
     synced, fsync = [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda opened: (synced.append(os.fstat(opened).st_mode), fsync(opened)))
-    checkpoints.write({"epoch": 1}, tmp_path / "last.ckpt")
+    checkpoint_io.write({"epoch": 1}, tmp_path / "last.ckpt")
     assert len(synced) == 2

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import ProgressBar
 from torch import nn
 
-from athanor import lean, loaded, precision, ranks
+from athanor import devices, lean, loaded, precision
 from athanor.callbacks.checkpoints import Checkpoints
 from athanor.callbacks.stopwatch import Stopwatch
 from athanor.classifier import Classifier
@@ -126,7 +126,7 @@ def trainer(
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
-    device = device_type(cfg["trainer"]["accelerator"])
+    device = devices.kind(cfg["trainer"]["accelerator"])
     precision.set_matmul_precision(cfg["matmul_precision"], device)
     torch.set_num_threads(cfg["threads"] or THREADS)
     if device == "cpu":
@@ -138,20 +138,10 @@ def trainer(
     return build({**cfg["trainer"], **own}, dirpath=directory)
 
 
-def device_type(accelerator: str) -> str:
-    if accelerator in ("auto", "gpu"):
-        return next((name for name, there in devices_there().items() if there), "cpu")
-    return accelerator
-
-
-def devices_there() -> dict[str, bool]:
-    return {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-
-
 def refuse(cfg: dict, data: ImageData, callbacks: dict[str, dict]) -> None:
     """Settings that are right one by one and wrong together, or on this machine."""
     accelerator = cfg["trainer"]["accelerator"]
-    there = devices_there()
+    there = devices.there()
     there["gpu"] = any(there.values())
     if not there.get(accelerator, True):
         raise UserError(f"trainer.accelerator={accelerator}: torch finds none on this machine; type trainer=auto")
@@ -171,7 +161,7 @@ def refuse_lbfgs(trainer: dict) -> None:
     """It evaluates one loss many times a step, which neither gradient sums nor a gradient scaler follow."""
     if trainer["accumulate_grad_batches"] not in (1, None):
         raise UserError("optim=lbfgs cannot accumulate gradients; use trainer.accumulate_grad_batches=1")
-    if ranks.count(trainer) > 1:
+    if devices.count(trainer) > 1:
         raise UserError("optim=lbfgs works on one device; use trainer.devices=1")
     if str(trainer["precision"]) not in ("32", "32-true", "64", "64-true"):
         raise UserError(

@@ -23,7 +23,7 @@ from athanor import secrets, trust
 from athanor.errors import UserError, explain
 from athanor.files import replace
 from athanor.logs import set_up_logging
-from athanor.provenance import describe, differences, environment, slurm_job
+from athanor.provenance import comparison, describe, differences, environment, slurm_job
 from athanor.ranks import PARENT, is_main_process
 from athanor.runs import Run, read_checkpoint, shown
 from athanor.signals import signals
@@ -211,7 +211,8 @@ class Job(Run):
         (self.dir / "checkpoints" / "previous.ckpt").unlink(missing_ok=True)  # the last one is written and synced
         log.info(summary(self.results, self.config, shown(self.dir)))
         if self.config["run"]:
-            log.info(comparison(Run(self.config["run"]), self))
+            earlier = Run(self.config["run"])
+            log.info("%s\n", comparison(earlier.results, self.results, shown(earlier.dir)))
 
 
 def take(lock: FileLock, directory: Path) -> None:
@@ -220,20 +221,6 @@ def take(lock: FileLock, directory: Path) -> None:
     except Timeout:  # not an exception: the run that is under way has not failed
         print(f"error: {shown(directory)} is being trained by another process; wait for it, or end it", file=sys.stderr)
         raise SystemExit(1) from None
-
-
-def comparison(before: Run, now: Run) -> str:
-    """Whether a run that was repeated gave the same."""
-    stages = [stage for stage in ("train", "val", "test") if stage in before.results and stage in now.results]
-    changed = [
-        f"{stage}/{name} {before.results[stage].get(name)} then, {value} now"
-        for stage in stages
-        for name, value in now.results[stage].items()
-        if value != before.results[stage].get(name)
-    ]
-    if not changed:
-        return f"  {', '.join(stages)}: the same as in {shown(before.dir)}, to the last digit\n"
-    return "\n".join([f"  not as in {shown(before.dir)}:", *(f"    {line}" for line in changed), ""])
 
 
 def metrics(trainer: "L.Trainer") -> dict[str, float]:

@@ -78,6 +78,15 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
             yield f"{key} {then[key]} then, {value} now"
 
 
+def comparison(then: dict[str, Any], now: dict[str, Any], where: Path) -> str:
+    """Whether a run that was repeated gave the same."""
+    stages = [stage for stage in ("train", "val", "test") if stage in then and stage in now]
+    lines = [f"    {stage}/{line}" for stage in stages for line in differences(then[stage], now[stage])]
+    if lines:
+        return "\n".join([f"  not as in {where}:", *lines])
+    return f"  {', '.join(stages)}: the same as in {where}, to the last digit"
+
+
 def slurm_job() -> str | None:
     """The job under which SLURM runs this process; a task of an array has a number of its own."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")

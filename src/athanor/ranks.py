@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from athanor import config_groups
+from athanor import config_groups, devices
 from athanor.errors import UserError
 from athanor.runs import Run
 from athanor.signals import signals
@@ -61,8 +61,8 @@ def spread(config: dict, directory: Path) -> bool:
     """
     if PARENT in os.environ:
         threading.Thread(target=end_with_parent, args=(int(os.environ[PARENT]),), daemon=True).start()
-    devices = count(config["trainer"])
-    if devices < 2 or "spawn" in str(config["trainer"]["strategy"]) or started_elsewhere():
+    number = devices.count(config["trainer"])
+    if number < 2 or "spawn" in str(config["trainer"]["strategy"]) or started_elsewhere():
         return False
     from athanor import trust
 
@@ -70,17 +70,17 @@ def spread(config: dict, directory: Path) -> bool:
     reading, writing = os.pipe()
     port = free_port()
     try:
-        watch([start(rank, devices, directory, reading, port) for rank in range(devices)], directory)
+        watch([start(rank, number, directory, reading, port) for rank in range(number)], directory)
     finally:
         os.close(writing)
         os.close(reading)
     return True
 
 
-def start(rank: int, devices: int, directory: Path, pipe: int, port: int) -> subprocess.Popen:
+def start(rank: int, number: int, directory: Path, pipe: int, port: int) -> subprocess.Popen:
     # Lightning would ask SLURM, where it is, for processes that only we have started
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(devices)}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(number)}
     environment |= {"NODE_RANK": "0", "LOCAL_RANK": str(rank), PARENT: str(pipe)}
     command = [sys.executable, str(config_groups.CONFIGS.parent / "train.py"), f"resume={directory}"]
     # a session of its own: Ctrl-C reaches this process alone, which passes it on once
@@ -112,27 +112,15 @@ def watch(ranks: list[subprocess.Popen], directory: Path) -> None:
         raise ChildProcessError(obituary(ranks.index(dead), dead.returncode, len(ranks), directory))
 
 
-def obituary(rank: int, code: int, devices: int, directory: Path) -> str:
+def obituary(rank: int, code: int, number: int, directory: Path) -> str:
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     memory = ", perhaps as memory ran out" if code == -signal.SIGKILL else ""
-    return f"process {rank} of {devices} {how}{memory}; go on with python train.py resume={directory}"
+    return f"process {rank} of {number} {how}{memory}; go on with python train.py resume={directory}"
 
 
 def end_with_parent(pipe: int) -> None:
     os.read(pipe, 1)  # nothing is ever written
     os._exit(1)
-
-
-def count(trainer: dict) -> int:
-    devices = trainer["devices"]
-    if isinstance(devices, list):
-        return len(devices)
-    if devices in ("auto", -1, "-1"):
-        import torch
-
-        on_cpu = trainer["accelerator"] == "cpu" or not torch.cuda.is_available()
-        return 1 if on_cpu else torch.cuda.device_count()
-    return int(devices)
 
 
 def free_port() -> int:

@@ -1,22 +1,16 @@
 """Checkpoints of a run: the last, the best and, if asked for, the best few."""
 
 import math
-import os
-import shutil
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as L
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.fabric.utilities.apply_func import apply_to_collection
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from torch import Tensor
 
+from athanor.checkpoint_io import BackgroundCheckpointIO, link
 from athanor.signals import signals
 
 CLOCK = 1  # that `every_minutes` has passed; larger numbers are signals
@@ -197,83 +191,3 @@ def stopped_early(trainer: L.Trainer) -> bool:
     """By a rule that a run with more epochs or more time would follow as well."""
     rules = [callback for callback in trainer.callbacks if isinstance(callback, EarlyStopping)]
     return trainer.should_stop and any(rule.wait_count >= rule.patience or rule.stopped_epoch for rule in rules)
-
-
-class BackgroundCheckpointIO(TorchCheckpointIO):
-    """Copies what is to be saved, holds it until `release`, and then writes it in a thread, while training goes on,
-    beside the target, which is renamed at last.
-
-    A run that is killed meanwhile keeps the file from before. One write is under way at a time; its error is raised by
-    the next one, or at the end of the fit.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.thread = ThreadPoolExecutor(1, "checkpoint")
-        self.pending: Future[None] | None = None
-        self.held: list[Callable[[], None]] = []
-
-    def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options: object = None) -> None:
-        self.release()
-        self.wait()
-        copied = apply_to_collection(checkpoint, Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
-        self.then(write, copied, Path(path))
-
-    def then(self, function: Callable[..., None], *arguments: object) -> None:
-        """Call it in the thread after what is held, if that succeeds."""
-        self.held.append(partial(function, *arguments))
-
-    def release(self) -> None:
-        held, self.held = self.held, []
-        if held:
-            self.wait()
-            self.pending = self.thread.submit(lambda: [function() for function in held])
-
-    def wait(self) -> None:
-        pending, self.pending = self.pending, None
-        if pending:
-            pending.result()
-
-    def teardown(self) -> None:
-        self.release()
-        self.wait()
-        self.thread.shutdown()
-
-
-def write(checkpoint: dict, path: Path) -> None:
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        with open(beside, "wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.name == "last.ckpt" and path.is_file():
-            link(path, path.with_name("previous.ckpt"))
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)  # half a file on a full disk is in the way
-        raise
-    sync(path.parent)
-
-
-def sync(folder: Path) -> None:
-    """The names in a folder to disk, or a power cut could undo the renaming. Windows does not open folders."""
-    if os.name == "posix":
-        opened = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
-
-
-def link(source: Path, target: Path) -> None:
-    """A second name for a file, or a copy where the file system has no links."""
-    if target.exists() and target.samefile(source):
-        return  # os.replace would do nothing, and leave the part
-    beside = target.with_name(f".{target.name}.part")
-    beside.unlink(missing_ok=True)
-    try:
-        os.link(source, beside)
-    except OSError:
-        shutil.copy2(source, beside)
-    os.replace(beside, target)
