@@ -34,6 +34,7 @@ class Directories(Callback):
         failed_jobs.clear()
         directory = agreed(lambda: command.resumed_sweep or requeued_sweep() or claim(config.hydra.sweep.dir))
         os.environ.setdefault(slots.GPUS, slots.visible_gpus())  # before launchers hide them
+        os.environ[slots.SWEEP] = str(os.getpid())
         if is_main_process():
             Sweep(directory).record(command.typed)
         set_hydra(config, "sweep", directory)

@@ -2,21 +2,27 @@
 
 import os
 import re
+import signal
+import threading
 import time
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 GPUS = "ATHANOR_GPUS"  # those that jobs share
+SWEEP = "ATHANOR_SWEEP"  # the process that waits for them
 
 
 def take(sweep: Path, jobs: int) -> FileLock:
     """Wait until fewer than `jobs` others of this sweep run, and see the GPUs of the slot that is free.
 
-    The slot is held until this process ends, however it does.
+    The slot is held until this process ends, however it does. It ends as with Ctrl-C, saved, where the sweep has ended.
     """
+    threading.Thread(target=end_with_sweep, daemon=True).start()
     folder = sweep / ".slots"
     folder.mkdir(exist_ok=True)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it for what it starts in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     while True:
         for number in range(jobs):
             lock = FileLock(folder / f"{number}.lock")
@@ -29,6 +35,23 @@ def take(sweep: Path, jobs: int) -> FileLock:
                 os.environ["CUDA_VISIBLE_DEVICES"] = share
             return lock
         time.sleep(0.2)
+
+
+def end_with_sweep() -> None:
+    sweep = int(os.environ[SWEEP])
+    while is_alive(sweep):
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's by now
+        return False
+    return True
 
 
 def visible_gpus() -> str:
