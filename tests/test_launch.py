@@ -100,7 +100,7 @@ def test_under_submitit_each_job_has_two_processes(tmp_path, run_process, alone)
 
 def test_the_jobs_of_a_sweep_that_is_killed_save_and_end_and_the_sweep_can_be_resumed(tmp_path, repo, run_process):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    long = ["trainer.max_epochs=2000", "callbacks.early_stopping=null", "test=false"]
+    long = ["trainer.max_epochs=150", "callbacks.early_stopping=null", "test=false"]
     words = [*MLP, *long, "launcher=local", "launcher.jobs=1", "seed=0,1", "hydra.sweep.dir=sweep"]
     [process] = start_ranks(repo, tmp_path, words, [{}])
     wait_for(lambda: list(tmp_path.glob("sweep/*/checkpoints/last.ckpt")))
@@ -110,11 +110,6 @@ def test_the_jobs_of_a_sweep_that_is_killed_save_and_end_and_the_sweep_can_be_re
     wait_for(lambda: Run(begun).results["status"] == "interrupted")
     time.sleep(3)
     assert [path.parent for path in tmp_path.glob("sweep/*/config.yaml")] == [begun]  # the job that waited ended, too
-    text = (begun / "config.yaml").read_text()
-    (begun / "config.yaml").write_text(text.replace("max_epochs: 2000", "max_epochs: 3"))
-    sweep = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
-    typed = [word.replace("2000", "3") for word in sweep["typed"] if not word.startswith("hydra")]
-    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps(sweep | {"typed": typed}))
     ran = run_process(tmp_path, "train.py", "resume=sweep")
     assert (ran.code, ran.err) == (0, "")
     assert [Run(tmp_path / "sweep" / job).results["status"] for job in "01"] == ["finished", "finished"]

@@ -31,7 +31,7 @@ class Sweep:
 
     def words(self) -> list[str]:
         """What was typed. A file is no place from which to take what Hydra itself builds, or from where it reads."""
-        typed = self.recorded.get("typed", [])
+        typed = [word for word in self.recorded.get("typed", []) if not str(word).startswith("hydra.sweep.dir=")]
         for word in typed:
             strange = [part for part in ("_target_", "..", "@", "hydra") if part in str(word)]
             if strange or (str(word).startswith("-") and word not in ("-m", "--multirun")):
