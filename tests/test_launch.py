@@ -98,6 +98,7 @@ def test_under_submitit_each_job_has_two_processes(tmp_path, run_process, alone)
     assert "2 jobs; " in ran.out
 
 
+@pytest.mark.slow
 def test_the_jobs_of_a_sweep_that_is_killed_save_and_end_and_the_sweep_can_be_resumed(tmp_path, repo, run_process):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     long = ["trainer.max_epochs=150", "callbacks.early_stopping=null", "test=false"]
@@ -105,7 +106,8 @@ def test_the_jobs_of_a_sweep_that_is_killed_save_and_end_and_the_sweep_can_be_re
     [process] = start_ranks(repo, tmp_path, words, [{}])
     wait_for(lambda: list(tmp_path.glob("sweep/*/checkpoints/last.ckpt")))
     process.kill()
-    process.wait()  # for itself alone: its jobs hold the other end of the pipes
+    process.wait()  # for itself alone: its jobs hold the other end of the pipe
+    process.stdout.close()
     [begun] = [path.parent for path in tmp_path.glob("sweep/*/config.yaml")]
     wait_for(lambda: Run(begun).results["status"] == "interrupted")
     time.sleep(3)
