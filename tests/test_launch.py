@@ -285,3 +285,20 @@ def test_a_job_that_slurm_starts_again_goes_on_where_it_was(train, tmp_path, mon
     assert directories(tmp_path) == [folder]
     assert train(*MLP, "seed=1").code == 0  # another job of the same script
     assert len(directories(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["launcher=local", "launcher.jobs=0"], "error: launcher.jobs=0: use 1 or more at a time\n"),
+        (
+            ["launcher=slurm"],
+            "error: launcher=slurm needs SLURM, and there is no srun on this machine; type launcher=local\n",
+        ),
+    ],
+    ids=["no job at a time", "no SLURM"],
+)
+def test_a_launcher_that_cannot_start_anything_says_so(words, said, train):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    ran = train(*words, "seed=0,1")
+    assert (ran.code, ran.err) == (1, said)

@@ -72,8 +72,6 @@ def check(cfg: dict) -> None:
         check_node(group, cfg.get(group) or {})
     check_trainer(cfg["trainer"])
     check_optim(cfg["optim"])
-    if (jobs := (cfg.get("launcher") or {}).get("jobs", 1)) < 1:
-        raise UserError(f"launcher.jobs={jobs} starts none; use 1 or more at a time")
 
 
 def check_trainer(trainer: dict) -> None:

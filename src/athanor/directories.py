@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
@@ -32,6 +32,9 @@ class Directories(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         failed_jobs.clear()
+        jobs = (config.get("launcher") or {}).get("jobs", 1)
+        if not isinstance(jobs, int) or jobs < 1:
+            end(f"launcher.jobs={jobs}: use 1 or more at a time")
         directory = agreed(lambda: command.resumed_sweep or requeued_sweep() or claim(config.hydra.sweep.dir))
         os.environ.setdefault(slots.GPUS, slots.visible_gpus())  # before launchers hide them
         os.environ[slots.SWEEP] = str(os.getpid())
@@ -79,8 +82,7 @@ def claim(path: str) -> str:
     """Make a directory that is nobody else's: the path, or the path with -2, -3, ... where it is taken."""
     wanted = Path(path)
     if not wanted.name:
-        print(f"error: hydra.run.dir={path!r} is no new folder; type hydra.run.dir=<folder>", file=sys.stderr)
-        raise SystemExit(1)
+        end(f"hydra.run.dir={path!r} is no new folder; type hydra.run.dir=<folder>")
     wanted = wanted.with_name(re.sub(r"[^A-Za-z0-9._-]+", "-", wanted.name))
     try:
         wanted.parent.mkdir(parents=True, exist_ok=True)
@@ -90,6 +92,10 @@ def claim(path: str) -> str:
                 directory.mkdir()
                 return str(directory)
     except OSError as error:
-        # Hydra would make a warning of an exception here, and go on into a directory that is not the run's own
-        print(f"error: cannot make the run's directory {wanted}: {error.strerror}; set hydra.run.dir", file=sys.stderr)
-        raise SystemExit(1) from error
+        end(f"cannot make the run's directory {wanted}: {error.strerror}; set hydra.run.dir")
+
+
+def end(message: str) -> NoReturn:
+    """Hydra would make a warning of an exception in a callback, and go on."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(1)

@@ -34,6 +34,8 @@ def explain(error: BaseException, log: Path | None = None, config: dict | None =
     text = str(error).strip()
     if module in ("hydra", "omegaconf", "antlr4"):
         return f"error: {shorten(error)}"
+    if text.startswith('Could not detect "srun"'):  # submitit
+        return "error: launcher=slurm needs SLURM, and there is no srun on this machine; type launcher=local"
     if text.startswith("Error(s) in loading state_dict"):
         strange = re.search(r'(?:size mismatch for |: ")([\w.]+)', text)
         name = f" ({strange[1]} differs)" if strange else ""
