@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -89,6 +90,22 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(place, often, stopped, t
     stopped("parts", words, place)
     ran = train("resume=parts")
     assert (ran.code, ran.err) == (0, "")
+    assert_equal(Run("whole"), Run("parts"))
+
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+OPTIONS = [
+    f"{group}={path.stem}" for group in ("optim", "scheduler") for path in sorted((CONFIGS / group).glob("*.yaml"))
+]
+
+
+@pytest.mark.parametrize("option", [option for option in OPTIONS if option != "optim=lbfgs"])
+def test_every_optimizer_and_schedule_goes_on_in_mid_epoch(option, stopped, train):
+    words = [*TINY, "data.limit=120", "trainer.max_epochs=8", "trainer.accumulate_grad_batches=1", option, EACH_STEP]
+    PLACES["in the fifth epoch"] = (Classifier, "on_after_backward", 13)  # 3 steps an epoch
+    assert train(*words, "hydra.run.dir=whole").code == 0
+    stopped("parts", words, "in the fifth epoch")
+    assert train("resume=parts").code == 0
     assert_equal(Run("whole"), Run("parts"))
 
 
