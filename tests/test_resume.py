@@ -246,6 +246,24 @@ def test_a_run_that_a_signal_ends_goes_on_from_that_very_step(number, train, mon
     assert_equal(Run("whole"), Run("parts"))
 
 
+def test_at_the_end_of_its_time_slurm_is_asked_for_the_job_again(train, monkeypatch, tmp_path):
+    (tmp_path / "bin").mkdir()
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.write_text(f"#!/bin/sh\necho $* > {tmp_path / 'asked'}\n")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    original = Classifier.on_after_backward
+    monkeypatch.setattr(
+        Classifier, "on_after_backward", lambda self: (signal.raise_signal(signal.SIGUSR1), original(self))
+    )
+    ran = train(*TINY, "hydra.run.dir=run")
+    assert ran.code == 128 + signal.SIGUSR1
+    assert "SLURM will start job 12_3 again" in ran.out
+    assert (tmp_path / "asked").read_text() == "requeue 12_3\n"
+
+
 # the same again
 
 

@@ -12,9 +12,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from athanor import command, slots
+from athanor import command, slots, slurm
 from athanor.job import failed_jobs
-from athanor.provenance import is_requeued, slurm_job
 from athanor.ranks import agreed, is_main_process
 from athanor.runs import Run
 from athanor.sweeps import Sweep
@@ -28,14 +27,15 @@ class Directories(Callback):
             HydraConfig.instance().set_config(config)  # the directory has the run's name in it
             name = str(config.name)
             wanted = config.hydra.run.dir.replace(name, name.replace("/", "-"))
-            set_hydra(config, "run", agreed(lambda: requeued_run(config) or claim(wanted)))
+            set_hydra(config, "run", agreed(lambda: requeued_run(config, wanted) or claim(wanted)))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         failed_jobs.clear()
         jobs = (config.get("launcher") or {}).get("jobs", 1)
         if not isinstance(jobs, int) or jobs < 1:
             end(f"launcher.jobs={jobs}: use 1 or more at a time")
-        directory = agreed(lambda: command.resumed_sweep or requeued_sweep() or claim(config.hydra.sweep.dir))
+        wanted = config.hydra.sweep.dir
+        directory = agreed(lambda: command.resumed_sweep or requeued_sweep(wanted) or claim(wanted))
         os.environ.setdefault(slots.GPUS, slots.visible_gpus())  # before launchers hide them
         os.environ[slots.SWEEP] = str(os.getpid())
         if is_main_process():
@@ -55,21 +55,21 @@ class Directories(Callback):
             print(sweep.collect())
 
 
-def requeued_run(config: DictConfig) -> str | None:
+def requeued_run(config: DictConfig, wanted: str) -> str | None:
     """The directory of this very job, where SLURM has stopped it and starts it again."""
     overrides = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
-    for path in Path("outputs").glob("*/*/results.json") if is_requeued() else ():
-        results = Run(path.parent).results
-        if (results.get("slurm_job"), results.get("overrides")) == (slurm_job(), overrides):
-            return str(path.parent)
+    for folder in [Path(wanted), *Path("outputs").glob("*/*")] if slurm.is_requeued() else ():
+        results = Run(folder).results
+        if (results.get("slurm_job"), results.get("overrides")) == (slurm.job(), overrides):
+            return str(folder)
     return None
 
 
-def requeued_sweep() -> str | None:
-    for path in Path("outputs/sweeps").glob("*/*/sweep.json") if is_requeued() else ():
-        sweep = Sweep(path.parent)
-        if (sweep.recorded.get("slurm_job"), sweep.recorded.get("typed")) == (slurm_job(), command.typed):
-            return str(sweep.dir)
+def requeued_sweep(wanted: str) -> str | None:
+    for folder in [Path(wanted), *Path("outputs/sweeps").glob("*/*")] if slurm.is_requeued() else ():
+        recorded = Sweep(folder).recorded
+        if (recorded.get("slurm_job"), recorded.get("typed")) == (slurm.job(), command.typed):
+            return str(folder)
     return None
 
 

@@ -19,11 +19,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from athanor import secrets, trust
+from athanor import secrets, slurm, trust
 from athanor.errors import UserError, explain
 from athanor.files import replace
 from athanor.logs import set_up_logging
-from athanor.provenance import comparison, describe, differences, environment, slurm_job
+from athanor.provenance import comparison, describe, differences, environment
 from athanor.ranks import PARENT, is_main_process
 from athanor.runs import Run, read_checkpoint, shown
 from athanor.signals import signals
@@ -116,7 +116,7 @@ class Job(Run):
         self.begun = time.monotonic()
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         with contextlib.suppress(OSError):  # the next file that is written says so, where it is caught
-            self.write(fresh=True, status="running", started=started, overrides=typed, slurm_job=slurm_job())
+            self.write(fresh=True, status="running", started=started, overrides=typed, slurm_job=slurm.job())
         try:
             with signals.handled():
                 yield

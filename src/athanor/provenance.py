@@ -1,7 +1,6 @@
 """Where a result comes from: versions, hardware, the state of the code and the data."""
 
 import hashlib
-import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -85,16 +84,6 @@ def comparison(then: dict[str, Any], now: dict[str, Any], where: Path) -> str:
     if lines:
         return "\n".join([f"  not as in {where}:", *lines])
     return f"  {', '.join(stages)}: the same as in {where}, to the last digit"
-
-
-def slurm_job() -> str | None:
-    """The job under which SLURM runs this process; a task of an array has a number of its own."""
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    return f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else os.environ.get("SLURM_JOB_ID")
-
-
-def is_requeued() -> bool:
-    return slurm_job() is not None and os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
 
 
 def cpu_name() -> str:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from athanor import slurm
+
 log = logging.getLogger(__name__)
 
 NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")  # Ctrl-C, kill, and what schedulers send before they preempt
@@ -52,8 +54,10 @@ class Signals:
         self.asked = None
         if callable(handler) and handler is not signal.default_int_handler:
             handler(number, None)  # submitit: requeues and exits, or ignores it
-        else:
-            raise SystemExit(128 + number)
+            return
+        if number == getattr(signal, "SIGUSR1", None):  # which sbatch --signal=USR1@120 sends before the time is over
+            slurm.requeue()
+        raise SystemExit(128 + number)
 
 
 def install(number: int, handler: object) -> None:

@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from athanor import slurm
 from athanor.errors import UserError
 from athanor.files import replace
-from athanor.provenance import slurm_job
 from athanor.runs import Run, shown
 
 
@@ -27,7 +27,7 @@ class Sweep:
 
     def record(self, typed: list[str]) -> None:
         if not self.recorded:
-            replace(self.dir / "sweep.json", json.dumps({"typed": typed, "slurm_job": slurm_job()}, indent=1) + "\n")
+            replace(self.dir / "sweep.json", json.dumps({"typed": typed, "slurm_job": slurm.job()}, indent=1) + "\n")
 
     def words(self) -> list[str]:
         """What was typed. A file is no place from which to take what Hydra itself builds, or from where it reads."""
