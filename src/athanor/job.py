@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ORIGIN = ("threads", "hardware", "versions", "git", "data")  # of the results: what they depend on
 failed_jobs: list[Path] = []  # of this process, which in a multirun has many
 
 
@@ -101,7 +102,8 @@ class Job(Run):
                 continue
             log.info("resuming from %s", shown(path))
             return path, step
-        log.info("there is no checkpoint yet; starting over in %s", shown(self.dir))
+        if PARENT not in os.environ:  # a rank of a run that has just begun
+            log.info("there is no checkpoint yet; starting over in %s", shown(self.dir))
         return None, 0
 
     @contextmanager
@@ -114,9 +116,10 @@ class Job(Run):
         own = [] if PARENT in os.environ else self.overrides  # a rank's are not what a person typed
         typed = list(dict.fromkeys([*self.before.get("overrides", []), *own]))
         self.begun = time.monotonic()
-        started = time.strftime("%Y-%m-%d %H:%M:%S")
+        begun = {"status": "running", "started": time.strftime("%Y-%m-%d %H:%M:%S"), "overrides": typed}
+        origin = {key: self.before[key] for key in ORIGIN if key in self.before}  # what a rank compares its own with
         with contextlib.suppress(OSError):  # the next file that is written says so, where it is caught
-            self.write(fresh=True, status="running", started=started, overrides=typed, slurm_job=slurm.job())
+            self.write(fresh=True, **begun, slurm_job=slurm.job(), **origin)
         try:
             with signals.handled():
                 yield
