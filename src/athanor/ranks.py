@@ -1,5 +1,6 @@
 """One process a device: who starts them, which of them writes, and what they agree on before they are connected."""
 
+import atexit
 import functools
 import itertools
 import math
@@ -61,6 +62,8 @@ def spread(config: dict, directory: Path) -> bool:
     """
     if PARENT in os.environ:
         threading.Thread(target=end_with_parent, args=(int(os.environ[PARENT]),), daemon=True).start()
+    if started_elsewhere():
+        atexit.register(disconnect)  # gloo's threads may end the process with an error otherwise
     number = devices.count(config["trainer"])
     if number < 2 or "spawn" in str(config["trainer"]["strategy"]) or started_elsewhere():
         return False
@@ -116,6 +119,13 @@ def obituary(rank: int, code: int, number: int, directory: Path) -> str:
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     memory = ", perhaps as memory ran out" if code == -signal.SIGKILL else ""
     return f"process {rank} of {number} {how}{memory}; go on with python train.py resume={directory}"
+
+
+def disconnect() -> None:
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def end_with_parent(pipe: int) -> None:
