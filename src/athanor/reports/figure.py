@@ -1,0 +1,40 @@
+"""What all figures have in common: size, colours, grid, and how they are written."""
+
+import io
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from athanor.files import replace
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe & Ito 2008, which people who do not see all colours can tell apart
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+
+
+def new_figure(title: str, panels: int = 1) -> tuple["Figure", list["Axes"]]:
+    """A figure with panels side by side, drawn without a screen; its file is made by `save`."""
+    os.environ.setdefault("MPLBACKEND", "agg")
+    from matplotlib.figure import Figure  # not above: a second that a run without figures need not wait
+
+    figure = Figure(figsize=(1 + 5.5 * panels, 4.2), dpi=120, layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    axes = [figure.add_subplot(1, panels, number + 1) for number in range(panels)]
+    for axis in axes:
+        axis.set_prop_cycle(color=COLOURS)
+        axis.grid(True, color="0.9", linewidth=0.8)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def save(figure: "Figure", path: Path) -> Path:
+    """Write a PNG; a file of that name is whole at any moment, the old one or the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    replace(path, picture.getvalue())
+    return path
