@@ -23,7 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from contenders import cases
+from contenders import cases, rates
 
 from athanor import command
 from athanor.errors import UserError
@@ -50,14 +50,18 @@ CASES = {
     "data": Case(cases.data, "the data path alone: images a second", {"images": 12_800, **LOADER}),
     "startup": Case(cases.startup, "seconds to the config, and to the first training step", {}),
     "memory": Case(cases.memory, "peak memory of both trainings", {"epochs": 1, "images": 6400}),
+    "lr_range": Case(
+        rates.lr_range, "what training costs at the learning rate that a range test gives", {"setting": "all"}
+    ),
     "step": Case(cases.step, "where a step's microseconds go", {"epochs": 3, "images": 25_600, **MATMUL}),
 }
 COMMON = {"repeats": 5, "threads": 1, "device": "cpu", "json": None}
 OPTIONS = {
-    "repeats": {"type": int, "help": "rounds"},
+    "repeats": {"type": int, "help": "rounds; seeds of lr_range"},
     "threads": {"type": int, "help": "of each process"},
     "device": {"choices": ("cpu", "gpu"), "help": "where the training runs"},
     "json": {"type": Path, "metavar": "FILE", "help": "write every measurement there"},
+    "setting": {"choices": ("all", *rates.SETTINGS), "help": "model and optimizer"},
     "epochs": {"type": int, "help": "of each run"},
     "images": {"type": int, "help": "use so many of the training images, the tenth for validation included"},
     "workers": {"help": "of the DataLoader: a number, or best, which tries 0, 1, 2, 4, 8, 16 up to the cores"},

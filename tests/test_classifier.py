@@ -36,7 +36,15 @@ def linear():
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 6 * 8, CLASSES))
 
 
-def make(network=None, loss=None, lr=0.1, optimizer=None, scheduler=None, **knobs):
+@pytest.fixture(autouse=True, scope="module")
+def global_batch():
+    """Of a data module: these tests have plain loaders."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "global_batch", 8)
+        yield
+
+
+def make(network=None, loss=None, lr=0.1, optimizer=None, **knobs):
     images, _ = batch(200)
     preprocess = Standardize(SHAPE)
     preprocess.fit(images, torch.arange(200))
@@ -46,7 +54,6 @@ def make(network=None, loss=None, lr=0.1, optimizer=None, scheduler=None, **knob
         loss or CrossEntropy(0.0, None, torch.ones(CLASSES)),
         record={"class_names": [f"class {i}" for i in range(CLASSES)]},
         optimizer=optimizer or partial(torch.optim.SGD, lr=lr),
-        scheduler=scheduler or partial(schedules.constant),
         **knobs,
     )
 
@@ -225,9 +232,9 @@ def test_dropout_is_a_function_of_seed_epoch_and_step(make_trainer):
 
 @pytest.mark.parametrize("limits", [{"max_epochs": -1, "max_steps": 5}, {"max_epochs": -1, "max_time": "00:00:00:01"}])
 def test_a_run_may_have_no_number_of_epochs(make_trainer, limits):
-    by_epoch = dict(scheduler=partial(schedules.exponential, gamma=0.5), unit="epochs")
+    by_epoch = schedules.Schedule(partial(schedules.exponential, gamma=0.5), unit="epochs")
     trainer = make_trainer(**limits)
-    trainer.fit(make(lr=1.0, **by_epoch), batches(8, 8), batches(8))
+    trainer.fit(make(lr=1.0, schedule=by_epoch), batches(8, 8), batches(8))
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.5 ** (trainer.global_step / 2))
 
 
@@ -262,7 +269,7 @@ def test_the_further_metrics_add_nothing_to_a_checkpoint(further):
     assert make(metrics=further).state_dict().keys() == make().state_dict().keys()
 
 
-def learning_rates(make_trainer, losses, monitor="val/loss", **knobs):
+def learning_rates(make_trainer, losses, monitor="val/loss", warmup=0, **knobs):
     """The rate after each epoch of one training step and one validation, where there is one."""
     rates = []
 
@@ -270,9 +277,9 @@ def learning_rates(make_trainer, losses, monitor="val/loss", **knobs):
         def on_train_epoch_end(self, trainer, pl_module):
             rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
-    plateau = partial(ReduceLROnPlateau, patience=0, factor=0.1)
+    plateau = schedules.Schedule(partial(ReduceLROnPlateau, patience=0, factor=0.1), warmup=warmup)
     # Lightning calls a callback's hook before the module's, and only those that save or stop after it
-    classifier = make(loss=Scripted(*losses), lr=1.0, scheduler=plateau, unit="epochs", monitor=monitor)
+    classifier = make(loss=Scripted(*losses), lr=1.0, schedule=plateau, monitor=monitor)
     trainer = make_trainer(callbacks=[Watch()], **knobs)
     trainer.fit(classifier, batches(8), batches(8))
     return [*rates[1:], trainer.optimizers[0].param_groups[0]["lr"]]
@@ -292,8 +299,15 @@ def test_plateau_moves_only_when_there_was_a_validation(make_trainer):
     assert found == pytest.approx([1, 1, 1, 1, 1, 0.1])
 
 
+def test_plateau_begins_after_the_warm_up_with_a_validation_of_its_own(make_trainer):
+    """The 1 of the warm-up is not what 5 is compared with."""
+    val = [9, 9, 1, 9, 9, 5, 9, 9, 6, 9, 9, 4]  # validated after every second step, and the warm-up has three
+    found = learning_rates(make_trainer, val, warmup=3, max_epochs=8, check_val_every_n_epoch=2)
+    assert found == pytest.approx([3 / 4, 1, 1, 1, 1, 0.1, 0.1, 0.1])
+
+
 def test_schedulers_of_torch_move_once_an_epoch_and_before_its_checkpoint_is_written(make_trainer, tmp_path):
-    classifier = make(lr=1.0, scheduler=partial(StepLR, step_size=1, gamma=0.5), unit="epochs")
+    classifier = make(lr=1.0, schedule=schedules.Schedule(partial(StepLR, step_size=1, gamma=0.5)))
     trainer = make_trainer(
         max_epochs=3, enable_checkpointing=True, callbacks=[Checkpoints("train/loss", "min", 1, None)]
     )

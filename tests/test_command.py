@@ -99,6 +99,14 @@ WRONG = [
     ("model.activation=rely", "did you mean relu"),
     ("'loss.class_weights=[1,2]'", "loss.class_weights has 2 numbers for 10 classes"),
     ("scheduler=plateau scheduler.unit=fraction", "use epochs or steps"),
+    (
+        "scheduler=cosine scheduler.warmup=30 scheduler.warmup_unit=epochs",
+        "scheduler.warmup=30 (30 epochs) is 600 steps",
+    ),
+    ("scheduler=cosine trainer.max_epochs=-1", "needs the length of the run; set trainer.max_epochs"),
+    ("scheduler.momentum=rise optim=adagrad", "scheduler.momentum: Adagrad has none; use optim=momentum"),
+    ("scheduler.momentum=rise scheduler.momentum.end=1.5", "scheduler.momentum.end=1.5: use 0 to below 1, as 0.9"),
+    ("scheduler.momentum=ris", "scheduler/momentum=ris does not exist; did you mean rise?"),
     ("monitor.metric=val/los", "monitor.metric=val/los", "val/loss"),
     ("monitor.metric=val/los callbacks.early_stopping=null", "monitor.metric=val/los", "val/loss"),
     # files and folders

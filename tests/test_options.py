@@ -17,7 +17,7 @@ from athanor.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(path for path in CONFIGS.glob("*/**/*.yaml") if path.relative_to(CONFIGS).parts[0] != "hydra")
-SHARED = CONFIGS / "data" / "base" / "default.yaml"  # not an option: every data set contains it
+SHARED = [CONFIGS / group / "base" / "default.yaml" for group in ("data", "optim", "scheduler")]  # not options
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
 MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
 SMALL = {  # the defaults have 11 million parameters, and three halvings, which 8x8 images are too small for
@@ -38,7 +38,7 @@ def choice(path: Path) -> str:
     return f"{'callbacks/base@callbacks' if group == 'callbacks/base' else group}={path.stem}"
 
 
-OPTIONS = [choice(path) for path in FILES if path != SHARED]
+OPTIONS = [choice(path) for path in FILES if path not in SHARED]
 every_option = pytest.mark.parametrize("option", OPTIONS)
 
 
@@ -91,7 +91,7 @@ def words_for(option, data_dir):
     """What has to be typed besides an option to try it on the small files."""
     group, _, name = option.partition("=")
     words = [option, f"data_dir={data_dir}", *TWO_STEPS]
-    if group in ("data", "experiment"):  # the small files hold less than a batch
+    if group in ("data", "experiment", "study"):  # the small files hold less than a batch
         words.append("data.batch_size=16")
     if group == "data" and "root: ???" in (CONFIGS / "data" / f"{name}.yaml").read_text():
         words += [f"data.root={data_dir / 'pictures'}", "data.image_size=16"]

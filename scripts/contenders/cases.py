@@ -17,7 +17,7 @@ RESNET = [
     *("model=resnet", "model.depth=20", "optim=nesterov", "optim.lr=0.1", "optim.weight_decay=1e-4"),
 ]
 BASES = {"mlp": MLP, "resnet20": RESNET}
-FILES = {  # any of them means that the data set is there
+FILES = {  # any of them means that the data set is there; what is not here comes with the package
     "mnist": ("MNIST/raw/train-images-idx3-ubyte", "MNIST/raw/train-images-idx3-ubyte.gz"),
     "cifar10": ("cifar-10-batches-py", "cifar-10-python.tar.gz", "cifar10"),
 }
@@ -62,7 +62,7 @@ def value(words: list[str], key: str) -> str | None:
 def data_source(base: list[str]) -> list[str]:
     """Nothing where the data set is on this machine, else what puts generated images in its place."""
     name = value(base, "data")
-    there = any((process.data_dir() / file).exists() for file in FILES[name])
+    there = name not in FILES or any((process.data_dir() / file).exists() for file in FILES[name])
     return [] if there else [f"data._target_=contenders.generated.{name}"]
 
 

@@ -10,11 +10,15 @@ from lightning.pytorch.callbacks import ProgressBar
 from torch import nn
 
 from athanor import devices, lean, loaded, precision
+from athanor.callbacks.agreement import Agreement
 from athanor.callbacks.checkpoints import Checkpoints
 from athanor.callbacks.stopwatch import Stopwatch
+from athanor.check_config import OUTSIDE_TARGET
 from athanor.classifier import Classifier
 from athanor.data.module import ImageData
 from athanor.errors import UserError
+from athanor.optim.scaling import LRScaling
+from athanor.optim.schedules import Schedule
 from athanor.secrets import reveal
 from athanor.signatures import check_arguments, signature
 
@@ -67,6 +71,24 @@ def classifier(cfg: dict, data: ImageData) -> Classifier:
     return module
 
 
+def inner(cfg: dict, group: str) -> dict:
+    """What a group's target takes, without the keys that stand beside it."""
+    return {key: value for key, value in cfg[group].items() if key not in OUTSIDE_TARGET[group]}
+
+
+def outer(cfg: dict, group: str) -> dict:
+    return {key: value for key, value in cfg[group].items() if key in OUTSIDE_TARGET[group]}
+
+
+def schedule(cfg: dict) -> Schedule:
+    beside = outer(cfg, "scheduler")
+    momentum = dict(beside.pop("momentum", None) or {})
+    length = momentum.pop("length", 1.0)
+    return Schedule(
+        build(inner(cfg, "scheduler")), **beside, momentum=momentum and build(momentum), momentum_length=length
+    )
+
+
 def refuse_other_data(record: dict, data: ImageData) -> None:
     """A checkpoint means nothing on other classes or images of another size."""
     for name, value in {"class_names": list(data.class_names), "input_shape": list(data.input_shape)}.items():
@@ -80,7 +102,6 @@ def from_record(record: dict, class_counts: torch.Tensor | None = None) -> Class
     cfg = reveal(loaded.built(record["config"]))
     if class_counts is None:
         class_counts = torch.ones(num_classes)  # only a training loss needs the true ones; weights load over these
-    scheduler = {key: value for key, value in cfg["scheduler"].items() if key != "unit"}
     network = build(cfg["model"], input_shape=input_shape, num_classes=num_classes)
     if cfg["compile"]:
         network.compile()
@@ -90,9 +111,9 @@ def from_record(record: dict, class_counts: torch.Tensor | None = None) -> Class
         build(cfg["data"]["preprocess"], input_shape=input_shape),
         build(cfg["loss"], class_counts=class_counts, num_classes=num_classes),
         record=record,
-        optimizer=build(cfg["optim"]),
-        scheduler=build(scheduler),
-        unit=cfg["scheduler"].get("unit", "epochs"),
+        optimizer=build(inner(cfg, "optim")),
+        schedule=schedule(cfg),
+        lr_scaling=LRScaling(**outer(cfg, "optim")),
         monitor=cfg["monitor"]["metric"],
         metrics=metrics,
         tta=cfg["eval"]["tta"],
@@ -114,7 +135,8 @@ def trainer(
     loggers = [build(node, **facts) for node in (cfg.get("logger") or {}).values() if node]
     for logger in loggers:
         logger.log_hyperparams(facts["parameters"])
-    made = [build(node) for node in callbacks.values()] + [Stopwatch()]
+    agreement = Agreement()
+    made = [build(node, agreement=agreement) for node in callbacks.values()] + [Stopwatch()]
     lean.skip_empty_hooks(made)
     own = {
         "profiler": cfg["trainer"].get("profiler") or lean.NoProfiler(),

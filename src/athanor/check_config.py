@@ -7,9 +7,10 @@ from typing import Any, Literal
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
-from athanor import tta
+from athanor import check_study, tta
 from athanor.data.module import ImageData
 from athanor.errors import UserError, nearest
+from athanor.optim.scaling import Rule as LRScalingRule
 from athanor.optim.schedules import Unit
 from athanor.signatures import check_key, check_value, signature
 
@@ -29,7 +30,15 @@ GROUPS = ("data", "model", "loss", "optim", "scheduler", "metrics", "callbacks",
 SEVERAL = ("metrics", "callbacks", "logger")  # groups of which a config takes any number of options
 # keys and values that are taken out before it is built
 OUTSIDE_TARGET = {
-    "scheduler": {"unit": Unit},
+    "scheduler": {
+        "unit": Unit,
+        "length": float | None,
+        "warmup": float,
+        "warmup_unit": Unit | None,
+        "momentum": dict,
+    },
+    "scheduler.momentum": {"length": float},
+    "optim": {"lr_scaling": LRScalingRule, "base_batch": int},
     "data": {"preprocess": dict},
     "trainer": {"precision": Literal["auto"]},
 }
@@ -52,7 +61,7 @@ def check(cfg: dict) -> None:
         if key not in cfg:
             raise UserError(f"{key} is missing: leave out what took it away, or type +{key}=<value>")
     for key, value in cfg.items():
-        check_key(key, [*TOP_LEVEL, *GROUPS, "monitor", "eval", "launcher"], "train.yaml")
+        check_key(key, [*TOP_LEVEL, *GROUPS, "monitor", "eval", "launcher", "study"], "train.yaml")
         if key in TOP_LEVEL:
             check_value(key, value, TOP_LEVEL[key], "train.yaml")
     if not 0 <= cfg["seed"] < 2**32:
@@ -61,6 +70,8 @@ def check(cfg: dict) -> None:
         raise UserError(f"threads={cfg['threads']}: use 1 or more, or null for all cores")
     check_monitor(cfg)
     check_eval(cfg.get("eval"))
+    if "study" in cfg:
+        check_study.check_keys(cfg["study"])
     for group in GROUPS:
         if group not in SEVERAL and not cfg.get(group):
             raise UserError(f"{group} is missing: choose one with {group}=<option>")
@@ -118,10 +129,11 @@ def check_monitor(cfg: dict) -> None:
 
 
 def settle(cfg: dict, overrides: list[str]) -> list[str]:
-    """Where the command line replaced an option that an experiment or a recorded run set values for: drop, in place,
-    those that the new option does not take. Gives a notice for each value that is dropped or stays."""
+    """Where the command line replaced an option that an experiment, a study or a recorded run set values for: drop, in
+    place, those that the new option does not take. Gives a notice for each value that is dropped or stays."""
     typed = [override.lstrip("+").partition("=")[0] for override in overrides]
-    source = f"run={cfg['run']}" if cfg["run"] else next((o for o in overrides if o.startswith("experiment=")), None)
+    recipes = (o for o in overrides if o.startswith(("experiment=", "study=")))
+    source = f"run={cfg['run']}" if cfg["run"] else next(recipes, None)
     notices = []
     for group in (group for group in GROUPS if source and group in typed and "_target_" in cfg[group]):
         choice = next(o for o in reversed(overrides) if o.lstrip("+").startswith(f"{group}=")).lstrip("+")
@@ -131,6 +143,8 @@ def settle(cfg: dict, overrides: list[str]) -> list[str]:
         for key, value in list(cfg[group].items()):
             if isinstance(value, dict) or f"{group}.{key}" in typed or option.get(key, ...) == value:
                 continue
+            if "${" in str(option.get(key)):
+                continue  # it follows another setting, as plateau's mode does the monitor's
             stays = key in option if cfg["run"] else key in names or anything
             if not stays:
                 del cfg[group][key]

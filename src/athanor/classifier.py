@@ -13,10 +13,13 @@ from torch.nn.parallel import DistributedDataParallel
 from athanor import diagnose, tta
 from athanor.optim import schedules
 from athanor.optim.groups import parameter_groups
+from athanor.optim.scaling import LRScaling
 from athanor.preprocess import Preprocess
 from athanor.seeds import seed_step
 
 log = logging.getLogger(__name__)
+
+CONSTANT, UNSCALED = schedules.Schedule(partial(schedules.constant)), LRScaling()
 
 
 class Classifier(L.LightningModule):
@@ -35,8 +38,8 @@ class Classifier(L.LightningModule):
         *,
         record: dict,
         optimizer: partial | None = None,
-        scheduler: partial | None = None,
-        unit: str = "steps",
+        schedule: schedules.Schedule = CONSTANT,
+        lr_scaling: LRScaling = UNSCALED,
         monitor: str = "val/loss",
         metrics: dict[str, nn.Module] | None = None,
         tta: tta.Kind = "none",
@@ -45,7 +48,7 @@ class Classifier(L.LightningModule):
         super().__init__()
         self.network, self.preprocess, self.loss = network, preprocess, loss
         self.record, self.monitor, self.seed = record, monitor, seed
-        self.make_optimizer, self.make_scheduler, self.unit = optimizer, scheduler, unit
+        self.make_optimizer, self.schedule, self.lr_scaling = optimizer, schedule, lr_scaling
         self.metrics, self.tta = nn.ModuleDict(metrics), tta
         self.is_lbfgs = optimizer is not None and issubclass(optimizer.func, torch.optim.LBFGS)
         has_convolutions = any(isinstance(module, nn.Conv2d) for module in network.modules())
@@ -55,6 +58,7 @@ class Classifier(L.LightningModule):
         self.sums: dict[str, list[Tensor]] = {}  # stage -> losses, correct, images; no buffers: DDP would copy them
         self.stored: list[tuple[Tensor, Tensor]] = []
         self.resumed_sums: Tensor | None = None  # [processes, 3] of the epoch in which the checkpoint was written
+        self.decayed_before = False  # a resumed run, by control.yaml if not from its beginning
         self.last_counted = -1  # batch of this epoch
         self.validated = False  # since the epoch schedulers last moved
         # a fitted preprocess never changes, so DDP need not broadcast it before every step (ZCA on CIFAR: 38 MB)
@@ -78,8 +82,7 @@ class Classifier(L.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
-        logits = at_least_float32(self(images))
-        loss = self.loss(logits, labels)
+        loss, logits = self.training_loss(images, labels)
         if batch_idx != self.last_counted:  # L-BFGS calls this several times a batch
             self.last_counted = batch_idx
             self._count("train", loss.detach(), logits, labels)
@@ -89,6 +92,11 @@ class Classifier(L.LightningModule):
             if logged:
                 self.log("train/loss_step", loss, on_epoch=False)
         return loss
+
+    def training_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """What training makes small, and the logits that it is of."""
+        logits = at_least_float32(self(images))
+        return self.loss(logits, labels), logits
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluate("val", *batch)
@@ -132,21 +140,40 @@ class Classifier(L.LightningModule):
             loss, acc, _ = self._means("test_tta")
             self.log_dict({"test/loss_tta": loss, "test/acc_tta": acc})
 
-    def configure_optimizers(self):
-        decay = not self.is_lbfgs and self.make_optimizer.keywords.get("weight_decay") != 0
+    def fresh_optimizer(self) -> torch.optim.Optimizer:
+        """At the learning rate that the run starts from, but for its schedule."""
+        decay = self.make_optimizer.keywords.get("weight_decay") != 0 or self.decayed_before
+        decay = decay and not self.is_lbfgs
         optimizer = self.make_optimizer(parameter_groups(self.network, decay))
-        self.trainer.fit_loop.setup_data()  # else a run without max_epochs does not know its batches yet
-        total = self.trainer.estimated_stepping_batches
-        if self.make_scheduler.func is schedules.constant:
-            return optimizer
+        for group in optimizer.param_groups:
+            group["lr"] *= self.lr_scaling.factor(self.global_batch)
+        return optimizer
+
+    @property
+    def global_batch(self) -> int:
+        """Images a step, over all devices and accumulated batches."""
+        return self.trainer.datamodule.batch_size * self.trainer.accumulate_grad_batches
+
+    @property
+    def run_length(self) -> schedules.Length:
+        """Known once the trainer has set up its data."""
         per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        scheduler, interval = schedules.build(self.make_scheduler, self.unit, optimizer, total, per_epoch)
-        config = {"scheduler": scheduler, "interval": interval}
-        if interval == "epoch":
-            # Lightning would move it after the epoch's checkpoint is written, and a resumed run would miss a move
-            config["frequency"] = 2**62
-            config["monitor"] = self.monitor
-        return {"optimizer": optimizer, "lr_scheduler": config}
+        return schedules.Length(self.trainer.estimated_stepping_batches, per_epoch)
+
+    def configure_optimizers(self):
+        optimizer = self.fresh_optimizer()
+        lr = optimizer.param_groups[0]["lr"] / self.lr_scaling.factor(self.global_batch)
+        if scaled := self.lr_scaling.words(lr, self.global_batch):
+            log.info(scaled)
+        self.trainer.fit_loop.setup_data()  # else a run without max_epochs does not know its batches yet
+        configs = []
+        is_trial = bool(self.trainer.fast_dev_run)
+        for scheduler, interval in self.schedule.schedulers(optimizer, self.run_length, is_trial):
+            configs.append({"scheduler": scheduler, "interval": interval})
+            if interval == "epoch":
+                # Lightning would move it after the epoch's checkpoint is written, and a resumed run would miss a move
+                configs[-1] |= {"frequency": 2**62, "monitor": self.monitor}
+        return [optimizer], configs
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["athanor"] = self.record
@@ -159,6 +186,7 @@ class Classifier(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.resumed_sums = checkpoint["within_epoch"]["sums"]
         self.validated = checkpoint["within_epoch"]["validated"]
+        self.decayed_before = len(checkpoint["optimizer_states"][0]["param_groups"]) > 1
 
     def _evaluate(self, stage: str, images: Tensor, labels: Tensor) -> Tensor:
         logits = at_least_float32(self(images))
@@ -212,8 +240,10 @@ class Classifier(L.LightningModule):
     def _step_epoch_schedulers(self) -> None:
         if not self.trainer.fit_loop.epoch_loop._num_ready_batches_reached():
             return  # stopped by max_steps in mid-epoch; whoever resumes ends the epoch
+        moving = [config.scheduler for config in self.trainer.lr_scheduler_configs]
+        is_warming_up = any(isinstance(scheduler, schedules.WarmUp) and not scheduler.is_over for scheduler in moving)
         for config in self.trainer.lr_scheduler_configs:
-            if config.interval != "epoch":
+            if config.interval != "epoch" or is_warming_up:  # plateau begins after it
                 continue
             if not config.reduce_on_plateau:
                 config.scheduler.step()

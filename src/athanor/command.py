@@ -30,12 +30,12 @@ def run(main: Callable[[], None]) -> None:
     typed, resumed_sweep = sys.argv[1:], None
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints its own traceback and exits
     try:
-        if hasattr(main, "__wrapped__"):  # by Hydra; a script has flags of its own
+        if hasattr(main, "__wrapped__"):  # by Hydra; a script has flags and words of its own
             refuse_flags(typed)
             from athanor import ranks
 
             ranks.check_environment()
-        sys.argv[1:] = expand(resume_sweep(typed))
+            sys.argv[1:] = as_multirun(expand(resume_sweep(typed)))
         main()
     except KeyboardInterrupt:
         sys.exit(130)
@@ -81,6 +81,14 @@ def expand(arguments: list[str]) -> list[str]:
             arguments = ["--config-name", RECORDED, f"{verb}={quoted(run.dir)}", *SETTINGS, *others]
             break
     return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))  # argparse wants them first
+
+
+def as_multirun(arguments: list[str]) -> list[str]:
+    """Add -m to a study. Hydra knows by itself, but not when a word is wrong: then it would blame the lists."""
+    is_study = any(argument.lstrip("+").startswith("study=") for argument in arguments)
+    if is_study and not any(argument.startswith(("-", "hydra.mode=")) for argument in arguments):
+        return ["-m", *arguments]
+    return arguments
 
 
 def resume_sweep(arguments: list[str]) -> list[str]:
@@ -158,3 +166,32 @@ def changed(directory: Path, overrides: list[str]) -> dict:
         cfg = compose(RECORDED, typed)
     # the keys that loggers take from the environment need not be there
     return plain(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "logger"]))
+
+
+def composed(words: list[str]) -> dict:
+    """The checked config that train.py would have for these words, for scripts that ask before any run begins.
+
+    It is what a job gets and records, but for the loggers: scripts log nothing anywhere.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
+
+    from athanor import check_config
+
+    name, arguments = "train", expand(words)
+    if arguments[:1] == ["--config-name"]:  # of run=<run>
+        name, arguments = arguments[1], arguments[2:]
+    before = HydraConfig.instance().cfg
+    try:
+        with initialize_config_dir(str(config_groups.CONFIGS), version_base="1.3"):
+            cfg = compose(name, ["hydra.mode=RUN", *arguments], return_hydra_config=True)
+            HydraConfig.instance().set_config(cfg)  # ${name} asks it what was chosen
+            left_out = ("hydra", "logger", "launcher", "study")
+            config = check_config.plain(OmegaConf.masked_copy(cfg, [key for key in cfg if key not in left_out]))
+            config["logger"] = {}
+            for notice in check_config.settle(config, arguments):
+                print(notice)
+    finally:
+        HydraConfig.instance().cfg = before
+    check_config.check(config)
+    return config

@@ -13,9 +13,10 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from athanor import command, slots, slurm
+from athanor.errors import explain
 from athanor.job import failed_jobs
 from athanor.ranks import agreed, is_main_process
-from athanor.runs import Run
+from athanor.runs import Run, shown
 from athanor.sweeps import Sweep
 
 
@@ -31,6 +32,8 @@ class Directories(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         failed_jobs.clear()
+        if config.hydra.runtime.choices.get("study"):
+            check(config)
         jobs = (config.get("launcher") or {}).get("jobs", 1)
         if not isinstance(jobs, int) or jobs < 1:
             end(f"launcher.jobs={jobs}: use 1 or more at a time")
@@ -52,7 +55,37 @@ class Directories(Callback):
         if is_main_process():
             sweep = Sweep(config.hydra.sweep.dir)
             failed_jobs[:] = [run.dir for run in sweep.runs if run.results.get("status") != "finished"]
-            print(sweep.collect())
+            print(sweep.collect(conclude(config, sweep) if config.get("study") else None))
+
+
+def check(config: DictConfig) -> None:
+    from athanor import check_study
+
+    try:
+        check_study.check(config)
+    except Exception as error:
+        end(explain(error).removeprefix("error: "))
+
+
+def conclude(config: DictConfig, sweep: Sweep) -> list[str]:
+    """The table of a study and where its figure is. Its results are there already: a failure is one line."""
+    from athanor.reports.study import draw
+    from athanor.studies import Study
+
+    lines = []
+    try:
+        node = OmegaConf.to_container(config.study, resolve=True)
+        study = Study(config.hydra.runtime.choices.study, node, sweep)
+        lines += study.tabulate()
+        figure = draw(study)
+        lines += ["", f"  left out: {', '.join(study.left_out)}"] if study.left_out else [""]
+        if figure:
+            lines.append(f"  {shown(figure)}; {shown(sweep.dir / 'study.csv')}")
+        else:
+            lines.append("  nothing to draw: no job has what the study shows")
+    except Exception as error:
+        print(f"error: the study is not drawn: {' '.join(str(error).split())}", file=sys.stderr)
+    return lines
 
 
 def requeued_run(config: DictConfig, wanted: str) -> str | None:

@@ -79,7 +79,8 @@ class Job(Run):
             log.info(notice)
         check_config.check(config)
         self.settings = config
-        config.pop("launcher", None)  # no result depends on it
+        for key in "launcher", "study":  # no result depends on them
+            config.pop(key, None)
         recorded = secrets.hide({**config, "resume": None}, self.secrets)
         if is_main_process():
             replace(self.dir / "config.yaml", OmegaConf.to_yaml(recorded))
@@ -210,6 +211,7 @@ class Job(Run):
             device=str(trainer.strategy.root_device),
             devices=trainer.world_size,
             precision=trainer.precision,
+            **{key: value for c in trainer.callbacks for key, value in getattr(c, "results", {}).items()},
         )
         (self.dir / "checkpoints" / "previous.ckpt").unlink(missing_ok=True)  # the last one is written and synced
         log.info(summary(self.results, self.config, shown(self.dir)))

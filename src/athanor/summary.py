@@ -18,6 +18,9 @@ def summary(results: dict[str, Any], config: dict[str, Any], directory: Path) ->
     tested = f" (weights of epoch {epoch})" if epoch else ""
     rate = f", {speed:,.0f} images/s in training" if speed else ""
     rows.append(("time", f"{results['fit_seconds']:.1f} s of fit, {results['epochs']} epochs{tested}{rate}"))
+    if edits := results.get("control"):
+        steps = ", ".join(map(str, dict.fromkeys(edit["step"] for edit in edits)))
+        rows.append(("edited", f"by hand (control.yaml) at step {steps}"))
     rows.append(("results", str(directory)))
     if any(directory.glob("events.out.tfevents.*")):
         rows.append(("look", f"tensorboard --logdir {directory}"))

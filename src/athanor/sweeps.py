@@ -50,8 +50,8 @@ class Sweep:
             rows.append(row | {"seconds": results.get("seconds"), "error": results.get("error", "")})
         return rows
 
-    def collect(self) -> str:
-        """Write results.csv and give the table as text."""
+    def collect(self, table: list[str] | None = None) -> str:
+        """Write results.csv and give it as text, or the table of the study that this sweep is."""
         rows = self.rows()
         names = list(dict.fromkeys(name for row in rows for name in row))
         with open(self.dir / "results.csv", "w", newline="") as file:
@@ -67,4 +67,5 @@ class Sweep:
         failed = sum(row["status"] != "finished" for row in rows)
         end = f"{len(rows)} jobs, {failed} failed" if failed else f"{len(rows)} jobs"
         where = shown(self.dir)
-        return "\n".join(["", *lines, "", f"  {end}; {where / 'results.csv'}", f"  tensorboard --logdir {where}", ""])
+        files = [f"  {end}; {where / 'results.csv'}", f"  tensorboard --logdir {where}"]
+        return "\n".join(["", *(table or lines), "", *files, ""])

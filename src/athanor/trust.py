@@ -75,6 +75,7 @@ RULES = {  # by the path of a node; what stands in a node follows its rule
     "data.augment": Rule("an Augment", ("athanor.data.augment",), subclass_of("athanor.data.augment.Augment")),
     "optim": Rule("an optimizer", ("torch.optim", "athanor.optim"), subclass_of("torch.optim.Optimizer")),
     "scheduler": Rule("a schedule", ("torch.optim.lr_scheduler", "athanor.optim.schedules"), is_schedule),
+    "scheduler.momentum": Rule("a schedule", ("athanor.optim.schedules",), is_schedule),
     # the rest of torchmetrics has metrics that load networks from a path
     "metrics": Rule(
         "a metric", ("torchmetrics.classification",), subclass_of("torchmetrics.Metric"), ("torchmetrics",)

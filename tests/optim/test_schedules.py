@@ -1,153 +1,343 @@
+"""Schedules on a bare optimizer; test_schedules_in_runs.py has them in real runs."""
+
 import math
 from functools import partial
 from itertools import pairwise
 
 import pytest
 import torch
+from formulas import ENDING, FLOORS, FORMS, UNITS, factors, knobs_of, plain, whole
+from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
+from athanor import assemble, check_config
 from athanor.optim import schedules
+from athanor.optim.scaling import LRScaling
+from athanor.optim.schedules import Length, Schedule
 
 TOTAL, PER_EPOCH, LR = 103, 10, 0.3
+RUN = Length(TOTAL, PER_EPOCH)
+# what is typed, and how many steps that is
+WARMUPS = {(7, "steps"): 7, (1.25, "epochs"): 12, (0.2, "fraction"): 21, (0, None): 0}
 
 
-def half_cosine(share):
-    return (1 - math.cos(math.pi * share)) / 2
+def sgd(**knobs):
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], LR, **knobs)
 
 
-def one_cycle(t, start=0.04, peak_at=0.25, floor=1e-3):
-    if t < peak_at:
-        return start + (1 - start) * half_cosine(t / peak_at)
-    return 1 - (1 - floor) * half_cosine((t - peak_at) / (1 - peak_at))
+def rates(schedule, run=RUN, optimizer=None):
+    """The learning rate that each step of a run is made with, over the configured one, and the momentum."""
+    optimizer = optimizer or sgd()
+    schedulers = schedule.schedulers(optimizer, run)
+    found = []
+    for _ in range(run.steps):
+        group = optimizer.param_groups[0]
+        found.append((group["lr"] / LR, group["momentum"]))
+        optimizer.step()
+        for scheduler, interval in schedulers:
+            assert interval == "step"
+            scheduler.step()
+    return found
 
 
-# knobs, and the factor at time t
-CLOSED_FORMS = {
-    "constant": (dict(), lambda t: 1.0),
-    "step": (dict(every=0.25, gamma=0.5), lambda t: 0.5 ** int(t / 0.25)),
-    "multistep": (dict(milestones=[0.5, 0.75], gamma=0.1), lambda t: 1.0 if t < 0.5 else 0.1 if t < 0.75 else 0.01),
-    "exponential": (dict(gamma=0.9), lambda t: math.exp(t * math.log(0.9))),
-    "polynomial": (dict(power=1.5, floor=0.02), lambda t: 0.02 + 0.98 * math.sqrt(1 - t) ** 3),
-    "cosine": (dict(floor=0.02), lambda t: 0.02 + 0.98 * (1 - half_cosine(t))),
-    "one_cycle": (dict(start=0.04, peak_at=0.25, floor=1e-3), one_cycle),
-}
+def lrs(factor, run=RUN, **settings):
+    return [lr for lr, _ in rates(Schedule(factor, **settings), run)]
 
 
-def optimizer():
-    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], LR)
+def of(name, **knobs):
+    """A closed form with the knobs of formulas.py but for these."""
+    known = {k: v for k, v in FORMS[name][0].items() if k != "length"}
+    return partial(getattr(schedules, {"one_over_t": "inverse"}.get(name, name)), **known | knobs)
 
 
-def factors(factor, unit, total=TOTAL, per_epoch=PER_EPOCH):
-    """The learning rate that each step of a run is made with, over the configured one."""
-    optim = optimizer()
-    scheduler, interval = schedules.build(factor, unit, optim, total, per_epoch)
-    assert interval == "step"
-    rates = []
-    for _ in range(total):
-        rates.append(optim.param_groups[0]["lr"] / LR)
-        optim.step()
-        scheduler.step()
-    return rates
+@pytest.mark.parametrize("warmup", WARMUPS, ids=str)
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("name", FORMS)
+def test_every_closed_form_equals_its_formula_at_every_step(name, unit, warmup):
+    knobs = plain(knobs_of(name, unit, TOTAL, PER_EPOCH))
+    if name == "one_over_t":
+        knobs["power"] = 1.0
+    length = knobs.pop("length", None)
+    amount, warmup_unit = warmup
+    found = lrs(of(name, **knobs), unit=unit, length=length, warmup=amount, warmup_unit=warmup_unit)
+    expected = factors(name, unit, TOTAL, PER_EPOCH, WARMUPS[warmup])
+    assert found == pytest.approx(expected, rel=0, abs=1e-12)
 
 
-@pytest.mark.parametrize("unit, scale", [("fraction", TOTAL - 1), ("epochs", PER_EPOCH), ("steps", 1)])
-@pytest.mark.parametrize("name", CLOSED_FORMS)
-def test_every_closed_form_equals_its_formula_at_every_step(name, unit, scale):
-    knobs, formula = CLOSED_FORMS[name]
-    total = TOTAL
-    if unit != "fraction" and name in ("polynomial", "cosine", "one_cycle"):
-        total = scale + 1  # they end at t = 1
-    found = factors(partial(getattr(schedules, name), **knobs), unit, total)
-    assert found == pytest.approx([formula(step / scale) for step in range(total)], rel=0, abs=1e-12)
+@pytest.mark.parametrize("name", FORMS)
+def test_every_option_builds_the_form_of_its_name(name, compose):
+    config = check_config.plain(compose(f"scheduler={name}", "scheduler.warmup=3", "scheduler.warmup_unit=steps"))
+    schedule = assemble.schedule(config)
+    found = [lr for lr, _ in rates(schedule)]
+    assert found[:4] == pytest.approx([1 / 4, 2 / 4, 3 / 4, found[3]])
+    forms = {
+        "constant": lambda t: 1,
+        "step": lambda t: 0.1 ** math.floor(t / 0.34),
+        "multistep": lambda t: 0.1 ** ((t >= 0.5) + (t >= 0.75)),
+        "exponential": lambda t: 0.9 ** (t * (TOTAL - 1) / PER_EPOCH),
+        "inverse": lambda t: (1 + 10 * t) ** -0.75,
+        "one_over_t": lambda t: 1 / (1 + 10 * t),
+    }
+    if name in forms:
+        assert found[3:] == pytest.approx([forms[name](s / (TOTAL - 1)) for s in range(3, TOTAL)], abs=1e-12)
+    else:
+        assert found[-1] == pytest.approx(schedule.factor.keywords["floor"], abs=1e-16)
 
 
-def test_step_and_multistep_drop_at_whole_epochs():
-    found = factors(partial(schedules.step, every=3, gamma=0.1), "epochs")
-    assert [found.index(pytest.approx(0.1**n)) for n in range(4)] == [0, 30, 60, 90]
-    found = factors(partial(schedules.multistep, milestones=[2, 7], gamma=0.1), "epochs")
-    assert [found.index(pytest.approx(0.1**n)) for n in range(3)] == [0, 20, 70]
+@pytest.mark.parametrize("warmup", [0, 0.3])
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("name", ENDING)
+def test_the_last_step_is_made_with_the_floor_exactly(name, unit, warmup):
+    for steps in 7, 103, 1000:
+        length = float(whole(unit, steps, PER_EPOCH))
+        found = lrs(of(name), Length(steps, PER_EPOCH), unit=unit, length=length, warmup=warmup, warmup_unit="fraction")
+        assert found[-1] * LR == pytest.approx(FLOORS[name] * LR, rel=1e-15)
+        found = lrs(of(name, floor=0.0), Length(steps, PER_EPOCH), unit=unit, length=length)
+        assert found[-1] == 0.0
+
+
+@pytest.mark.parametrize("name", ENDING)
+def test_what_is_shorter_than_the_run_stays_at_its_floor(name):
+    found = lrs(of(name), unit="epochs", length=4, warmup=5, warmup_unit="steps")
+    assert found[:40] == pytest.approx(factors(name, "steps", 40, PER_EPOCH, 5), abs=1e-12)
+    assert found[40:] == [found[39]] * (TOTAL - 40)
+    assert found[39] == pytest.approx(FLOORS[name], abs=1e-15)
 
 
 @pytest.mark.parametrize("every", [0.1, 0.2, 0.3, 0.7])
 def test_step_drops_at_multiples_that_floating_point_cannot_hold(every):
     """0.3 / 0.1 is 2.9999999999999996"""
-    found = factors(partial(schedules.step, every=every, gamma=0.5), "fraction", total=101)
-    expected = [0.5 ** (step // round(100 * every)) for step in range(101)]
-    assert found == pytest.approx(expected, rel=1e-12)
+    found = lrs(partial(schedules.step, every=every, gamma=0.5), Length(101, 10), unit="fraction")
+    assert found == pytest.approx([0.5 ** (step // round(100 * every)) for step in range(101)], rel=1e-12)
 
 
-@pytest.mark.parametrize("name", ["cosine", "one_cycle", "polynomial"])
-@pytest.mark.parametrize("floor", [0.0, 0.1])
-@pytest.mark.parametrize("total", [2, 7, 1000])
-def test_the_last_step_is_made_with_the_floor_exactly(name, floor, total):
-    further = {"one_cycle": dict(start=0.04, peak_at=0.3), "polynomial": dict(power=0.5)}
-    knobs = dict(floor=floor) | further.get(name, {})
-    assert factors(partial(getattr(schedules, name), **knobs), "fraction", total)[-1] == pytest.approx(floor, abs=1e-16)
+def test_step_and_multistep_drop_at_whole_epochs():
+    found = lrs(partial(schedules.step, every=3, gamma=0.1))
+    assert [found.index(pytest.approx(0.1**n)) for n in range(4)] == [0, 30, 60, 90]
+    found = lrs(partial(schedules.multistep, milestones=[2, 7], gamma=0.1))
+    assert [found.index(pytest.approx(0.1**n)) for n in range(3)] == [0, 20, 70]
 
 
 @pytest.mark.parametrize("peak_at", [0.0, 0.3, 0.5, 1.0])
 def test_one_cycle_peaks_at_its_peak_with_the_configured_rate(peak_at):
-    found = factors(partial(schedules.one_cycle, start=0.04, peak_at=peak_at, floor=0.0), "fraction", total=101)
+    found = lrs(of("one_cycle", peak_at=peak_at), Length(101, 10), unit="fraction", length=1.0)
     peak = round(100 * peak_at)
     assert found[peak] == max(found) == 1
     assert found[:peak] == sorted(found[:peak])
     assert found[peak:] == sorted(found[peak:], reverse=True)
-    assert found[0] == pytest.approx(0.04 if peak else 1)
 
 
-@pytest.mark.parametrize("power", [0.5, 1, 2.0])
-@pytest.mark.parametrize("floor", [0.0, 0.1])
-def test_polynomial_falls_from_the_configured_rate_to_its_floor(power, floor):
-    found = factors(partial(schedules.polynomial, power=power, floor=floor), "fraction", total=101)
-    assert (found[0], found[-1]) == (1, pytest.approx(floor, abs=1e-16))
-    assert all(earlier > later for earlier, later in pairwise(found))
-    assert found[50] == pytest.approx(floor + (1 - floor) * 2**-power)
-    if power == 1:
-        falls = [earlier - later for earlier, later in pairwise(found)]
-        assert falls == pytest.approx([(1 - floor) / 100] * 100)
+def test_a_run_of_one_step_has_the_start_of_its_schedule():
+    assert lrs(of("cosine"), Length(1, 1), unit="fraction", length=1.0) == [1]
 
 
-@pytest.mark.parametrize("power", [0, -1, 0.0])
-def test_a_power_that_does_not_fall_is_refused(power):
-    with pytest.raises(ValueError, match=rf"^scheduler\.power={power} must be positive; 1 is linear$"):
-        factors(partial(schedules.polynomial, power=power, floor=0.0), "fraction")
+def test_a_warm_up_may_leave_two_steps_and_no_less():
+    found = lrs(of("cosine", floor=0.0), Length(12, 4), unit="fraction", length=1.0, warmup=10, warmup_unit="steps")
+    assert found == pytest.approx([*((s + 1) / 11 for s in range(10)), 1, 0])
+    with pytest.raises(ValueError, match=r"^scheduler\.warmup=11 \(11 steps\) is 11 steps, and the run has 12; use a"):
+        lrs(of("cosine"), Length(12, 4), unit="fraction", length=1.0, warmup=11, warmup_unit="steps")
 
 
-@pytest.mark.parametrize("power", [0.5, 1, 2])
-def test_polynomial_stays_at_its_floor_once_it_is_there(power):
-    """Beyond t = 1, as with scheduler.unit=epochs, a root is complex, a line negative and a parabola grows."""
-    found = factors(partial(schedules.polynomial, power=power, floor=0.1), "epochs", total=35)
-    assert found[10:] == pytest.approx([0.1] * 25)
+# against torch: its T_max and total_steps count to the step after the last one
 
 
-def test_a_schedule_stays_at_its_end_and_a_run_of_one_step_has_its_start():
-    found = factors(partial(schedules.cosine, floor=0.1), "fraction", total=1)
-    assert found == [1]
-    by_step = schedules.by_step(partial(schedules.cosine, floor=0.1), "fraction", 10, 5)
-    assert by_step(9) == by_step(10) == by_step(99) == pytest.approx(0.1)
+def of_torch(make, steps):
+    optimizer = sgd(momentum=0.9)
+    scheduler, found = make(optimizer), []
+    for _ in range(steps):
+        found.append((optimizer.param_groups[0]["lr"] / LR, optimizer.param_groups[0]["momentum"]))
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+IN_TORCH = {  # what means the same
+    "cosine": (
+        Schedule(partial(schedules.cosine, floor=0.1), "fraction", 1.0),
+        partial(lr_scheduler.CosineAnnealingLR, T_max=TOTAL - 1, eta_min=0.1 * LR),
+    ),
+    "polynomial": (
+        Schedule(partial(schedules.polynomial, power=2.5, floor=0.0), "fraction", 1.0),
+        partial(lr_scheduler.PolynomialLR, total_iters=TOTAL - 1, power=2.5),
+    ),
+    "step": (
+        Schedule(partial(schedules.step, every=30, gamma=0.3), "steps"),
+        partial(StepLR, step_size=30, gamma=0.3),
+    ),
+    "multistep": (
+        Schedule(partial(schedules.multistep, milestones=[20, 80], gamma=0.3), "steps"),
+        partial(lr_scheduler.MultiStepLR, milestones=[20, 80], gamma=0.3),
+    ),
+    "exponential": (
+        Schedule(partial(schedules.exponential, gamma=0.97), "steps"),
+        partial(lr_scheduler.ExponentialLR, gamma=0.97),
+    ),
+    "cosine_restarts": (  # cycles of 15, 30 and 60 steps
+        Schedule(partial(schedules.cosine_restarts, cycles=3, growth=2.0, floor=0.1), "steps", 106),
+        partial(lr_scheduler.CosineAnnealingWarmRestarts, T_0=15, T_mult=2, eta_min=0.1 * LR),
+    ),
+    "one_cycle": (
+        Schedule(
+            partial(schedules.one_cycle, start=0.04, peak_at=30.9 / 102 - 1 / 102, floor=0.04 / 1e4),
+            "fraction",
+            1.0,
+            momentum=partial(schedules.cycle, high=0.95, low=0.85, peak_at=30.9 / 102 - 1 / 102),
+        ),
+        partial(lr_scheduler.OneCycleLR, max_lr=LR, total_steps=TOTAL, pct_start=0.3),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IN_TORCH)
+def test_our_schedules_equal_those_of_torch_that_mean_the_same(name):
+    ours, theirs = IN_TORCH[name]
+    found, expected = rates(ours, optimizer=sgd(momentum=0.9)), of_torch(theirs, TOTAL)
+    for (lr, momentum), (lr_of_torch, momentum_of_torch) in zip(found, expected, strict=True):
+        assert lr == pytest.approx(lr_of_torch, rel=0, abs=1e-9)
+        assert momentum == pytest.approx(momentum_of_torch, rel=0, abs=1e-9)
+
+
+# schedulers of torch's in a run
 
 
 @pytest.mark.parametrize("unit, interval", [("epochs", "epoch"), ("steps", "step")])
 def test_schedulers_of_torch_move_by_their_unit(unit, interval):
-    scheduler, found = schedules.build(partial(StepLR, step_size=2), unit, optimizer(), math.inf, PER_EPOCH)
+    [(scheduler, found)] = Schedule(partial(StepLR, step_size=2), unit).schedulers(sgd(), Length(math.inf, 10))
     assert isinstance(scheduler, StepLR)
     assert found == interval
 
 
-@pytest.mark.parametrize("scheduler", [partial(StepLR, step_size=2), partial(ReduceLROnPlateau)])
-def test_schedulers_of_torch_do_not_take_fractions(scheduler):
-    with pytest.raises(ValueError, match=r"scheduler\.unit=fraction does not fit \w+; use epochs or steps"):
-        schedules.build(scheduler, "fraction", optimizer(), TOTAL, PER_EPOCH)
+def test_a_plateau_gets_its_warm_up_beside_it():
+    found = Schedule(partial(ReduceLROnPlateau), warmup=2).schedulers(sgd(), RUN)
+    assert [(type(scheduler), interval) for scheduler, interval in found] == [
+        (schedules.WarmUp, "step"),
+        (ReduceLROnPlateau, "epoch"),
+    ]
+    assert found[0][0].steps == 20
 
 
-def test_plateau_counts_epochs_only():
-    with pytest.raises(ValueError, match=r"scheduler\.unit=steps does not fit ReduceLROnPlateau; use epochs"):
-        schedules.build(partial(ReduceLROnPlateau), "steps", optimizer(), TOTAL, PER_EPOCH)
+# momentum
 
 
-def test_a_fraction_of_an_endless_run_is_refused():
-    cosine = partial(schedules.cosine, floor=0.0)
-    with pytest.raises(ValueError, match=r"needs the length of the run; set trainer\.max_epochs or trainer\.max_steps"):
-        schedules.build(cosine, "fraction", optimizer(), math.inf, PER_EPOCH)
-    scheduler, _ = schedules.build(partial(schedules.exponential, gamma=0.9), "epochs", optimizer(), math.inf, 10)
-    assert scheduler.get_last_lr() == [LR]
+def test_momentum_ends_where_its_length_does_and_warm_ups_leave_it_alone():
+    rise = partial(schedules.rise, start=0.5, end=0.9)
+    schedule = Schedule(of("constant"), momentum=rise, momentum_length=0.5, warmup=2)
+    found = [momentum for _, momentum in rates(schedule)]
+    assert found == pytest.approx([0.5 + 0.4 * min(s / 51, 1) for s in range(TOTAL)], abs=1e-12)
+
+
+def test_adam_keeps_its_second_beta():
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], LR, betas=(0.9, 0.987))
+    schedule = Schedule(of("constant"), momentum=partial(schedules.rise, start=0.5, end=0.9))
+    assert len(schedule.schedulers(optimizer, RUN)) == 1
+    assert optimizer.param_groups[0]["betas"] == (0.5, 0.987)
+
+
+@pytest.mark.parametrize("optim", [torch.optim.Adagrad, torch.optim.LBFGS])
+def test_momentum_is_refused_where_there_is_none(optim):
+    optimizer = optim([torch.nn.Parameter(torch.zeros(1))], LR)
+    schedule = Schedule(of("constant"), momentum=partial(schedules.rise, start=0.5, end=0.9))
+    with pytest.raises(ValueError, match=rf"^scheduler\.momentum: {optim.__name__} has none; use optim=momentum, or"):
+        schedule.schedulers(optimizer, RUN)
+
+
+def test_rmsprop_is_not_begun_without_momentum_that_it_could_not_have_later():
+    optimizer = torch.optim.RMSprop([torch.nn.Parameter(torch.zeros(1))], LR)
+    schedule = Schedule(of("constant"), momentum=partial(schedules.rise, start=0.0, end=0.9))
+    with pytest.raises(
+        ValueError, match=r"^scheduler\.momentum: RMSprop cannot begin with 0; use scheduler\.momentum\.st"
+    ):
+        schedule.schedulers(optimizer, RUN)
+
+
+# what is wrong is told before the first step
+
+RISE = partial(schedules.rise, start=0.5, end=0.99)
+WRONG = [
+    (Schedule(of("cosine"), warmup=11), "scheduler.warmup=11 (11 epochs) is 110 steps, and the run has 103; use a"),
+    (Schedule(of("cosine"), "fraction", warmup=1), "scheduler.warmup=1 (1 of the run) is 103 steps, and the run has"),
+    (Schedule(of("constant"), warmup=-1), "scheduler.warmup=-1 is negative; use 0 or more"),
+    (Schedule(of("cosine"), length=0.5, warmup=1), "scheduler.length=0.5 ends within the warm-up; use a shorter one"),
+    *((Schedule(of(name), length=-1), "scheduler.length=-1 must be positive") for name in ENDING),
+    *((Schedule(of(name, floor=-0.1), length=1), "scheduler.floor=-0.1 is no share of the") for name in ENDING),
+    *((Schedule(of(n, floor=-0.1), length=5, warmup=1), "scheduler.floor=-0.1 is no share") for n in ENDING),
+    (Schedule(of("cosine", floor=2), length=1), "scheduler.floor=2 is no share of the learning rate; use 0 to 1"),
+    *((Schedule(of(n, gamma=-1)), "scheduler.gamma=-1 must be positive") for n in ("exponential", "inverse")),
+    (Schedule(of("step", every=1, gamma=0)), "scheduler.gamma=0 must be positive"),
+    (Schedule(of("step", every=-2)), "scheduler.every=-2 must be positive"),
+    (Schedule(of("inverse", power=-1), warmup=2), "scheduler.power=-1 must be positive"),
+    (Schedule(of("polynomial", power=0), length=1), "scheduler.power=0 must be positive; 1 is linear"),
+    (Schedule(of("polynomial", power=-1), length=9, warmup=2), "scheduler.power=-1 must be positive; 1 is linear"),
+    (Schedule(of("cosine_restarts", cycles=0), length=1), "scheduler.cycles=0: use 1 or more"),
+    (Schedule(of("cosine_restarts", growth=-1), length=1), "scheduler.growth=-1 must be positive"),
+    (Schedule(of("one_cycle", peak_at=1.5), length=1), "scheduler.peak_at=1.5 is no part of the run; use 0 to 1"),
+    (Schedule(of("one_cycle", start=-1), length=1), "scheduler.start=-1 is no share of the learning rate; use 0 to 1"),
+    (Schedule(partial(StepLR, step_size=2), warmup=1), "scheduler.warmup does not fit StepLR; compose it with torch's"),
+    (Schedule(partial(StepLR, step_size=2), "fraction"), "scheduler.unit=fraction does not fit StepLR; use epochs or"),
+    (Schedule(partial(StepLR, step_size=2), length=1), "scheduler.length=1 does not fit StepLR; use epochs or steps"),
+    (Schedule(partial(ReduceLROnPlateau), "fraction"), "scheduler.unit=fraction does not fit ReduceLROnPlateau"),
+    (Schedule(partial(ReduceLROnPlateau), "steps"), "scheduler.unit=steps does not fit ReduceLROnPlateau; use epochs"),
+    (Schedule(of("constant"), momentum=RISE, momentum_length=-1), "scheduler.momentum.length=-1 must be positive"),
+    (Schedule(of("constant"), momentum=partial(RISE, end=1.5)), "scheduler.momentum.end=1.5: use 0 to below 1, as 0.9"),
+    (
+        Schedule(of("constant"), momentum=partial(schedules.cycle, high=0.9, low=0.8, peak_at=2)),
+        "scheduler.momentum.peak_at=2 is no part of the run; use 0 to 1",
+    ),
+    *(
+        (Schedule(of("multistep", milestones=[wrong]), unit), f"scheduler.milestones=[{wrong}] are not in the run")
+        for unit, late in {"fraction": 1.1, "epochs": 10.4, "steps": 104}.items()
+        for wrong in (0, -1, late)
+    ),
+]
+
+
+@pytest.mark.parametrize("schedule, message", WRONG, ids=[message for _, message in WRONG])
+def test_a_wrong_schedule_is_refused_before_the_first_step(schedule, message):
+    with pytest.raises(ValueError) as refusal:
+        schedule.schedulers(sgd(), RUN)
+    assert str(refusal.value).startswith(message)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Schedule(of("cosine"), "fraction", 1.0),
+        Schedule(of("exponential"), "epochs", warmup=0.1, warmup_unit="fraction"),
+        Schedule(of("constant"), momentum=RISE),
+    ],
+)
+def test_a_fraction_of_an_endless_run_is_refused(schedule):
+    with pytest.raises(ValueError, match=r"needs the length of the run; set trainer\.max_epochs or (trainer\.)?max_st"):
+        schedule.schedulers(sgd(), Length(math.inf, 10))
+
+
+def test_an_endless_run_may_have_epochs_and_a_warm_up_of_them():
+    [(scheduler, _)] = Schedule(of("exponential"), warmup=1).schedulers(sgd(), Length(math.inf, 10))
+    assert scheduler.get_last_lr() == [pytest.approx(LR / 11)]
+
+
+def test_a_trial_of_a_few_steps_finds_no_fault_with_what_would_come_later():
+    late = Schedule(of("multistep", milestones=[5]), warmup=3)
+    assert len(late.schedulers(sgd(), Length(1, 1), is_trial=True)) == 1
+
+
+# the batch
+
+
+@pytest.mark.parametrize("rule, factor", [("none", 1), ("linear", 4), ("sqrt", 2)])
+def test_the_learning_rate_is_scaled_by_the_batch(rule, factor):
+    scaling = LRScaling(rule, base_batch=64)
+    assert scaling.factor(256) == factor
+    assert scaling.factor(64) == 1
+    assert scaling.factor(16) == pytest.approx(1 / factor)
+
+
+def test_a_base_batch_of_none_is_refused():
+    with pytest.raises(ValueError, match=r"^optim\.base_batch=0: use 1 or more$"):
+        LRScaling("linear", base_batch=0)
+
+
+def test_every_fall_of_a_line_is_the_same():
+    found = lrs(partial(schedules.polynomial, power=1, floor=0.1), Length(101, 10), unit="fraction", length=1.0)
+    assert [earlier - later for earlier, later in pairwise(found)] == pytest.approx([0.009] * 100)

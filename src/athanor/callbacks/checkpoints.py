@@ -6,10 +6,10 @@ from pathlib import Path
 
 import lightning.pytorch as L
 import torch
-import torch.distributed as dist
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from torch import Tensor
 
+from athanor.callbacks.agreement import Agreement
 from athanor.checkpoint_io import BackgroundCheckpointIO, link
 from athanor.signals import signals
 
@@ -25,7 +25,14 @@ class Checkpoints(Checkpoint):
     its state, so a run's folder can be moved.
     """
 
-    def __init__(self, monitor: str, mode: str, top_k: int, every_minutes: float | None) -> None:
+    def __init__(
+        self,
+        monitor: str,
+        mode: str,
+        top_k: int,
+        every_minutes: float | None,
+        agreement: Agreement | None = None,
+    ) -> None:
         if top_k < 1:
             raise ValueError(f"callbacks.checkpoints.top_k={top_k} keeps no best checkpoint; use 1 or more")
         if every_minutes is not None and every_minutes <= 0:
@@ -35,6 +42,9 @@ class Checkpoints(Checkpoint):
         self.last: dict = {}
         self.metrics: dict[str, Tensor] = {}  # that the resumed checkpoint knew
         self.validated = self.stopped = self.resumed = False
+        self.wanted = False  # last.ckpt, as soon as there is something new; the same on all processes
+        self.agreement = agreement or Agreement()
+        self.agreement.sources["save"] = self._asked
         self.io = BackgroundCheckpointIO()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -44,12 +54,10 @@ class Checkpoints(Checkpoint):
             self.folder.mkdir(parents=True, exist_ok=True)  # once: a run that somebody deletes does not come back
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.group = None
+        self.agreement.connect(trainer)
         if trainer.world_size > 1:
             # ours agrees on all signals; Lightning's broadcasts one of them at each step, and makes a GPU wait for it
             trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
-            if dist.get_backend() != "gloo":
-                self.group = dist.new_group(backend="gloo")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # of a validation within the epoch, by which its end is judged
@@ -72,12 +80,13 @@ class Checkpoints(Checkpoint):
             self.resumed = False
         if batch_idx % trainer.accumulate_grad_batches:
             return  # gradients that are half summed are in no checkpoint
-        asked = self._asked(trainer)
-        if not asked:
+        asked = self.agreement.ask("save", (trainer.current_epoch, batch_idx))
+        if not (asked or self.wanted):
             return
         if batch_idx:  # else the end of the last epoch has just been saved
             trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
             self._publish(trainer)
+            self.wanted = False
         self.saved_at = time.monotonic()
         if asked > CLOCK:
             self.io.wait()
@@ -92,7 +101,7 @@ class Checkpoints(Checkpoint):
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
         if not self.validated:  # what is there is from an earlier epoch
             metrics = {name: value for name, value in metrics.items() if not name.startswith("val/")}
-        self.validated, self.stopped = False, stopped_early(trainer)
+        self.validated, self.wanted, self.stopped = False, False, stopped_early(trainer)
         score = metrics.get(self.monitor, math.nan)
         self.last = {"epoch": trainer.current_epoch, "step": trainer.global_step, "score": score, "metrics": metrics}
         ranked = sorted([*self.kept, self.last] if math.isfinite(score) else self.kept, key=self._rank)
@@ -104,7 +113,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._publish(trainer)
-        if (asked := self._asked(trainer)) > CLOCK:
+        if (asked := self.agreement.ask("save", "at the end")) > CLOCK:
             self.io.wait()
             signals.leave(asked)
         signals.somebody_saves = False
@@ -141,16 +150,11 @@ class Checkpoints(Checkpoint):
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
         self.metrics = {name: torch.tensor(value) for name, value in checkpoint["metrics"].items()}
 
-    def _asked(self, trainer: L.Trainer) -> int:
-        """A signal, CLOCK, or 0: the same on all processes, so that they save together."""
-        asked = signals.asked or 0
-        if not asked and self.every_minutes and time.monotonic() - self.saved_at > 60 * self.every_minutes:
-            asked = CLOCK
-        if trainer.world_size > 1:
-            flag = torch.tensor(asked)
-            dist.all_reduce(flag, dist.ReduceOp.MAX, group=self.group)
-            asked = int(flag)
-        return asked
+    def _asked(self) -> int:
+        """A signal, CLOCK, or 0: of this process, before it agrees with the others, so that they save together."""
+        if signals.asked:
+            return signals.asked
+        return CLOCK if self.every_minutes and time.monotonic() - self.saved_at > 60 * self.every_minutes else 0
 
     def _publish(self, trainer: L.Trainer) -> None:
         """Let what was saved be written, now that all that was logged before it is on disk."""

@@ -1,0 +1,82 @@
+"""What each schedule must be at each step, written down a second time from the papers' formulas, in exact times."""
+
+import math
+from fractions import Fraction
+
+UNITS = ("fraction", "epochs", "steps")
+
+
+def half_cosine(share):
+    return (1 - math.cos(math.pi * share)) / 2
+
+
+def one_cycle(t, start=0.1, peak_at=Fraction(1, 4), floor=0.01):
+    if t < peak_at:
+        return start + (1 - start) * half_cosine(t / peak_at)
+    return 1 - (1 - floor) * half_cosine((t - peak_at) / (1 - peak_at))
+
+
+def cosine_restarts(t, floor=0.01):
+    """Three cycles, 1 + 2 + 4 sevenths long; a new one begins with its first step."""
+    for begin, end in ((Fraction(0), Fraction(1, 7)), (Fraction(1, 7), Fraction(3, 7)), (Fraction(3, 7), Fraction(1))):
+        if t < end or end == 1:
+            return 1 - (1 - floor) * half_cosine((t - begin) / (end - begin))
+
+
+# knobs that are not the YAML's (those that are times, as parts of the run), and the factor at time t
+FORMS = {
+    "constant": ({}, lambda t: 1.0),
+    "step": ({"every": Fraction(1, 5), "gamma": 0.5}, lambda t, every: 0.5 ** math.floor(t / every)),
+    "multistep": (
+        {"milestones": [Fraction(2, 5), Fraction(4, 5)], "gamma": 0.3},
+        lambda t, milestones: 0.3 ** sum(t >= milestone for milestone in milestones),
+    ),
+    "exponential": ({"gamma": 0.8}, lambda t: math.exp(t * math.log(0.8))),
+    "inverse": ({"gamma": 3.0, "power": 0.5}, lambda t: 1 / math.sqrt(1 + 3 * t)),
+    "one_over_t": ({"gamma": 2.5}, lambda t: 1 / (1 + 2.5 * t)),
+    "polynomial": ({"power": 1.5, "floor": 0.02}, lambda t: 0.02 + 0.98 * math.sqrt(1 - t) ** 3),
+    "cosine": ({"floor": 0.02}, lambda t: 1 - 0.98 * half_cosine(t)),
+    "cosine_restarts": ({"cycles": 3, "growth": 2.0, "floor": 0.01}, cosine_restarts),
+    "one_cycle": ({"start": 0.1, "peak_at": 0.25, "floor": 0.01}, one_cycle),
+}
+ENDING = ("polynomial", "cosine", "cosine_restarts", "one_cycle")  # and their floor
+FLOORS = {name: FORMS[name][0]["floor"] for name in ENDING}
+
+
+def whole(unit, total, per_epoch):
+    """The run in its unit."""
+    return {"fraction": Fraction(1), "epochs": Fraction(total, per_epoch), "steps": Fraction(total)}[unit]
+
+
+def knobs_of(name, unit, total, per_epoch):
+    """Knobs as exact numbers, the times among them in this unit."""
+    run, knobs = whole(unit, total, per_epoch), dict(FORMS[name][0])
+    for key in "every", "milestones":
+        if key in knobs:
+            times = knobs[key] if key == "milestones" else [knobs[key]]
+            # tenths, as a person would type them, in a run that is a few epochs long
+            times = [max(Fraction(round(10 * time * run), 10), Fraction(1, 10)) for time in times]
+            knobs[key] = times if key == "milestones" else times[0]
+    if name in ENDING:
+        knobs["length"] = run
+    return knobs
+
+
+def plain(knobs):
+    """As a command line or a partial takes them."""
+    shown = {k: [float(each) for each in v] if isinstance(v, list) else v for k, v in knobs.items()}
+    return {k: float(v) if isinstance(v, Fraction) else v for k, v in shown.items()}
+
+
+def factors(name, unit, total, per_epoch, warmup=0):
+    """The factor of each step; `warmup` steps rise before."""
+    knobs, form = knobs_of(name, unit, total, per_epoch), FORMS[name][1]
+    times = {key: knobs[key] for key in ("every", "milestones") if key in knobs}
+    found = [(step + 1) / (warmup + 1) for step in range(warmup)]
+    for step in range(warmup, total):
+        if name in ENDING:
+            t = Fraction(step - warmup, total - 1 - warmup)
+        else:
+            t = Fraction(step) / {"fraction": total - 1, "epochs": per_epoch, "steps": 1}[unit]
+        found.append(form(t, **times))
+    return found
