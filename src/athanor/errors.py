@@ -73,6 +73,9 @@ def shorten(error: BaseException) -> str:
     node = getattr(error.__cause__, "parent_node", None)
     if node is not None and hasattr(node, "keys"):
         path, key = re.sub(r"\[.*", "", str(error.__cause__.full_key)), str(error.__cause__.key)
+        group = path.rpartition(".")[0]
+        if not node and (choices := config_groups.options(group.replace(".", "/"))):
+            return f"there is no {path}: the chosen {group} has no settings\n  {group}: {', '.join(choices)}"
         advice = f"(+{path}=<value> adds a key that is not in the YAML)"
         return f"there is no {path}; {nearest(key, map(str, node.keys()))}\n  {advice}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]

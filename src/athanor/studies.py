@@ -4,13 +4,13 @@ import csv
 import io
 import math
 import re
-import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from athanor.files import replace
+from athanor.repeats import groups, mean_and_deviation, settings
 from athanor.runs import Run
 from athanor.sweeps import Sweep
 
@@ -94,22 +94,8 @@ def scores(row: dict[str, Any]) -> str:
     return "   ".join([*parts, f"n={row['n']}"])
 
 
-def settings(run: Run) -> dict[str, str]:
-    """What was asked for, by key, as text."""
-    words = (word.lstrip("+").partition("=") for word in run.results.get("overrides", []))
-    return {key: value for key, _, value in words if key != "resume"}
-
-
 def label(values: dict[str, Any], keys: Iterable[str]) -> str:
     return ", ".join(f"{key}={values[key]}" for key in keys if values.get(key) is not None)
-
-
-def groups(runs: list[Run], keys: list[str]) -> list[list[Run]]:
-    """Those that agree in these settings, in the order of the sweep."""
-    found: dict[tuple, list[Run]] = {}
-    for run in runs:
-        found.setdefault(tuple(settings(run).get(key) for key in keys), []).append(run)
-    return list(found.values())
 
 
 def course(runs: list[Run], x: str, metric: str) -> list[tuple]:
@@ -165,11 +151,3 @@ def final(run: Run, key: str) -> float | None:
     for part in re.split("[./]", key):
         found = found.get(part) if isinstance(found, dict) else None
     return found if isinstance(found, (int, float)) else None
-
-
-def mean_and_deviation(values: list[float]) -> tuple[float, float]:
-    """Of a sample; one value deviates from nothing."""
-    mean = statistics.fmean(values)
-    if len(values) < 2 or not all(map(math.isfinite, values)):
-        return mean, 0.0
-    return mean, statistics.stdev(values)

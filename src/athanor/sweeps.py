@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from athanor import slurm
+from athanor import repeats, slurm
 from athanor.errors import UserError
 from athanor.files import replace
 from athanor.runs import Run, shown
@@ -57,13 +57,14 @@ class Sweep:
         with open(self.dir / "results.csv", "w", newline="") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(rows + repeats.rows(self.runs))
         shared = set.intersection(*(set(row["overrides"].split()) for row in rows)) if len(rows) > 1 else set()
         lines = []
         for row in rows:
             scores = "   ".join(f"{name} {row[name]:.2%}" for name in ("val/acc", "test/acc") if name in row)
             differing = " ".join(word for word in row["overrides"].split() if word not in shared)
             lines.append(f"  {row['job']:>3}  {row['status']:9} {scores}   {differing}")
+        lines += repeats.lines(self.runs, shared)
         failed = sum(row["status"] != "finished" for row in rows)
         end = f"{len(rows)} jobs, {failed} failed" if failed else f"{len(rows)} jobs"
         where = shown(self.dir)

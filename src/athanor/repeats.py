@@ -1,0 +1,88 @@
+"""What runs say together that differ in nothing but their seed."""
+
+import math
+import statistics
+from collections.abc import Iterable
+from typing import Any
+
+from athanor.runs import Run
+
+# of Student's distribution with 1, 2, ... degrees of freedom, the 97.5 % quantile
+T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+T_975 += (2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)
+
+
+def settings(run: Run) -> dict[str, str]:
+    """What was asked for, by key, as text."""
+    words = (word.lstrip("+").partition("=") for word in run.results.get("overrides", []))
+    return {key: value for key, _, value in words if key != "resume"}
+
+
+def groups(runs: list[Run], keys: Iterable[str]) -> list[list[Run]]:
+    """Those that agree in these settings, in the order of the sweep."""
+    keys, found = list(keys), {}
+    for run in runs:
+        found.setdefault(tuple(settings(run).get(key) for key in keys), []).append(run)
+    return list(found.values())
+
+
+def over_seeds(runs: list[Run]) -> list[list[Run]]:
+    """Groups of two runs or more that finished and differ in the seed alone."""
+    finished = [run for run in runs if run.results.get("status") == "finished"]
+    keys = dict.fromkeys(key for run in finished for key in settings(run) if key != "seed")
+    return [group for group in groups(finished, keys) if len({run.results["seed"] for run in group}) == len(group) > 1]
+
+
+def mean_and_deviation(values: list[float]) -> tuple[float, float]:
+    """Of a sample; one value deviates from nothing."""
+    mean = statistics.fmean(values)
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return mean, 0.0
+    return mean, statistics.stdev(values)
+
+
+def half_interval(deviation: float, n: int) -> float:
+    """Half of the 95 % interval of the mean of n values, n at least 2: t(n - 1) s / sqrt(n)."""
+    quantile = T_975[n - 2] if n - 2 < len(T_975) else statistics.NormalDist().inv_cdf(0.975)
+    return quantile * deviation / math.sqrt(n)
+
+
+def summarized(group: list[Run]) -> dict[str, dict[str, float]]:
+    """Mean, standard deviation and the ends of the 95 % interval of each validation and test metric they all have."""
+    found = {}
+    for stage in "val", "test":
+        shared = set.intersection(*(set(run.results.get(stage, {})) for run in group))
+        for name in (name for name in group[0].results.get(stage, {}) if name in shared):
+            mean, deviation = mean_and_deviation([run.results[stage][name] for run in group])
+            half = half_interval(deviation, len(group))
+            found[f"{stage}/{name}"] = {"mean": mean, "std": deviation, "low": mean - half, "high": mean + half}
+    return found
+
+
+def rows(runs: list[Run]) -> list[dict[str, Any]]:
+    """For results.csv: four rows a group, whose job is mean, std, low and high."""
+    found = []
+    for group in over_seeds(runs):
+        numbers = summarized(group)
+        for kind in "mean", "std", "low", "high":
+            values = {metric: of[kind] for metric, of in numbers.items()}
+            found.append({"job": kind, "overrides": words(group), "status": f"of {len(group)} seeds", **values})
+    return found
+
+
+def lines(runs: list[Run], shared: set[str]) -> list[str]:
+    """For people: accuracy, or what else there is, with its deviation and interval. `shared` words are not said."""
+    found = []
+    for group in over_seeds(runs):
+        scores = "   ".join(
+            f"{metric} {of['mean']:.2%} +- {of['std']:.2%} ({of['low']:.2%} to {of['high']:.2%})"
+            for metric, of in summarized(group).items()
+            if metric in ("val/acc", "test/acc")
+        )
+        differing = " ".join(word for word in words(group).split() if word not in shared)
+        found.append(f"  {len(group):>3} seeds  {scores}   {differing}".rstrip())
+    return ["", "  mean +- standard deviation over seeds (95 % interval of the mean)", *found] if found else []
+
+
+def words(group: list[Run]) -> str:
+    return " ".join(word for word in group[0].results["overrides"] if not word.startswith("seed="))
