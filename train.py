@@ -30,7 +30,7 @@ def main(cfg: DictConfig) -> None:
             load_weights(classifier, config["weights"])
         checkpoint, step = job.resume_point()
         trainer = assemble.trainer(config, str(job.dir), data, classifier.network, step)
-        job.record_origin(config, data)
+        job.record_origin(config, data, classifier)
         trainer.fit(classifier, data, ckpt_path=checkpoint, weights_only=True)
         job.load_chosen(classifier, trainer)
         if config["test"]:

@@ -23,7 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from contenders import cases, rates
+from contenders import averages, cases, rates
 
 from athanor import command
 from athanor.errors import UserError
@@ -53,6 +53,7 @@ CASES = {
     "lr_range": Case(
         rates.lr_range, "what training costs at the learning rate that a range test gives", {"setting": "all"}
     ),
+    "ema": Case(averages.ema, "what a moving average of the weights costs a step", {"epochs": 3, "images": 3200}),
     "step": Case(cases.step, "where a step's microseconds go", {"epochs": 3, "images": 25_600, **MATMUL}),
 }
 COMMON = {"repeats": 5, "threads": 1, "device": "cpu", "json": None}

@@ -309,7 +309,7 @@ def test_plateau_begins_after_the_warm_up_with_a_validation_of_its_own(make_trai
 def test_schedulers_of_torch_move_once_an_epoch_and_before_its_checkpoint_is_written(make_trainer, tmp_path):
     classifier = make(lr=1.0, schedule=schedules.Schedule(partial(StepLR, step_size=1, gamma=0.5)))
     trainer = make_trainer(
-        max_epochs=3, enable_checkpointing=True, callbacks=[Checkpoints("train/loss", "min", 1, None)]
+        max_epochs=3, enable_checkpointing=True, callbacks=[Checkpoints("train/loss", "min", 1, "best", None)]
     )
     trainer.fit(classifier, batches(8, 8), batches(8))
     contents = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)

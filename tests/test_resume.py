@@ -166,7 +166,7 @@ def test_a_finished_run_keeps_its_last_and_best_checkpoint_alone(train):
 @pytest.mark.parametrize("minutes", [0, -1])
 def test_a_time_that_is_none_is_refused(minutes):
     with pytest.raises(ValueError, match=r"callbacks\.checkpoints\.every_minutes=.*: use more than 0, or null"):
-        Checkpoints("val/loss", "min", 1, minutes)
+        Checkpoints("val/loss", "min", 1, "best", minutes)
 
 
 # loggers

@@ -9,13 +9,14 @@ import torch
 from lightning.pytorch.callbacks import ProgressBar
 from torch import nn
 
-from athanor import devices, lean, loaded, precision
+from athanor import devices, lean, loaded, precision, trust
 from athanor.callbacks.agreement import Agreement
 from athanor.callbacks.checkpoints import Checkpoints
 from athanor.callbacks.stopwatch import Stopwatch
 from athanor.check_config import OUTSIDE_TARGET
 from athanor.classifier import Classifier
 from athanor.data.module import ImageData
+from athanor.ensembles.network import Ensemble, EnsembleClassifier
 from athanor.errors import UserError
 from athanor.optim.scaling import LRScaling
 from athanor.optim.schedules import Schedule
@@ -97,18 +98,22 @@ def refuse_other_data(record: dict, data: ImageData) -> None:
 
 
 def from_record(record: dict, class_counts: torch.Tensor | None = None) -> Classifier:
-    """A classifier as a checkpoint describes it, without weights."""
+    """A classifier, or an ensemble of them, as a checkpoint describes it, without weights."""
     input_shape, num_classes = tuple(record["input_shape"]), len(record["class_names"])
     cfg = reveal(loaded.built(record["config"]))
     if class_counts is None:
         class_counts = torch.ones(num_classes)  # only a training loss needs the true ones; weights load over these
-    network = build(cfg["model"], input_shape=input_shape, num_classes=num_classes)
+    if "members" in record:
+        kind, network, preprocess = EnsembleClassifier, ensemble(record), nn.Identity()
+    else:
+        kind, network = Classifier, build(cfg["model"], input_shape=input_shape, num_classes=num_classes)
+        preprocess = build(cfg["data"]["preprocess"], input_shape=input_shape)
     if cfg["compile"]:
         network.compile()
     metrics = {name: build(node, num_classes=num_classes) for name, node in (cfg.get("metrics") or {}).items() if node}
-    return Classifier(
+    return kind(
         network,
-        build(cfg["data"]["preprocess"], input_shape=input_shape),
+        preprocess,
         build(cfg["loss"], class_counts=class_counts, num_classes=num_classes),
         record=record,
         optimizer=build(inner(cfg, "optim")),
@@ -119,6 +124,15 @@ def from_record(record: dict, class_counts: torch.Tensor | None = None) -> Class
         tta=cfg["eval"]["tta"],
         seed=cfg["seed"],
     )
+
+
+def ensemble(record: dict) -> Ensemble:
+    """The network of an ensemble. Its members are described by a file, whoever asks, and so trust.py looks at them."""
+    members = []
+    for member in record["members"]:
+        trust.check(loaded.built(member["config"]))
+        members.append(from_record({**member, "config": {**member["config"], "compile": False, "metrics": {}}}))
+    return Ensemble(members, record["combine"], record["weights"], record["tta"])
 
 
 def trainer(

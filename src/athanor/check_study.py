@@ -1,7 +1,7 @@
 """Whether a study can be drawn, before a job trains for it: its keys, and the metrics and settings that it names."""
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -9,7 +9,7 @@ from athanor.errors import UserError, nearest
 from athanor.signatures import check_key, check_value
 from athanor.studies import COURSES
 
-KEYS = {"title": str, "panels": list[dict]}
+KEYS = {"title": str, "panels": list[dict], "compare": Literal["ensembles"]}
 PANEL = {"x": str, "y": str, "best": str, "log_x": bool, "log_y": bool, "y_range": list[float]}
 NUMBERS = ("epochs", "steps", "checkpoint_epoch", "seconds", "fit_seconds", "images_per_second", "parameters")
 
@@ -20,10 +20,10 @@ def check_keys(node: object) -> None:
     for key, value in node.items():
         check_key(f"study.{key}", KEYS, "a study")
         check_value(f"study.{key}", value, KEYS[key], "a study")
-    for key in KEYS:
+    for key in ("title",) if "compare" in node else ("title", "panels"):
         if not node.get(key):
             raise UserError(f"study.{key} is missing: a study has a title and panels, as those in configs/study")
-    for i, panel in enumerate(node["panels"]):
+    for i, panel in enumerate(node.get("panels", [])):
         for key, value in panel.items():
             check_key(f"study.panels[{i}].{key}", PANEL, "a panel")
             check_value(f"study.panels[{i}].{key}", value, PANEL[key], "a panel")
@@ -46,7 +46,7 @@ def check(config: DictConfig) -> None:
     varied = [*(config.hydra.sweeper.get("params") or {})]
     varied += [word.partition("=")[0] for word in config.hydra.overrides.task if not word.startswith("study")]
     varied = [key.lstrip("+") for key in varied]
-    for i, panel in enumerate(node["panels"]):
+    for i, panel in enumerate(node.get("panels", [])):
         check_panel(f"study.panels[{i}]", panel, varied, config)
 
 

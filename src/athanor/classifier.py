@@ -85,7 +85,7 @@ class Classifier(L.LightningModule):
         loss, logits = self.training_loss(images, labels)
         if batch_idx != self.last_counted:  # L-BFGS calls this several times a batch
             self.last_counted = batch_idx
-            self._count("train", loss.detach(), logits, labels)
+            self._count("train", loss.detach(), logits, labels.argmax(1) if labels.is_floating_point() else labels)
             logged = (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # as Lightning counts
             if logged or loss.device.type == "cpu":  # reading a GPU's loss at every step would wait for it
                 self._check_finite(loss.item(), images=images, batch_idx=batch_idx)

@@ -71,7 +71,9 @@ def expand(arguments: list[str]) -> list[str]:
             from athanor.runs import Run
 
             run = Run.find_unfinished() if (verb, value) == ("resume", "last") else Run.at(value)
-            _ = run.results  # a torn one is told before Hydra starts
+            results = run.results  # a torn one is told before Hydra starts
+            if verb == "resume" and "members" in results:
+                raise UserError(f"resume={value}: an ensemble is not trained; make another with scripts/ensemble.py")
             others = arguments[:i] + arguments[i + 1 :]
             if verb == "resume":
                 refuse_changes(run.dir, others)

@@ -69,7 +69,7 @@ def check(config: DictConfig) -> None:
 
 def conclude(config: DictConfig, sweep: Sweep) -> list[str]:
     """The table of a study and where its figure is. Its results are there already: a failure is one line."""
-    from athanor.reports.study import draw
+    from athanor.reports.study import conclusion
     from athanor.studies import Study
 
     lines = []
@@ -77,7 +77,8 @@ def conclude(config: DictConfig, sweep: Sweep) -> list[str]:
         node = OmegaConf.to_container(config.study, resolve=True)
         study = Study(config.hydra.runtime.choices.study, node, sweep)
         lines += study.tabulate()
-        figure = draw(study)
+        further, figure = conclusion(study)
+        lines += further
         lines += ["", f"  left out: {', '.join(study.left_out)}"] if study.left_out else [""]
         if figure:
             lines.append(f"  {shown(figure)}; {shown(sweep.dir / 'study.csv')}")

@@ -23,7 +23,7 @@ from athanor import secrets, slurm, trust
 from athanor.errors import UserError, explain
 from athanor.files import replace
 from athanor.logs import set_up_logging
-from athanor.provenance import comparison, describe, differences, environment
+from athanor.provenance import comparison, describe, differences, environment, hash_of
 from athanor.ranks import PARENT, is_main_process
 from athanor.runs import Run, read_checkpoint, shown
 from athanor.signals import signals
@@ -164,8 +164,13 @@ class Job(Run):
     def replace_results(self, contents: dict[str, Any]) -> None:
         replace(self.dir / "results.json", json.dumps(contents, indent=2) + "\n")
 
-    def record_origin(self, config: dict, data: "ImageData") -> None:
-        """Write down what this run depends on, and say where that differs from what it goes on with or repeats."""
+    def record_origin(self, config: dict, data: "ImageData", classifier: "Classifier") -> None:
+        """Write down what this run depends on, and say where that differs from what it goes on with or repeats.
+
+        Its checkpoints name the weights that it started from: runs that share them may be averaged (ensembles/soup.py).
+        """
+        state = classifier.network.state_dict().values()
+        classifier.record["start"] = hash_of(*(value.reshape(-1) for value in state))
         if not is_main_process():
             return
         origin = {**environment(self.dir), "data": describe(data, config["test"])}
@@ -176,10 +181,11 @@ class Job(Run):
 
     def load_chosen(self, classifier: "Classifier", trainer: "L.Trainer") -> None:
         """Give the classifier the weights that are to be tested."""
-        from athanor.callbacks.checkpoints import Checkpoints
+        from athanor.callbacks.checkpoints import checkpoints_of
 
         trainer.strategy.barrier("checkpoints are written")
-        chosen = next((c.chosen for c in trainer.callbacks if isinstance(c, Checkpoints)), None)
+        found = checkpoints_of(trainer)
+        chosen = found and found.chosen
         if chosen is None or "epoch" not in chosen:  # nothing was saved
             self.chosen = {"file": None, "metrics": metrics(trainer)}
             return

@@ -6,7 +6,7 @@ searchpath), so it gets a checked dict; targets are a matter for trust.py.
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from omegaconf import OmegaConf
@@ -74,6 +74,14 @@ def check_record(contents: object, path: Path) -> None:
     record, state = contents["athanor"], contents.get("state_dict")
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{path} is not a checkpoint of Athanor's: its state_dict is not made of tensors")
+    try:
+        check_described(record, path)
+    except RecursionError:
+        raise UserError(f"{path} is not a checkpoint of Athanor's: its record is too deep") from None
+
+
+def check_described(record: object, path: Path) -> None:
+    """Raise UserError where a record does not describe a classifier; that of an ensemble describes each member."""
     if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
         raise UserError(f"{path} is not a checkpoint of Athanor's: its record has no config")
     shape, names = record.get("input_shape"), record.get("class_names")
@@ -82,6 +90,27 @@ def check_record(contents: object, path: Path) -> None:
     if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
         raise UserError(f"{path} is not a checkpoint of Athanor's: its class_names are not a list of names")
     refuse_strange(record["config"], str(path))
+    if "members" in record:
+        check_ensemble(record, path)
+
+
+def check_ensemble(record: dict, path: Path) -> None:
+    """Raise UserError where a record has members, but not what belongs to them."""
+    from athanor import tta
+    from athanor.ensembles import combine
+
+    members, weights = record["members"], record.get("weights")
+    numbers = isinstance(weights, list) and all(type(weight) is float and 0 < weight <= 1 for weight in weights)
+    if not (isinstance(members, list) and members and numbers and len(weights) == len(members)):
+        raise UserError(f"{path} is not an ensemble of Athanor's: it needs a weight above 0 for each member")
+    for key, choices in {"combine": get_args(combine.How), "tta": get_args(tta.Kind)}.items():
+        if record.get(key) not in choices:
+            raise UserError(f"{path} is not an ensemble of Athanor's: {key} is none of {', '.join(choices)}")
+    for member in members:
+        check_described(member, path)
+        if any(member[key] != record[key] for key in ("input_shape", "class_names")):
+            raise UserError(f"{path} is not an ensemble of Athanor's: a member has other classes or images")
+        check_complete(member["config"], BUILT, path)
 
 
 def built(config: dict) -> dict[str, Any]:

@@ -117,16 +117,24 @@ def fill(classifier: "Classifier", contents: dict[str, Any], checkpoint: Path) -
         raise UserError(f"{checkpoint} is of another classifier: {loaded.first_line(error)}") from error
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's contents: tensors and plain data. Nothing in the file can run code."""
+def checkpoint_record(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of its classifier; its weights are not read from the disk."""
+    return read_checkpoint(path, weights=False)["athanor"]
+
+
+def read_checkpoint(path: Path, weights: bool = True) -> dict[str, Any]:
+    """A checkpoint's contents: tensors and plain data. Nothing in the file can run code.
+
+    Without `weights` its tensors are memory-mapped and their checksums not looked at: for who reads the rest only.
+    """
     import torch
 
     try:
         with zipfile.ZipFile(path) as archive:
-            torn = archive.testzip()  # torch does not look at the checksums: a flipped bit would be a weight
+            torn = weights and archive.testzip()  # torch does not look at them: a flipped bit would be a weight
         if torn:
             raise zipfile.BadZipFile(f"{torn} in it has a wrong checksum")
-        contents = torch.load(path, map_location="cpu", weights_only=True)
+        contents = torch.load(path, map_location="cpu", weights_only=True, mmap=not weights)
     except FileNotFoundError:
         raise UserError(f"there is no checkpoint {path}") from None
     except Exception as error:

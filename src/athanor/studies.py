@@ -30,7 +30,8 @@ class Line:
 
 class Study:
     def __init__(self, name: str, node: dict[str, Any], sweep: Sweep) -> None:
-        self.name, self.title, self.panels, self.sweep = name, node["title"], node["panels"], sweep
+        self.name, self.title, self.sweep = name, node["title"], sweep
+        self.panels, self.compare = node.get("panels", []), node.get("compare")
         self.finished = [run for run in sweep.runs if run.results["status"] == "finished"]
 
     @cached_property

@@ -14,6 +14,7 @@ def summary(results: dict[str, Any], config: dict[str, Any], directory: Path) ->
     ]
     for stage in "train", "val", "test":
         rows += stage_rows(stage, results)
+        rows += ensemble_rows(stage, results.get("ensemble", {}))
     speed, epoch = results["images_per_second"], results["checkpoint_epoch"]
     tested = f" (weights of epoch {epoch})" if epoch else ""
     rate = f", {speed:,.0f} images/s in training" if speed else ""
@@ -34,3 +35,15 @@ def stage_rows(stage: str, results: dict[str, Any]) -> list[tuple[str, str]]:
     first = f"acc {values.pop('acc'):7.2%}   loss {values.pop('loss'):.4f}   {results['data'][stage]:,} images"
     further = "   ".join(f"{name}\u00a0{value:.4f}" for name, value in values.items())
     return [(stage, first), *(("", line.replace("\u00a0", " ")) for line in textwrap.wrap(further, 100))]
+
+
+def ensemble_rows(stage: str, ensemble: dict[str, Any]) -> list[tuple[str, str]]:
+    """An ensemble beside the mean of its members and the best of them."""
+    if stage not in ensemble:
+        return []
+    found, alone = ensemble[stage], ensemble[stage]["members"]
+    best = max(member["acc"] for member in alone)
+    whole, mean = found["ensemble"], found["mean"]
+    scores = f"acc {whole['acc']:7.2%}   loss {whole['loss']:.4f}   ece {whole['ece']:.4f}"
+    beside = f"mean member {mean['acc']:.2%}, {mean['loss']:.4f}, {mean['ece']:.4f}; best {best:.2%}"
+    return [("", f"{scores}   ensemble of {len(alone)} checkpoints; {beside}")]

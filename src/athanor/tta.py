@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from athanor.data.augment import crop
+from athanor.data.augment import reflected
 
 Kind = Literal["none", "flip", "flip_shift"]
 
@@ -29,4 +29,5 @@ def averaged(forward: Callable[[Tensor], Tensor], images: Tensor, kind: Kind, lo
 
 def shifted(images: Tensor, corner: int) -> Tensor:
     """The window at (corner, corner) of the images, mirrored by one pixel at their border: 1 is the image itself."""
-    return crop(images, torch.full((len(images), 2), corner, device=images.device), 1, "reflect")
+    height, width = images.shape[-2:]
+    return reflected(images, 1)[..., corner : corner + height, corner : corner + width]

@@ -36,8 +36,8 @@ class Scripted(L.LightningModule):
 
 @pytest.fixture
 def fit(make_trainer, tmp_path):
-    def fit(losses, folder="run", mode="min", top_k=1, resume=False, **knobs):
-        callback = Checkpoints("val/loss", mode, top_k, every_minutes=None)
+    def fit(losses, folder="run", mode="min", top_k=1, keep="best", resume=False, **knobs):
+        callback = Checkpoints("val/loss", mode, top_k, keep, every_minutes=None)
         settings = dict(max_epochs=len(losses), enable_checkpointing=True, callbacks=[callback]) | knobs
         trainer = make_trainer(default_root_dir=tmp_path / folder, **settings)
         path = tmp_path / folder / "checkpoints" / "last.ckpt" if resume else None
@@ -84,6 +84,40 @@ def test_top_k_keeps_the_best_few_and_removes_what_is_dropped(fit, written, mode
     assert written() == {"last.ckpt": 5, "best.ckpt": 3, "epoch_002.ckpt": 1, "epoch_004.ckpt": 3, "epoch_005.ckpt": 4}
 
 
+def test_the_last_few_are_kept_beside_the_best(fit, written):
+    callback = fit([5, 1, 4, 3, 2], top_k=2, keep="last")
+    assert written() == {"last.ckpt": 4, "best.ckpt": 1, "epoch_004.ckpt": 3, "epoch_005.ckpt": 4}
+    assert callback.chosen["epoch"] == 1
+    callback = fit([5, 1, 4, 3, 2, 0.5], top_k=2, keep="last", resume=True)
+    assert written() == {"last.ckpt": 5, "best.ckpt": 5, "epoch_005.ckpt": 4, "epoch_006.ckpt": 5}
+
+
+@pytest.mark.parametrize(
+    "words, ends",
+    [
+        (["trainer.max_epochs=6", "scheduler.cycles=3"], [2, 4, 6]),
+        (["trainer.max_epochs=7", "scheduler.cycles=3", "scheduler.growth=2.0"], [1, 3, 7]),
+        (["trainer.max_epochs=5", "scheduler.cycles=2"], [2, 5]),  # the rate rises within the third epoch
+        (["trainer.max_epochs=6", "scheduler.cycles=3", "scheduler.warmup=0.1"], [2, 4, 6]),
+    ],
+)
+def test_the_ends_of_cycles_are_kept(words, ends, train, tmp_path):
+    keep = ["callbacks.checkpoints.keep=cycles", "callbacks.checkpoints.top_k=5", "scheduler=cosine_restarts"]
+    tiny = ["model=linear", "data.limit=200", "data.batch_size=16", "test=false", "hydra.run.dir=run"]
+    assert train(*keep, *tiny, *words).code == 0
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("epoch_*")) == [
+        f"epoch_{epoch:03d}.ckpt" for epoch in ends
+    ]
+
+
+def test_cycles_are_refused_where_there_are_none(train):
+    ran = train("callbacks.checkpoints.keep=cycles", "model=linear", "data.limit=100", "data.batch_size=16")
+    assert ran.code == 1
+    assert ran.err == (
+        "error: callbacks.checkpoints.keep=cycles needs a rate that has them; use scheduler=cosine_restarts\n"
+    )
+
+
 def test_a_score_that_is_not_finite_is_never_the_best(fit, written):
     callback = fit([math.nan, -math.inf, 2, math.nan, 1, math.nan], top_k=2)
     assert written() == {"last.ckpt": 5, "best.ckpt": 4, "epoch_003.ckpt": 2, "epoch_005.ckpt": 4}
@@ -109,7 +143,7 @@ def test_a_fast_dev_run_writes_nothing(fit, tmp_path):
 
 def test_keeping_none_is_refused():
     with pytest.raises(ValueError, match=r"callbacks\.checkpoints\.top_k=0 keeps no best checkpoint; use 1 or more"):
-        Checkpoints("val/loss", "min", 0, None)
+        Checkpoints("val/loss", "min", 0, "best", None)
 
 
 def test_resuming_goes_on_with_what_was_kept(fit, written):

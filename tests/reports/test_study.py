@@ -18,6 +18,10 @@ STUDIES = sorted(path.stem for path in (REPO / "configs" / "study").glob("*.yaml
 TINY = ["data=digits", "model=linear", "data.limit=200", "trainer.max_epochs=2", "logger=csv", "hydra.sweep.dir=sweep"]
 
 
+def drawn(study):
+    return drawing.conclusion(study)[1]
+
+
 @pytest.fixture
 def figures(monkeypatch):
     """The figures that were saved."""
@@ -59,7 +63,7 @@ EPOCHS = {"x": "epoch", "y": "val/acc"}
 
 def test_a_line_a_setting_in_the_order_of_the_sweep(make_study, figures):
     jobs = [(f"optim.lr={lr} data.limit=5", [lr / 2, lr]) for lr in (0.5, 0.2, 0.8)]
-    path = drawing.draw(make_study([EPOCHS], *jobs))
+    path = drawn(make_study([EPOCHS], *jobs))
     assert path.name == "fake.png" and path.parent.name == "figures"
     assert path.read_bytes().startswith(b"\x89PNG")
     assert list(data(figures[0].axes[0]).items()) == [
@@ -76,7 +80,7 @@ def test_a_line_a_setting_in_the_order_of_the_sweep(make_study, figures):
 
 def test_jobs_that_differ_in_the_seed_alone_are_one_line_with_a_band(make_study, figures):
     jobs = [("optim.lr=1 seed=0", [0.1, 0.4]), ("optim.lr=1 seed=1", [0.3, 0.6]), ("optim.lr=2 seed=0", [0.5])]
-    drawing.draw(make_study([EPOCHS], *jobs))
+    drawn(make_study([EPOCHS], *jobs))
     [axis] = figures[0].axes
     assert data(axis) == {"optim.lr=1": [(1, 0.2), (2, 0.5)], "optim.lr=2": [(1, 0.5)]}
     [band] = axis.collections
@@ -105,7 +109,7 @@ def test_a_setting_as_x_has_a_line_for_each_combination_of_the_others(make_study
         for lr in (0.1, 0.2)
         for seed in (0, 1)
     ]
-    drawing.draw(make_study([{"x": "data.batch_size", "y": "val/acc", "log_x": True}], *jobs))
+    drawn(make_study([{"x": "data.batch_size", "y": "val/acc", "log_x": True}], *jobs))
     [axis] = figures[0].axes
     assert data(axis) == {
         "optim.lr=0.1": [(8, 0.19), (16, 0.27), (32, 0.43)],
@@ -119,7 +123,7 @@ def test_a_setting_as_x_has_a_line_for_each_combination_of_the_others(make_study
 
 def test_names_as_x_stay_in_the_order_of_the_sweep(make_study, figures):
     jobs = [("scheduler=step", [0.1]), ("scheduler=cosine", [0.3]), ("scheduler=constant", [0.2])]
-    drawing.draw(make_study([{"x": "scheduler", "y": "val/acc"}, {"x": "scheduler", "y": "data.train"}], *jobs))
+    drawn(make_study([{"x": "scheduler", "y": "val/acc"}, {"x": "scheduler", "y": "data.train"}], *jobs))
     first, second = figures[0].axes
     assert [text.get_text() for text in first.get_xticklabels()] == ["step", "cosine", "constant"]
     assert first.lines[0].get_ydata().tolist() == [0.1, 0.3, 0.2]
@@ -134,14 +138,14 @@ def test_the_best_value_of_a_setting_against_another(y, make_study, figures):
         for (size, lr), of_seeds in scores.items()
         for seed, score in enumerate(of_seeds)
     ]
-    drawing.draw(make_study([{"x": "data.batch_size", "y": y, "best": "optim.lr"}], *jobs))
+    drawn(make_study([{"x": "data.batch_size", "y": y, "best": "optim.lr"}], *jobs))
     [axis] = figures[0].axes
     assert axis.lines[0].get_xydata().tolist() == [[8, 0.1], [64, 0.4]]  # by the means: 0.8 to 0.75, 0.5 to 0.7
     assert axis.get_ylabel() == f"optim.lr with the best {y}"
 
 
 def test_eleven_lines_look_different(make_study, figures):
-    drawing.draw(make_study([EPOCHS, {"x": "step", "y": "lr"}], *[(f"optim.lr={i}", [0.1, 0.2]) for i in range(11)]))
+    drawn(make_study([EPOCHS, {"x": "step", "y": "lr"}], *[(f"optim.lr={i}", [0.1, 0.2]) for i in range(11)]))
     left, right = ([(line.get_color(), line.get_linestyle()) for line in axis.lines] for axis in figures[0].axes)
     assert len(set(left)) == 11
     assert left == right
@@ -149,19 +153,19 @@ def test_eleven_lines_look_different(make_study, figures):
 
 def test_a_job_that_failed_is_left_out_and_named(make_study, figures):
     study = make_study([EPOCHS], ("optim.lr=1 seed=0", [0.1]), ("optim.lr=9 seed=1", [0.9], "failed"))
-    drawing.draw(study)
+    drawn(study)
     assert list(data(figures[0].axes[0])) == ["optim.lr=1"]  # of a setting that varied, though one job is left
     assert figures[0].get_supxlabel() == "left out: optim.lr=9, seed=1 (failed)"
 
 
 def test_a_panel_that_no_job_has_values_for_says_so(make_study, figures):
-    drawing.draw(make_study([EPOCHS, {"x": "epoch", "y": "val/top5"}], ("optim.lr=1", [0.1])))
+    drawn(make_study([EPOCHS, {"x": "epoch", "y": "val/top5"}], ("optim.lr=1", [0.1])))
     assert [text.get_text() for text in figures[0].axes[1].texts] == ["no job has val/top5"]
 
 
 def test_nothing_is_drawn_of_nothing(make_study, tmp_path):
     study = make_study([EPOCHS], ("optim.lr=1", [0.9], "failed"), ("optim.lr=2", [0.9], "interrupted"))
-    assert drawing.draw(study) is None
+    assert drawn(study) is None
     assert not (tmp_path / "figures").exists()
     assert study.left_out == ["optim.lr=1 (failed)", "optim.lr=2 (interrupted)"]
 
@@ -225,7 +229,7 @@ def test_a_study_of_which_all_jobs_failed_says_that_there_is_nothing_to_draw(tra
 
 
 def test_a_figure_that_cannot_be_drawn_costs_one_line(train, tmp_path, monkeypatch):
-    def draw(study):
+    def draw(study, path):
         raise RuntimeError("no font\nat all")
 
     monkeypatch.setattr(drawing, "draw", draw)
@@ -295,9 +299,10 @@ def compose_sweep():
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_every_study_is_a_multirun_that_reads_no_test_set_and_can_be_drawn(name, compose_sweep):
+def test_every_study_is_a_multirun_that_can_be_drawn_and_chooses_nothing_by_the_test_set(name, compose_sweep):
     config = compose_sweep(f"study={name}")
-    assert (config.hydra.mode.name, config.test, config.name) == ("MULTIRUN", False, name)
+    assert (config.hydra.mode.name, config.name) == ("MULTIRUN", name)
+    assert not config.test or "compare" in config.study
     assert config.callbacks.early_stopping is None
     check_study.check(config)
 

@@ -3,26 +3,30 @@
 import math
 import time
 from pathlib import Path
+from typing import Literal
 
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from athanor.callbacks.agreement import Agreement
 from athanor.checkpoint_io import BackgroundCheckpointIO, link
 from athanor.signals import signals
 
+STATE = ("best", "kept", "last", "validated", "stopped")
 CLOCK = 1  # that `every_minutes` has passed; larger numbers are signals
 
 
 class Checkpoints(Checkpoint):
     """Writes checkpoints/last.ckpt after each epoch, links best.ckpt to it when `monitor` improves.
 
-    With top_k above 1 the best few epochs stay as epoch_<n>.ckpt too; with every_minutes last.ckpt is written within
-    epochs as well, and at a signal that asks the run to end. What was last.ckpt is previous.ckpt until the run has
-    finished. Unlike ModelCheckpoint it writes each epoch once, never leaves a torn file, and keeps no absolute path in
-    its state, so a run's folder can be moved.
+    With top_k above 1 a few epochs stay as epoch_<n>.ckpt too: the best, the last, or the ends of the last cycles of
+    the learning rate, as `keep` says. With every_minutes last.ckpt is written within epochs as well, and at a signal
+    that asks the run to end. What was last.ckpt is previous.ckpt until the run has finished. Unlike ModelCheckpoint it
+    writes each epoch once, never leaves a torn file, and keeps no absolute path in its state, so a run's folder can be
+    moved.
     """
 
     def __init__(
@@ -30,6 +34,7 @@ class Checkpoints(Checkpoint):
         monitor: str,
         mode: str,
         top_k: int,
+        keep: Literal["best", "last", "cycles"],
         every_minutes: float | None,
         agreement: Agreement | None = None,
     ) -> None:
@@ -38,8 +43,9 @@ class Checkpoints(Checkpoint):
         if every_minutes is not None and every_minutes <= 0:
             raise ValueError(f"callbacks.checkpoints.every_minutes={every_minutes}: use more than 0, or null")
         self.monitor, self.mode, self.top_k, self.every_minutes = monitor, mode, top_k, every_minutes
-        self.kept: list[dict] = []  # epoch, step, score and metrics of the best epochs, best first
-        self.last: dict = {}
+        self.keep = keep
+        self.kept: list[dict] = []  # epoch, step, score and metrics of the epochs that stay, the dearest first
+        self.best, self.last = {}, {}  # the same
         self.metrics: dict[str, Tensor] = {}  # that the resumed checkpoint knew
         self.validated = self.stopped = self.resumed = False
         self.wanted = False  # last.ckpt, as soon as there is something new; the same on all processes
@@ -68,8 +74,10 @@ class Checkpoints(Checkpoint):
         if self.stopped:  # early; Lightning forgets it
             trainer.should_stop = True
         at_end_of_epoch = self.last.get("step") == trainer.global_step
-        if self.kept and at_end_of_epoch and trainer.is_global_zero and (self.folder / "last.ckpt").is_file():
-            self._arrange(self.last, self.kept, [])  # the run that is resumed may have been killed before it did
+        if at_end_of_epoch and trainer.is_global_zero and (self.folder / "last.ckpt").is_file():
+            self._arrange(
+                self.last, self.best, self.kept, []
+            )  # the run that is resumed may have been killed before it did
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._publish(trainer)
@@ -104,11 +112,13 @@ class Checkpoints(Checkpoint):
         self.validated, self.wanted, self.stopped = False, False, stopped_early(trainer)
         score = metrics.get(self.monitor, math.nan)
         self.last = {"epoch": trainer.current_epoch, "step": trainer.global_step, "score": score, "metrics": metrics}
-        ranked = sorted([*self.kept, self.last] if math.isfinite(score) else self.kept, key=self._rank)
+        if math.isfinite(score) and (not self.best or self._rank(self.last) < self._rank(self.best)):
+            self.best = self.last
+        ranked = sorted([*self.kept, self.last] if self._is_candidate(trainer) else self.kept, key=self._place)
         dropped, self.kept = ranked[self.top_k :], ranked[: self.top_k]
         trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
         if trainer.is_global_zero:
-            self.io.then(self._arrange, self.last, list(self.kept), dropped)
+            self.io.then(self._arrange, self.last, self.best, list(self.kept), dropped)
         self.saved_at = time.monotonic()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -166,11 +176,20 @@ class Checkpoints(Checkpoint):
     def _rank(self, entry: dict) -> float:
         return entry["score"] if self.mode == "min" else -entry["score"]
 
-    def _arrange(self, last: dict, kept: list[dict], dropped: list[dict]) -> None:
+    def _is_candidate(self, trainer: L.Trainer) -> bool:
+        """Whether the epoch that has just ended may stay."""
+        if self.keep == "cycles":
+            return ends_cycle(trainer)
+        return self.keep == "last" or math.isfinite(self.last["score"])
+
+    def _place(self, entry: dict) -> float:
+        return self._rank(entry) if self.keep == "best" else -entry["epoch"]
+
+    def _arrange(self, last: dict, best: dict, kept: list[dict], dropped: list[dict]) -> None:
         """Give last.ckpt the further names that it has earned."""
         if last in kept and self.top_k > 1:
             link(self.folder / "last.ckpt", self._file(last))
-        if kept and kept[0] == last:
+        if best == last:
             link(self.folder / "last.ckpt", self.folder / "best.ckpt")
         for entry in dropped:
             self._file(entry).unlink(missing_ok=True)
@@ -181,14 +200,31 @@ class Checkpoints(Checkpoint):
     @property
     def chosen(self) -> dict:
         """The epoch that is tested: the best, or the last where nothing was monitored. Has `file` in it."""
-        return {"file": "best.ckpt", **self.kept[0]} if self.kept else {"file": "last.ckpt", **self.last}
+        return {"file": "best.ckpt", **self.best} if self.best else {"file": "last.ckpt", **self.last}
 
     def state_dict(self) -> dict:
-        return {"kept": self.kept, "last": self.last, "validated": self.validated, "stopped": self.stopped}
+        return {name: getattr(self, name) for name in STATE}
 
     def load_state_dict(self, state: dict) -> None:
-        self.kept, self.last = state["kept"], state["last"]
-        self.validated, self.stopped, self.resumed = state["validated"], state["stopped"], True
+        for name in STATE:
+            setattr(self, name, state[name])
+        self.resumed = True
+
+
+def checkpoints_of(trainer: L.Trainer) -> Checkpoints | None:
+    return next((callback for callback in trainer.callbacks if isinstance(callback, Checkpoints)), None)
+
+
+def ends_cycle(trainer: L.Trainer) -> bool:
+    """Whether the learning rate begins to rise again before another epoch has ended, or the training ends here."""
+    forms = [c.scheduler.lr_lambdas[0] for c in trainer.lr_scheduler_configs if isinstance(c.scheduler, LambdaLR)]
+    if not forms:
+        raise ValueError("callbacks.checkpoints.keep=cycles needs a rate that has them; use scheduler=cosine_restarts")
+    run, ended = trainer.lightning_module.run_length, trainer.global_step
+    if ended >= run.steps:
+        return True
+    coming = [forms[0](step) for step in range(max(ended - 2, 0), ended + run.per_epoch)]
+    return any(a >= b < c for a, b, c in zip(coming, coming[1:], coming[2:], strict=False))
 
 
 def stopped_early(trainer: L.Trainer) -> bool:

@@ -9,7 +9,7 @@ import lightning.pytorch as L
 
 from athanor.callbacks import control_file
 from athanor.callbacks.agreement import Agreement
-from athanor.callbacks.checkpoints import Checkpoints
+from athanor.callbacks.checkpoints import checkpoints_of
 from athanor.optim import rates
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class Control(L.Callback):
             log.info("control.yaml: %s at step %d", said, step)
             self.edits.append({"step": step, "edit": said})
         if "checkpoint" in edit:
-            checkpoints(trainer).wanted = True
+            checkpoints_of(trainer).wanted = True
         self.pending = [request for request in ("validate", "stop") if request in edit]
         if metrics:
             self.logged = {"step": step, "metrics": metrics}
@@ -138,13 +138,9 @@ class Control(L.Callback):
             setattr(self, name, state[name])
 
 
-def checkpoints(trainer: L.Trainer) -> Checkpoints | None:
-    return next((callback for callback in trainer.callbacks if isinstance(callback, Checkpoints)), None)
-
-
 def obstacle(trainer: L.Trainer, key: str) -> str | None:
     """Why this run cannot do it, or None."""
-    if key == "checkpoint" and checkpoints(trainer) is None:
+    if key == "checkpoint" and checkpoints_of(trainer) is None:
         return "this run has no callbacks.checkpoints"
     if key == "validate" and not trainer.enable_validation:
         return "this run has no validation images"

@@ -36,6 +36,7 @@ class ImageData(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.on_gpu: dict[int, tuple[Tensor, Tensor]] = {}
+        self.targets: Tensor | None = None  # probabilities [N, num_classes] to train on, in place of the labels
         self.source, self.augment, self.seed, self.eval_batch_size = source, augment, seed, eval_batch_size
         kept = limited(source.train_labels, limit, split_seed)
         self.test_index = limited(source.test_labels, limit, split_seed)
@@ -83,6 +84,8 @@ class ImageData(L.LightningDataModule):
 
     def train_dataloader(self) -> TrainBatches:
         images, labels = self._placed(self.source.train_images, self.source.train_labels)
+        if self.targets is not None:
+            labels = self.targets.to(images.device)
         return TrainBatches(
             images, labels, self.train_index, self.batch_size, self.seed, self.augment, self._position, *self._rank()
         )

@@ -16,8 +16,20 @@ DASHES = ("-", "--", ":", "-.")  # of lines beyond the eighth, which has the las
 MAX_TICKS = 12  # that are values of a setting
 
 
-def draw(study: Study) -> Path | None:
-    """Write figures/<name>.png in the sweep. None where no job has anything to show."""
+def conclusion(study: Study) -> tuple[list[str], Path | None]:
+    """What is said besides the table, and the figure, figures/<name>.png in the sweep, if there is anything to show."""
+    path = study.sweep.dir / "figures" / f"{study.name}.png"
+    if study.compare is None:
+        return [], draw(study, path)
+    from athanor.ensembles.compare import compare  # torch and all; other studies need numbers only
+    from athanor.reports import ensembles
+
+    tables, rows = compare(study)
+    return ["", *tables], ensembles.draw(study.title, rows, path) if rows else None
+
+
+def draw(study: Study, path: Path) -> Path | None:
+    """None where no job has anything to show."""
     panels = [study.lines(panel) for panel in study.panels]
     labels = list(dict.fromkeys(line.label for lines in panels for line in lines))
     if not labels:
@@ -31,7 +43,7 @@ def draw(study: Study) -> Path | None:
     add_legend(figure, axes)
     if study.left_out:
         figure.supxlabel(textwrap.fill(f"left out: {', '.join(study.left_out)}", 80 * len(axes)), fontsize=8)
-    return save(figure, study.sweep.dir / "figures" / f"{study.name}.png")
+    return save(figure, path)
 
 
 def plot(axis: "Axes", panel: dict[str, Any], line: Line, dashes: str, colour: str) -> None:

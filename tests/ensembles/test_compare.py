@@ -1,0 +1,83 @@
+"""study=ensembles, on a few digits: its table against what the runs themselves say."""
+
+import csv
+import math
+import statistics
+from pathlib import Path
+
+import pytest
+import torch
+
+from athanor import assemble
+from athanor.runs import Run, load_classifier
+from athanor.sweeps import Sweep
+
+WORDS = ["study=ensembles", "data=digits", "data.limit=400", "data.batch_size=32", "trainer.max_epochs=3", "threads=1"]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, run_process):
+    cwd = tmp_path_factory.mktemp("study")
+    ran = run_process(cwd, "train.py", *WORDS, "optim.lr=0.01", "seed=0,1", "hydra.sweep.dir=sweep")
+    assert (ran.code, ran.err) == (0, "")
+    with open(cwd / "sweep" / "ensembles.csv") as file:
+        return ran, cwd / "sweep", {row["way"]: row for row in csv.DictReader(file)}
+
+
+def runs_of(folder, kind):
+    return [run for run in Sweep(folder).runs if f"callbacks={kind}" in run.results["overrides"]]
+
+
+def test_every_way_is_a_row_with_its_cost(study):
+    ran, folder, rows = study
+    assert list(rows) == ["single", "checkpoints of one run", "greedy soup of one run", "ema", "swa", "2 seeds"]
+    assert [int(row["forward passes"]) for row in rows.values()] == [1, 3, 1, 1, 1, 2]
+    assert float(rows["2 seeds"]["trainings"]) == 2
+    assert (folder / "figures" / "ensembles.png").read_bytes().startswith(b"\x89PNG")
+    assert "sweep/figures/ensembles.png" in ran.out
+    for way in rows:
+        assert f"  {way:24}" in ran.out
+
+
+def test_the_rows_say_what_the_runs_say(study):
+    _, folder, rows = study
+    single = [run.results["test"]["acc"] for run in runs_of(folder, "ensemble")]
+    assert float(rows["single"]["test/acc"]) == pytest.approx(statistics.fmean(single))
+    assert float(rows["single"]["test/acc std"]) == pytest.approx(statistics.stdev(single))
+    kept = [run.results["ensemble"]["test"]["ensemble"]["acc"] for run in runs_of(folder, "ensemble")]
+    assert float(rows["checkpoints of one run"]["test/acc"]) == pytest.approx(statistics.fmean(kept))
+    for kind in "ema", "swa":
+        accs = [run.results["test"]["acc"] for run in runs_of(folder, kind)]
+        assert float(rows[kind]["gain"]) == pytest.approx(statistics.fmean(accs) - statistics.fmean(single))
+
+
+def test_the_seeds_are_averaged_and_their_gain_is_in_standard_errors(study):
+    _, folder, rows = study
+    runs = runs_of(folder, "ensemble")
+    data = assemble.data(runs[0].trusted_config)
+    images, labels = data.source.test_images[data.test_index], data.source.test_labels[data.test_index]
+    with torch.inference_mode():
+        mean = torch.stack([load_classifier(run.checkpoint)(images).softmax(1) for run in runs]).mean(0)
+    acc = (mean.argmax(1) == labels).float().mean().item()
+    assert float(rows["2 seeds"]["test/acc"]) == pytest.approx(acc)
+    single = [run.results["test"]["acc"] for run in runs]
+    error = statistics.stdev(single) / math.sqrt(2)
+    found = float(rows["2 seeds"]["gain in standard errors"])
+    assert found == pytest.approx((acc - statistics.fmean(single)) / error)
+    best = min(runs, key=lambda run: run.results["val"]["loss"])
+    assert float(rows["2 seeds"]["best member"]) == pytest.approx(best.results["test"]["acc"])
+
+
+def test_a_student_learns_from_the_ensemble(study, run_here, tmp_path):
+    _, folder, _ = study
+    runs = [run.dir for run in runs_of(folder, "ensemble")]
+    ran = run_here("scripts/ensemble.py", *runs, "--distill", "--output", tmp_path / "student")
+    assert (ran.code, ran.err) == (0, "")
+    student = Run(Path("student"))
+    assert student.results["made"] == "student"
+    assert student.results["teacher"] == [str(run) for run in runs]
+    assert student.results["test"]["acc"] > 0.5
+    ran = run_here("scripts/evaluate.py", "student")
+    assert ran.code == 0
+    recorded = student.results["test"]["acc"]
+    assert f"test/acc  {recorded!r}  (recorded {recorded!r})" in ran.out

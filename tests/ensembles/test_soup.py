@@ -1,0 +1,107 @@
+"""Averages of weights, and the statistics of batch norm that go with them."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from athanor.classifier import Classifier
+from athanor.ensembles import soup
+from athanor.errors import UserError
+from athanor.preprocess import Preprocess
+
+
+def state(value, count):
+    return {"weight": torch.full((2, 2), value), "count": torch.tensor(count)}
+
+
+def test_weights_are_averaged_and_counters_are_those_of_the_first():
+    mean = soup.average(iter([state(1.0, 3), state(2.0, 9), state(6.0, 1)]))
+    assert torch.equal(mean["weight"], torch.full((2, 2), 3.0)) and mean["weight"].dtype == torch.float32
+    assert mean["count"] == 3
+
+
+def test_many_small_weights_are_summed_in_float64():
+    large = [{"weight": torch.tensor([2.0**24])}, *[{"weight": torch.tensor([1.0])}] * 7]
+    assert soup.average(iter(large))["weight"].item() == 2**21 + 1  # in float32 2^24 + 1 is 2^24
+
+
+def test_the_states_that_are_averaged_stay_what_they_are():
+    first = state(1.0, 0)
+    soup.average(iter([first, state(5.0, 0)]))
+    assert (first["weight"] == 1).all()
+
+
+@pytest.fixture
+def classifier():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(144, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 4))
+    network[2].running_mean.fill_(7.0)
+    network[2].num_batches_tracked.fill_(11)
+    return Classifier(network, Preprocess((3, 6, 8)), nn.CrossEntropyLoss(), record={})
+
+
+def test_statistics_become_those_of_the_training_images(classifier, make_data):
+    data = make_data(batch_size=160)  # all that are trained on, at once
+    soup.renew_statistics(classifier, data, "cpu")
+    norm = classifier.network[2]
+    with torch.no_grad():
+        seen = classifier.network[1](data.source.train_images[data.train_index].flatten(1).float() / 255)
+    torch.testing.assert_close(norm.running_mean, seen.mean(0))
+    torch.testing.assert_close(norm.running_var, seen.var(0))
+
+
+def test_statistics_are_the_mean_over_all_batches_alike(classifier, make_data):
+    data = make_data(batch_size=16)
+    soup.renew_statistics(classifier, data, "cpu")
+    with torch.no_grad():
+        seen = classifier.network[1](data.source.train_images[data.train_index].flatten(1).float() / 255)
+    torch.testing.assert_close(classifier.network[2].running_mean, seen.mean(0))  # 10 whole batches, with no decay
+
+
+def test_afterwards_nothing_but_the_statistics_is_another(classifier, make_data):
+    before = {name: value.clone() for name, value in classifier.state_dict().items()}
+    soup.renew_statistics(classifier, make_data(), "cpu")
+    differing = [name for name, value in classifier.state_dict().items() if not torch.equal(value, before[name])]
+    assert differing == ["network.2.running_mean", "network.2.running_var"]
+    assert classifier.network[2].momentum == 0.1
+    assert not any(module.training for module in classifier.modules())
+
+
+def test_dropout_draws_nothing_meanwhile(classifier, make_data):
+    modes = []
+    classifier.network[3].register_forward_hook(lambda module, *_: modes.append(module.training))
+    classifier.train()
+    soup.renew_statistics(classifier, make_data(), "cpu")
+    assert modes and not any(modes)
+
+
+def member(name, **changes):
+    config = {"model": {"width": 1}, "data": {"preprocess": {"_target_": "a"}}}
+    return SimpleNamespace(name=name, record={"config": config, "start": "0"} | changes)
+
+
+def test_what_began_as_one_network_is_taken():
+    soup.refuse_other_starts([member("a"), member("b")])
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"start": "1"}, "b and a started from other weights"),
+        ({"members": []}, "b is an ensemble"),
+        ({"config": {"model": {"width": 2}, "data": {"preprocess": {"_target_": "a"}}}}, "b has other settings"),
+        ({"config": {"model": {"width": 1}, "data": {"preprocess": {"_target_": "b"}}}}, "b has other settings"),
+    ],
+)
+def test_what_did_not_is_refused(changes, text):
+    with pytest.raises(UserError, match=text):
+        soup.refuse_other_starts([member("a"), member("b", **changes)])
+
+
+def test_a_checkpoint_from_before_starts_were_recorded_is_refused():
+    old = member("old")
+    del old.record["start"]
+    with pytest.raises(UserError, match="old was written before"):
+        soup.refuse_other_starts([old, member("a")])

@@ -1,0 +1,410 @@
+"""scripts/ensemble.py on small runs: what it writes is used like a run, and what makes no sense is refused."""
+
+import json
+import shutil
+import sys
+
+import pytest
+import torch
+import yaml
+
+from athanor import runs
+from athanor.ensembles import members, predictions
+from athanor.runs import Run
+
+SMALL = ["model=cnn", "model.widths=[6]", "model.fc_widths=[]", "model.norm=batch", "data.limit=500", "logger=csv"]
+SMALL += ["trainer.max_epochs=2", "data.val_fraction=0.3", "trainer=cpu", "callbacks.checkpoints.top_k=2"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, run_process):
+    """s: seeds 0, 1, 2, without the test set; f: fine-tuned from s/0 with seeds 3, 4, 5."""
+    folder = tmp_path_factory.mktemp("trained")
+    for words in ["seed=0,1,2", "test=false", "hydra.sweep.dir=s"], ["seed=3,4,5", "weights=s/0", "hydra.sweep.dir=f"]:
+        ran = run_process(folder, "train.py", "-m", *SMALL, *words)
+        assert ran.code == 0, ran.err
+    return folder
+
+
+@pytest.fixture
+def here(trained, tmp_path):
+    for name in "s", "f":
+        shutil.copytree(trained / name, tmp_path / name)
+    return tmp_path
+
+
+@pytest.fixture
+def ensemble(here, run_here):
+    """The script, and its results: {} where it wrote nothing."""
+
+    def ensemble(*words):
+        ran = run_here("scripts/ensemble.py", *words, "--output", "made")
+        return ran, json.loads((here / "made" / "results.json").read_text()) if (here / "made").is_dir() else {}
+
+    return ensemble
+
+
+def evaluated(ran):
+    assert ran.code == 0, ran.err
+    rows = [line.split("  ") for line in ran.out.splitlines() if "/" in line]
+    return {name.partition("/")[2]: float(value) for name, value, *_ in rows}
+
+
+def refused(ensemble, *words, text):
+    ran, results = ensemble(*words)
+    assert (ran.code, results) == (1, {})
+    assert text in ran.err
+    assert len([line for line in ran.err.splitlines() if line.startswith(("error: ", "  "))]) <= 2
+    assert "Traceback" not in ran.err
+
+
+# what is made
+
+
+def test_an_ensemble_is_at_least_as_good_as_its_mean_member_and_is_used_like_a_run(ensemble, here, run_here):
+    ran, results = ensemble("f")
+    assert (ran.code, ran.err) == (0, "")
+    assert results["status"] == "finished" and [row["weight"] for row in results["members"]] == pytest.approx(
+        [1 / 3] * 3
+    )
+    for stage in "val", "test":
+        assert results[stage]["loss"] <= results["mean_member"][stage]["loss"]
+        got = evaluated(run_here("scripts/evaluate.py", "made", "--stage", stage))
+        assert got["acc"] == pytest.approx(results[stage]["acc"], abs=1e-6)
+        assert got["loss"] == pytest.approx(results[stage]["loss"], rel=1e-5)
+    for row in results["members"]:  # its own run says the same of it
+        recorded = Run(row["name"]).results
+        for stage in "val", "test":
+            assert row[stage]["acc"] == pytest.approx(recorded[stage]["acc"], abs=1e-6)
+            assert row[stage]["loss"] == pytest.approx(recorded[stage]["loss"], rel=1e-4)
+    assert ran.out.index("validation, ") < ran.out.index("test, ")
+
+
+def test_an_ensemble_takes_raw_pixels_and_gives_log_probabilities(ensemble, here):
+    assert ensemble("s/0", "s/1", "--combine", "logits", "--stage", "val")[0].code == 0
+    images = torch.randint(0, 256, (7, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    before = images.clone()
+    with torch.inference_mode():
+        got = Run("made").classifier()(images)
+        one, two = (Run(name).classifier()(images).log_softmax(1) for name in ("s/0", "s/1"))
+    torch.testing.assert_close(got, ((one + two) / 2).log_softmax(1))
+    assert (images == before).all()
+
+
+@pytest.mark.parametrize("form", ["torch", "onnx"])
+def test_an_ensemble_over_views_is_exported(form, ensemble, run_here):
+    if form == "onnx":
+        pytest.importorskip("onnxscript")
+    assert ensemble("s/0", "s/1", "--tta", "flip_shift", "--stage", "val")[1]["forward_passes"] == 12
+    ran = run_here("scripts/export.py", "made", "--format", form)
+    assert (ran.code, ran.err) == (0, "")
+    assert "256 random" not in ran.out
+
+
+def test_an_ensemble_classifies_image_files(ensemble, here, run_here):
+    from PIL import Image
+
+    assert ensemble("s", "--stage", "val")[0].code == 0
+    Image.new("L", (8, 8)).save("a.png")
+    ran = run_here("scripts/predict.py", "made", "a.png", "--csv", "p.csv")
+    assert ran.code == 0
+    share = [float(value) for value in (here / "p.csv").read_text().splitlines()[1].split(",")[2:]]
+    assert sum(share) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("how", ["vote", "logits"])
+def test_greedy_members_without_weight_are_left_out_of_the_file(how, ensemble):
+    _, results = ensemble("s", "--select", "greedy", "--combine", how, "--stage", "val")
+    inside = [row["weight"] for row in results["members"] if row["weight"]]
+    record = runs.checkpoint_record(Run("made").checkpoint)
+    assert record["weights"] == inside and len(record["members"]) == len(inside) == results["forward_passes"]
+    assert sum(inside) == pytest.approx(1)
+
+
+def test_top_takes_the_best_on_validation(ensemble):
+    _, results = ensemble("s", "--select", "top", "--k", "2", "--stage", "val")
+    rows = sorted(results["members"], key=lambda row: row["val"]["loss"])
+    assert [row["weight"] for row in rows] == [0.5, 0.5, 0]
+    assert results["best_member"] == rows[0]["name"]
+
+
+def test_an_ensemble_may_be_a_member(ensemble, here, run_here):
+    assert ensemble("s/0", "s/1", "--stage", "val")[0].code == 0
+    (here / "made").rename(here / "pair")
+    _, results = ensemble("pair", "s/2", "--stage", "test")
+    got = evaluated(run_here("scripts/evaluate.py", "made"))
+    assert got["acc"] == pytest.approx(results["test"]["acc"], abs=1e-6)
+
+
+def test_all_checkpoints_of_a_run_are_members_and_one_file_counts_once(ensemble, caplog):
+    _, results = ensemble("s/0", "s/0/checkpoints/best.ckpt", "--checkpoints", "--stage", "val")
+    assert [row["name"] for row in results["members"]] == [f"s/0/checkpoints/epoch_00{n}.ckpt" for n in (1, 2)]
+    assert "s/0/checkpoints/best.ckpt is the same checkpoint as s/0/checkpoints/epoch_002.ckpt" in caplog.text
+
+
+# the test set
+
+
+def test_the_test_set_stays_unread_where_a_run_has_test_false_or_one_says_val(ensemble, here, monkeypatch, caplog):
+    read = []
+    monkeypatch.setattr(predictions, "stacked", spy(predictions.stacked, read))
+    _, results = ensemble("s/0", "f/0")
+    assert "s/0 has test=false; type --stage test" in caplog.text
+    assert "test" not in results and "test_hash" not in results["data"]
+    shutil.rmtree(here / "made")
+    _, results = ensemble("f", "--stage", "val")
+    assert "test" not in results and read == ["val", "val"]
+    shutil.rmtree(here / "made")
+    _, results = ensemble("s/0", "f/0", "--stage", "test")
+    assert "test" in results
+
+
+def spy(function, read):
+    def called(members, data, stage, *more):
+        read.append(stage)
+        return function(members, data, stage, *more)
+
+    return called
+
+
+def test_only_what_was_chosen_on_validation_sees_the_test_set(ensemble):
+    _, results = ensemble("f", "--select", "top", "--k", "2")
+    assert ["test" in row for row in results["members"]] == [row["weight"] > 0 for row in results["members"]]
+
+
+def test_members_without_validation_images_are_tested_but_not_chosen_from(ensemble, train):
+    for seed in 0, 1:
+        words = "trainer.max_epochs=1", "data.val_fraction=0", f"seed={seed}", f"hydra.run.dir=a{seed}"
+        assert train(*SMALL, *words, "callbacks.early_stopping=null").code == 0
+    refused(ensemble, "a0", "a1", "--select", "greedy", text="--select greedy needs validation images")
+    refused(ensemble, "a0", "a1", "--stage", "val", text="--stage val: these members have no validation images")
+    ran, results = ensemble("a0", "a1")
+    assert ran.code == 0, ran.err
+    assert "val" not in results and results["test"]["loss"] <= results["mean_member"]["test"]["loss"]
+
+
+# kept predictions
+
+
+def test_predictions_are_computed_once_and_a_torn_file_again(ensemble, here, monkeypatch):
+    _, first = ensemble("s", "--stage", "val")
+    shutil.rmtree(here / "made")
+    torn = next((here / "s" / "0" / "predictions").iterdir())
+    torn.write_bytes(torn.read_bytes()[:-9])
+    flipped = next((here / "s" / "1" / "predictions").iterdir())
+    flipped.write_bytes(bytes([flipped.read_bytes()[0] ^ 1]) + flipped.read_bytes()[1:])
+    computed, predicted = [], predictions.predicted
+    monkeypatch.setattr(predictions, "predicted", lambda *words: computed.append(1) or predicted(*words))
+    _, second = ensemble("s", "--stage", "val")
+    assert len(computed) == 2
+    assert second["members"] == first["members"] and second["val"] == first["val"]
+
+
+def test_predictions_of_a_checkpoint_that_was_replaced_are_not_used(here):
+    before = {path: members.content(path) for path in (here / "s").glob("*/checkpoints/best.ckpt")}
+    assert len(set(before.values())) == 3
+    target = here / "s" / "0" / "checkpoints" / "best.ckpt"
+    shutil.copy(here / "s" / "1" / "checkpoints" / "best.ckpt", target)
+    assert members.content(target) == before[here / "s" / "1" / "checkpoints" / "best.ckpt"]
+
+
+def test_kept_predictions_of_code_that_has_changed_are_refused(ensemble, here, monkeypatch):
+    from athanor.models.cnn import CNN
+
+    assert ensemble("s", "--stage", "val")[0].code == 0
+    shutil.rmtree(here / "made")
+    forward = CNN.forward
+    monkeypatch.setattr(CNN, "forward", lambda self, images: forward(self, images) * 1.5)
+    refused(ensemble, "s", "--stage", "val", text="its code has changed\n  delete that folder")
+
+
+# soups
+
+
+def test_a_soup_is_an_ordinary_classifier_no_worse_than_its_best_member(ensemble, run_here):
+    ran, results = ensemble("f", "--soup", "greedy")
+    assert ran.code == 0, ran.err
+    assert results["forward_passes"] == 1
+    assert results["val"]["loss"] <= min(row["val"]["loss"] for row in results["members"])
+    contents = runs.read_checkpoint(Run("made").checkpoint)
+    own = runs.read_checkpoint(Run("f/0").checkpoint)
+    assert contents["state_dict"].keys() == own["state_dict"].keys()
+    assert "members" not in contents["athanor"] and contents["athanor"]["start"] == own["athanor"]["start"]
+    for stage in "val", "test":
+        got = evaluated(run_here("scripts/evaluate.py", "made", "--stage", stage))
+        assert got["acc"] == pytest.approx(results[stage]["acc"], abs=1e-6)
+        assert got["loss"] == pytest.approx(results[stage]["loss"], rel=1e-5)
+
+
+def test_members_of_one_run_share_their_start_and_seeds_do_not(here):
+    def start(path):
+        return runs.checkpoint_record(here / path)["start"]
+
+    assert (
+        start("s/0/checkpoints/epoch_001.ckpt")
+        == start("s/0/checkpoints/last.ckpt")
+        != start("s/1/checkpoints/last.ckpt")
+    )
+    assert (
+        start("f/0/checkpoints/last.ckpt") == start("f/1/checkpoints/last.ckpt") != start("s/0/checkpoints/last.ckpt")
+    )
+
+
+def test_a_resumed_run_records_the_same_start(here, run_here):
+    before = runs.checkpoint_record(here / "f/0/checkpoints/last.ckpt")["start"]
+    ran = run_here("train.py", "resume=f/0", "trainer.max_epochs=3")
+    assert ran.code == 0, ran.err
+    assert runs.checkpoint_record(here / "f/0/checkpoints/last.ckpt")["start"] == before
+
+
+def test_a_soup_of_other_starts_is_refused(ensemble):
+    refused(ensemble, "s", "--soup", "uniform", text="started from other weights")
+
+
+def test_a_soup_that_is_worse_than_its_best_member_is_refused(ensemble, here):
+    for name in "f/1", "f/2":
+        change(here / name, lambda contents: negate(contents["state_dict"]))
+    refused(ensemble, "f", "--soup", "uniform", text="the uniform soup has a validation loss of ")
+    refused(ensemble, "f", "--soup", "greedy", text="is no better with any other member")
+
+
+def negate(state):
+    """Another network, whose mean with the first is far from both."""
+    for name, value in state.items():
+        if name.startswith("network.") and value.is_floating_point():
+            state[name] = -2 * value
+
+
+@pytest.mark.parametrize("word", [["--combine", "vote"], ["--select", "top"], ["--k", "2"], ["--tta", "flip"]])
+def test_a_soup_takes_no_setting_of_ensembles(word, ensemble):
+    refused(ensemble, "f", "--soup", "uniform", *word, text=f"{word[0]} is of ensembles")
+
+
+# what is refused
+
+
+def change(run, edit):
+    for path in (run / "checkpoints").glob("*.ckpt"):
+        contents = torch.load(path, weights_only=True)
+        edit(contents)
+        path.unlink()
+        torch.save(contents, path)
+
+
+def test_members_of_other_folds_are_refused(ensemble, here, train):
+    for fold in 0, 1:
+        ran = train(*SMALL, "data.folds=3", f"data.fold={fold}", "trainer.max_epochs=1", f"hydra.run.dir=fold{fold}")
+        assert ran.code == 0, ran.err
+    refused(ensemble, "fold0", "fold1", text="fold1 was trained on 167 of the 167 validation images of fold0")
+
+
+def test_another_split_is_taken_if_none_of_the_validation_images_was_trained_on(ensemble, train):
+    """The tenth that a holds out is part of the three tenths that s/0 holds out."""
+    assert train(*SMALL, "trainer.max_epochs=1", "data.val_fraction=0.1", "hydra.run.dir=a").code == 0
+    refused(ensemble, "s/0", "a", text="a was trained on 99 of the 149 validation images of s/0")
+    _, results = ensemble("a", "s/0", "--stage", "val")
+    assert [row["name"] for row in results["members"]] == ["a", "s/0"]
+
+
+@pytest.mark.parametrize(
+    ("edit", "text"),
+    [
+        (lambda record: record["class_names"].reverse(), "members of an ensemble need the same class_names"),
+        (lambda record: record.update(input_shape=[3, 8, 8]), "members of an ensemble need the same input_shape"),
+        (lambda record: record.update(split_hash="0" * 16), "are not those that it was trained on any more"),
+    ],
+)
+def test_members_that_answer_another_question_are_refused(edit, text, ensemble, here):
+    change(here / "s" / "1", lambda contents: edit(contents["athanor"]))
+    refused(ensemble, "s", text=text)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["s/0"], "an ensemble needs two members"),
+        (["s/0", "s/0"], "an ensemble needs two members"),
+        (["s/0", "nowhere"], "nowhere is neither a run, nor a sweep, nor a .ckpt file"),
+        (["s/0", "nowhere.ckpt"], "there is no checkpoint nowhere.ckpt"),
+        (["s", "--k", "2"], "--k 2: use 2 to 3"),
+        (["s", "--select", "top", "--k", "9"], "--k 9: use 2 to 3"),
+    ],
+)
+def test_mistakes_are_one_or_two_lines(words, text, ensemble):
+    refused(ensemble, *words, text=text)
+
+
+def test_a_folder_that_is_there_is_not_written_into(ensemble, here):
+    (here / "made").mkdir()
+    (here / "made" / "results.json").write_text("{}")
+    ran, _ = ensemble("s", "--stage", "val")
+    assert ran.code == 1 and "--output made is there already" in ran.err
+    assert [path.name for path in (here / "made").iterdir()] == ["results.json"]
+
+
+def test_an_ensemble_is_not_resumed(ensemble, here, run_here):
+    assert ensemble("s", "--stage", "val")[0].code == 0
+    ran = run_here("train.py", "resume=made")
+    assert ran.code == 1 and "an ensemble is not trained" in ran.err
+    assert (here / "made" / "checkpoints" / "best.ckpt").is_file()
+
+
+@pytest.mark.parametrize("script", ["evaluate.py", "export.py"])
+@pytest.mark.parametrize("place", ["model", "loss", "optim", "data.preprocess"])
+def test_a_crafted_member_is_refused(place, script, ensemble, here, run_here):
+    assert ensemble("s", "--stage", "val")[0].code == 0
+
+    def craft(contents):
+        node = contents["athanor"]["members"][1]["config"]
+        *parents, last = place.split(".")
+        for parent in parents:
+            node = node[parent]
+        node[last] = {"_target_": "os.system", "command": "touch marker"}
+
+    change(here / "made", craft)
+    ran = run_here(f"scripts/{script}", "made", *(["--format", "torch"] if script == "export.py" else []))
+    assert ran.code == 1 and f"{place}._target_=os.system is defined in os" in ran.err
+    assert not (here / "marker").exists()
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"weights": [1.0]},
+        {"weights": ["a", "b", "c"]},
+        {"combine": "os.system"},
+        {"tta": 7},
+        {"members": []},
+        {"members": [1, 2, 3]},
+        {"members": [{"config": {"x": "${oc.env:A,${b}}"}}] * 3},
+    ],
+    ids=str,
+)
+def test_a_record_that_is_no_ensemble_is_refused(edit, ensemble, here, run_here):
+    assert ensemble("s", "--stage", "val")[0].code == 0
+    change(here / "made", lambda contents: contents["athanor"].update(edit))
+    ran = run_here("scripts/evaluate.py", "made")
+    assert ran.code == 1 and ran.err.startswith("error: ") and len(ran.err.splitlines()) <= 2
+
+
+def test_the_config_of_an_ensemble_is_that_of_its_first_member_judged_plainly(ensemble, here):
+    assert ensemble("s", "--stage", "val")[0].code == 0
+    config = yaml.safe_load((here / "made" / "config.yaml").read_text())
+    first = yaml.safe_load((here / "s" / "0" / "config.yaml").read_text())
+    differing = {key for key in first if config[key] != first[key]}
+    assert differing <= {"name", "loss", "trainer", "eval"}
+    assert config["trainer"]["precision"] == "32-true" and config["eval"] == {"tta": "none"}
+
+
+def test_a_record_that_has_no_end_is_refused(ensemble, here, run_here):
+    assert ensemble("s/0", "s/1", "--stage", "val")[0].code == 0
+
+    contents = torch.load(here / "made" / "checkpoints" / "best.ckpt", weights_only=True)
+    for _ in range(2000):
+        contents["athanor"] = {**contents["athanor"], "members": [contents["athanor"]], "weights": [1.0]}
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(100_000)
+    torch.save(contents, here / "made" / "checkpoints" / "best.ckpt")
+    sys.setrecursionlimit(limit)
+    ran = run_here("scripts/predict.py", "made", "a.png")
+    assert ran.code == 1 and ran.err.startswith("error: ") and len(ran.err.splitlines()) <= 2
