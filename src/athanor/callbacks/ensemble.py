@@ -44,7 +44,7 @@ class CheckpointEnsemble(L.Callback):
                 log.warning("no ensemble: %d checkpoint was kept; train for more epochs", kept)
             else:
                 trust.add(trust.modules_of(pl_module.record["config"]))  # what has just been trained may be loaded
-                self.members = members.find([str(path) for path in sorted(self.checkpoints.folder.glob("epoch_*.ckpt"))])
+                self.members = members.find(sorted(map(str, self.checkpoints.folder.glob("epoch_*.ckpt"))))
                 self.results = {"ensemble": {"combine": self.combine, "members": [m.path.name for m in self.members]}}
                 if len(trainer.datamodule.val_index):
                     self._judge(trainer, pl_module, "val")
