@@ -164,8 +164,8 @@ def test_batch_norm_is_estimated_anew_for_the_mean_of_the_weights_without_dropou
     pixels = [watch.classifier.preprocess(images) for images, _ in replace(loader, position=lambda: (0, 0))]
     torch.optim.swa_utils.update_bn(pixels, network)
     assert len([name for name in state if "running" in name]) == 4
-    assert_close(state, network.state_dict(prefix="network."))
-    assert [value.item() for name, value in state.items() if "tracked" in name] == [9, 9]
+    own = {name: value for name, value in network.state_dict(prefix="network.").items() if "tracked" not in name}
+    assert_close(state, own)
 
 
 def test_tied_weights_are_averaged_once(fit, tmp_path, monkeypatch):

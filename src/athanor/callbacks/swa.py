@@ -2,15 +2,15 @@
 
 import copy
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 
 import lightning.pytorch as L
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
+from athanor import batch_norm
 from athanor.callbacks.averages import Average
 
 
@@ -62,36 +62,15 @@ class SWA(Average):
         network = copy.deepcopy(pl_module.network).to(torch.promote_types(pl_module.dtype, torch.float32))
         averaged = {name.removeprefix("network."): tensor for name, tensor in self.named(pl_module).items()}
         network.load_state_dict(averaged, strict=False)
-        norms = norms_of(network)
-        if not norms:
-            return
-        estimate(network, pixels(trainer, pl_module))
+        with batch_norm.estimated(network) as norms:
+            for batch in pixels(trainer, pl_module) if norms else ():
+                network(batch)
         for norm in norms.values():
             for statistic in norm.running_mean, norm.running_var:
                 statistic.copy_(trainer.strategy.reduce(statistic, reduce_op="mean"))
         for name, norm in norms.items():
             for key, buffer in norm.named_buffers():
                 self.average[f"network.{name}.{key}"].copy_(buffer)
-
-
-def norms_of(network: nn.Module) -> dict[str, nn.Module]:
-    """The layers of batch norm that keep statistics, by name."""
-    return {
-        name: module
-        for name, module in network.named_modules()
-        if isinstance(module, _BatchNorm) and module.track_running_stats
-    }
-
-
-def estimate(network: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Set the statistics of batch norm to their means over these batches. Nothing else is in training: no dropout."""
-    network.eval()
-    for norm in norms_of(network).values():
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean of all batches, not a moving one
-        norm.train()
-    for batch in batches:
-        network(batch)
 
 
 def pixels(trainer: L.Trainer, pl_module: L.LightningModule) -> Iterator[Tensor]:

@@ -4,13 +4,12 @@ It works only between networks that began as one: the runs of a fine-tuning, or 
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
+from athanor import batch_norm
 from athanor.classifier import Classifier
 from athanor.data.batches import EvalBatches
 from athanor.data.module import ImageData
@@ -105,7 +104,7 @@ def renew_statistics(classifier: Classifier, data: ImageData, device: str) -> No
     """Batch norm's means and variances anew, as the mean over batches of train images: those of the members are of
     activations that the soup does not have. Only these layers are in train mode, dropout is not.
     """
-    with training_norms(classifier) as norms:
+    with batch_norm.estimated(classifier) as norms:
         if not norms:
             return
         shuffled = torch.randperm(len(data.train_index), generator=torch.Generator().manual_seed(0))
@@ -114,21 +113,3 @@ def renew_statistics(classifier: Classifier, data: ImageData, device: str) -> No
         batches = EvalBatches(data.source.train_images, data.source.train_labels, index, data.batch_size)
         for images, _ in batches:
             classifier(images.to(device))
-
-
-@contextmanager
-def training_norms(classifier: nn.Module) -> Iterator[list[_BatchNorm]]:
-    """The batch norms in train mode, reset, to average over all that they see; at the end as they were."""
-    norms = [part for part in classifier.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
-    classifier.eval()
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.train().momentum = None  # the mean of all batches
-    try:
-        yield norms
-    finally:
-        for norm, (momentum, seen) in zip(norms, before, strict=True):
-            norm.momentum = momentum
-            norm.num_batches_tracked.copy_(seen)
-        classifier.eval()
