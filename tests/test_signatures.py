@@ -34,7 +34,7 @@ FITTING = [
     ([0.5], list[float] | Literal["balanced"] | None),
     ([1.0], Iterable[float]),
     ({"max": 1}, dict[str, int]),
-    (object(), Any),
+    (Ellipsis, Any),
     (1, "a hint that is still text"),
     (1, typing.TypeVar("T")),
 ]
