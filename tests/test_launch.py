@@ -56,7 +56,6 @@ def torchrun(folder: Path, repo: Path, *words: str) -> subprocess.CompletedProce
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
 
 
-@pytest.mark.slow  # once in six, torch's own threads aborted the second process at its end
 def test_torchrun_with_a_multirun_gives_each_job_one_directory(tmp_path, repo, alone):
     done = torchrun(tmp_path, repo, "-m", *TWO, "seed=1,2")
     assert done.returncode == 0, done.stderr

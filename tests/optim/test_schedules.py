@@ -69,7 +69,12 @@ def test_every_option_builds_the_form_of_its_name(name, compose):
     config = check_config.plain(compose(f"scheduler={name}", "scheduler.warmup=3", "scheduler.warmup_unit=steps"))
     schedule = assemble.schedule(config)
     found = [lr for lr, _ in rates(schedule)]
-    assert found[:4] == pytest.approx([1 / 4, 2 / 4, 3 / 4, found[3]])
+    assert found[:3] == pytest.approx([share * found[3] for share in (1 / 4, 2 / 4, 3 / 4)])
+    assert max(found) == pytest.approx(1, abs=1e-3) or name in (
+        "exponential",
+        "inverse",
+        "one_over_t",
+    )  # fallen by then
     forms = {
         "constant": lambda t: 1,
         "step": lambda t: 0.1 ** math.floor(t / 0.34),
@@ -314,7 +319,7 @@ def test_a_fraction_of_an_endless_run_is_refused(schedule):
 
 def test_an_endless_run_may_have_epochs_and_a_warm_up_of_them():
     [(scheduler, _)] = Schedule(of("exponential"), warmup=1).schedulers(sgd(), Length(math.inf, 10))
-    assert scheduler.get_last_lr() == [pytest.approx(LR / 11)]
+    assert scheduler.get_last_lr() == [pytest.approx(LR * 0.8 / 11)]  # of what the second epoch begins with
 
 
 def test_a_trial_of_a_few_steps_finds_no_fault_with_what_would_come_later():

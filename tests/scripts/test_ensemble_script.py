@@ -404,7 +404,11 @@ def test_a_record_that_has_no_end_is_refused(ensemble, here, run_here):
         contents["athanor"] = {**contents["athanor"], "members": [contents["athanor"]], "weights": [1.0]}
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(100_000)
-    torch.save(contents, here / "made" / "checkpoints" / "best.ckpt")
-    sys.setrecursionlimit(limit)
+    try:
+        torch.save(contents, here / "made" / "checkpoints" / "best.ckpt")
+    except RecursionError:
+        pytest.skip("this Python cannot write such a file")  # 3.12
+    finally:
+        sys.setrecursionlimit(limit)
     ran = run_here("scripts/predict.py", "made", "a.png")
     assert ran.code == 1 and ran.err.startswith("error: ") and len(ran.err.splitlines()) <= 2

@@ -5,7 +5,7 @@ epochs (with their fractions) or the fraction of the run, which is 0 at the firs
 has a `length`, in that unit, goes from t = 0 to 1 over it and stays at its end. Being functions of the step, they are
 exact under accumulation, resuming and any number of devices.
 
-A warm-up of w steps rises in a straight line: step s = 0, 1, ... is made with (s + 1) / (w + 1) of the learning rate.
+A warm-up of w steps rises in a straight line: step s = 0, 1, ... is made with (s + 1) / (w + 1) of what step w has.
 What has a length goes on from there, over what is left of it; the times of the others are times of the run.
 """
 
@@ -188,7 +188,12 @@ class Schedule:
             if warmup and last - warmup < 1:
                 raise ValueError(f"scheduler.length={self.length} ends within the warm-up; use a shorter one")
             time = lambda steps: min((steps - warmup) / max(last - warmup, 1), 1.0)  # noqa: E731
-        return lambda steps: (steps + 1) / (warmup + 1) if steps < warmup else self.factor(time(steps))
+
+        def factor(steps: int) -> float:
+            risen = min((steps + 1) / (warmup + 1), 1.0)
+            return risen * self.factor(time(max(steps, warmup)))
+
+        return factor
 
     def momentum_by_step(self, run: Length) -> Callable[[int], float]:
         if math.isinf(run.steps):
