@@ -236,3 +236,14 @@ def test_looking_at_the_config_imports_no_torch(words, repo, tmp_path):
     assert "hydra" in imported
     assert imported.isdisjoint({"torch", "torchvision", "lightning", "numpy"})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text, line", [("seed: [", 3), ("seed: 1\nseed: 2", 3), ("seed: 1\n\n  a: b", 4)])
+def test_a_config_of_ones_own_that_is_no_yaml_is_told_with_its_line(text, line, train, tmp_path):
+    path = tmp_path / "own" / "experiment" / "broken.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"# @package _global_\n{text}\n")
+    ran = train(f"hydra.searchpath=[file://{tmp_path / 'own'}]", "experiment=broken")
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert ran.err.startswith(f"error: {path}, line {line}: ")
+    assert not (tmp_path / "outputs").exists()

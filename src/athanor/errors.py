@@ -34,6 +34,8 @@ def explain(error: BaseException, log: Path | None = None, config: dict | None =
     text = str(error).strip()
     if module in ("hydra", "omegaconf", "antlr4"):
         return f"error: {shorten(error)}"
+    if mark := getattr(error, "problem_mark", None):  # YAML's, of a config of one's own
+        return f"error: {mark.name}, line {mark.line + 1}: {error.problem}"
     if text.startswith('Could not detect "srun"'):  # submitit
         return "error: launcher=slurm needs SLURM, and there is no srun on this machine; type launcher=local"
     if text.startswith("Error(s) in loading state_dict"):

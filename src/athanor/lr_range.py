@@ -38,7 +38,7 @@ class Sweep:
     @property
     def smoothed(self) -> list[float]:
         """The exponential average, divided by the weight that it has seen (as Adam's moments are)."""
-        return list(itertools.islice(averages(self.losses, self.smoothing), len(self.losses)))
+        return list(averages(self.losses, self.smoothing))
 
     @property
     def lowest(self) -> int:

@@ -188,13 +188,13 @@ class Checkpoints(Checkpoint):
     def _arrange(self, last: dict, best: dict, kept: list[dict], dropped: list[dict]) -> None:
         """Give last.ckpt the further names that it has earned."""
         if last in kept and self.top_k > 1:
-            link(self.folder / "last.ckpt", self._file(last))
+            link(self.folder / "last.ckpt", self.file(last))
         if best == last:
             link(self.folder / "last.ckpt", self.folder / "best.ckpt")
         for entry in dropped:
-            self._file(entry).unlink(missing_ok=True)
+            self.file(entry).unlink(missing_ok=True)
 
-    def _file(self, entry: dict) -> Path:
+    def file(self, entry: dict) -> Path:
         return self.folder / f"epoch_{entry['epoch'] + 1:03d}.ckpt"  # counted from 1, as on the screen
 
     @property

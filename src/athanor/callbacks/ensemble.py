@@ -39,12 +39,12 @@ class CheckpointEnsemble(L.Callback):
             return
         if trainer.is_global_zero:
             self.checkpoints.io.wait()
-            kept = len(self.checkpoints.kept)
-            if kept < 2:
-                log.warning("no ensemble: %d checkpoint was kept; train for more epochs", kept)
+            kept = sorted(str(self.checkpoints.file(entry)) for entry in self.checkpoints.kept)
+            if len(kept) < 2:
+                log.warning("no ensemble: %d checkpoint was kept; train for more epochs", len(kept))
             else:
                 trust.add(trust.modules_of(pl_module.record["config"]))  # what has just been trained may be loaded
-                self.members = members.find(sorted(map(str, self.checkpoints.folder.glob("epoch_*.ckpt"))))
+                self.members = members.find(kept)
                 self.results = {"ensemble": {"combine": self.combine, "members": [m.path.name for m in self.members]}}
                 if len(trainer.datamodule.val_index):
                     self._judge(trainer, pl_module, "val")

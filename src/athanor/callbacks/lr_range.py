@@ -42,8 +42,6 @@ class LRRange(L.Callback):
             raise ValueError(f"callbacks.lr_range.sweeps={sweeps}: use 1 or more")
         if not 0 <= smoothing < 1:
             raise ValueError(f"callbacks.lr_range.smoothing={smoothing}: use 0 (none) to below 1")
-        if rule not in RULES:
-            raise ValueError(f"callbacks.lr_range.rule={rule}: choose from {', '.join(RULES)}")
         self.lrs, self.sweeps, self.smoothing, self.rule = ladder(min_lr, max_lr, steps), sweeps, smoothing, rule
         self.results: dict = {}
 

@@ -44,8 +44,7 @@ def ways(runs: list[Run]) -> list[Way]:
     if kept:
         passes = max(len(of["members"]) for of in kept)
         found.append(Way("checkpoints of one run", [of["test"]["ensemble"] for of in kept], 1, passes))
-    if soups := [scores for run in plain if (scores := soup(run))]:
-        found.append(Way("greedy soup of one run", soups, 1, 1))
+    found.append(Way("greedy soup of one run", [soup(run) for run in plain], 1, 1))
     seconds = fmean(run.results["fit_seconds"] for run in plain)
     for name in (name for name in AVERAGED if name in kinds):
         trainings = fmean(run.results["fit_seconds"] for run in kinds[name]) / seconds
@@ -64,7 +63,7 @@ def seeds(runs: list[Run]) -> Way:
     return Way(f"{len(runs)} seeds", [report.combined], len(runs), made.passes, best)
 
 
-def soup(run: Run) -> dict[str, float] | None:
+def soup(run: Run) -> dict[str, float]:
     """Of the checkpoints that a run kept; a soup that is refused is the run as it is."""
     try:
         now = session.Session([str(run.dir)], True, "none", "test")
