@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from contenders import averages, cases, rates
 
 from athanor import command
-from athanor.errors import UserError
+from athanor.base.errors import UserError
 from athanor.provenance import cpu_name
 
 

@@ -51,7 +51,7 @@ def asked(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def refuse_both(arguments: argparse.Namespace) -> None:
-    from athanor.errors import UserError
+    from athanor.base.errors import UserError
 
     strange = [name for name in ("combine", "select", "k", "tta") if getattr(arguments, name) is not None]
     strange += ["distill"] if arguments.distill else []

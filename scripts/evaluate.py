@@ -18,7 +18,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from athanor import assemble, check_config
-    from athanor.errors import UserError
+    from athanor.base.errors import UserError
     from athanor.logs import set_up_logging
     from athanor.runs import Run, checkpoint_of, fill, read_checkpoint
 

@@ -35,7 +35,7 @@ def main() -> None:
 
 def target(checkpoint: Path, name: str, suffix: str, output: str | None) -> Path:
     """The file to write: `output`, or `name` in the checkpoint's run, or beside a checkpoint that is in none."""
-    from athanor.errors import UserError
+    from athanor.base.errors import UserError
 
     if output is not None:
         if not output.endswith(suffix) or Path(output).is_dir():

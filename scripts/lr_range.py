@@ -58,7 +58,7 @@ def main() -> None:
 
 def spread_out(words: list[str]) -> tuple[str | None, dict[str, list[str]]]:
     """The setting that has several values, and the words for each of these; (None, {"": words}) where none has."""
-    from athanor.errors import UserError
+    from athanor.base.errors import UserError
 
     parser = OverridesParser.create()
     several = [word for word in words if "," in word and parser.parse_override(word).is_sweep_override()]

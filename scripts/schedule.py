@@ -66,7 +66,7 @@ class Probe(L.Callback):
     """Where a run would begin: what its schedulers will do, and its end."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        from athanor.errors import UserError
+        from athanor.base.errors import UserError
         from athanor.reports.schedule import course
 
         if math.isinf(pl_module.run_length.steps):

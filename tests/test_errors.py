@@ -3,7 +3,8 @@ import pytest
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 
-from athanor.errors import UserError, explain, nearest
+from athanor.base.errors import UserError, nearest
+from athanor.errors import explain
 
 
 def caught(function, *arguments):

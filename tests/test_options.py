@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from athanor import assemble, check_config
+from athanor.base.errors import UserError
 from athanor.data import cifar10, mnist
 from athanor.data.source import Source
-from athanor.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(path for path in CONFIGS.glob("*/**/*.yaml") if path.relative_to(CONFIGS).parts[0] != "hydra")

@@ -11,7 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from athanor import secrets
-from athanor.errors import UserError
+from athanor.base.errors import UserError
 from athanor.runs import Run
 
 KEY = "s3cr3t-0f-wandb"

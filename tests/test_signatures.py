@@ -5,7 +5,7 @@ from typing import Any, Literal, Optional
 import pytest
 import torch
 
-from athanor.errors import UserError
+from athanor.base.errors import UserError
 from athanor.signatures import check_key, check_value, describe, fits, signature
 
 FITTING = [

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from athanor import assemble, check_config, loaded, trust
-from athanor.errors import UserError
+from athanor.base.errors import UserError
 from athanor.runs import Run, read_checkpoint
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -156,7 +156,7 @@ def test_weights_of_a_checkpoint_are_taken_without_its_record(crafted, marker, r
         ("data", "athanor.data.decode.drop_colour"),  # writes a file
         ("data", "athanor.data.module.ImageData"),
         ("data.preprocess", "athanor.losses.Hinge"),
-        ("model", "athanor.files.replace"),
+        ("model", "athanor.base.files.replace"),
         ("model", "athanor.job.failed_jobs"),
         ("model", "athanor.losses.Hinge.forward"),
         ("model", "athanor.models.torchvision.torch.load"),

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from athanor.errors import UserError
+from athanor.base.errors import UserError
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 MAXRSS = 2**10 if sys.platform == "darwin" else 1  # that of Linux counts in KiB

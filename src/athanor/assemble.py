@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from torch import nn
 
 from athanor import devices, lean, loaded, precision, trust
+from athanor.base.errors import UserError
 from athanor.callbacks.agreement import Agreement
 from athanor.callbacks.checkpoints import Checkpoints
 from athanor.callbacks.stopwatch import Stopwatch
@@ -17,7 +18,6 @@ from athanor.check_config import OUTSIDE_TARGET
 from athanor.classifier import Classifier
 from athanor.data.module import ImageData
 from athanor.ensembles.network import Ensemble, EnsembleClassifier
-from athanor.errors import UserError
 from athanor.optim.scaling import LRScaling
 from athanor.optim.schedules import Schedule
 from athanor.secrets import reveal

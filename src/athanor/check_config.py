@@ -8,8 +8,8 @@ from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
 from athanor import check_study, tta
+from athanor.base.errors import UserError, nearest
 from athanor.data.module import ImageData
-from athanor.errors import UserError, nearest
 from athanor.optim.scaling import Rule as LRScalingRule
 from athanor.optim.schedules import Unit
 from athanor.signatures import check_key, check_value, signature

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
-from athanor.errors import UserError, nearest
+from athanor.base.errors import UserError, nearest
 from athanor.signatures import check_key, check_value
 from athanor.studies import COURSES
 

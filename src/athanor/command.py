@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from omegaconf import OmegaConf
 
 from athanor import config_groups
-from athanor.errors import UserError, explain
+from athanor.base.errors import UserError
+from athanor.errors import explain
 
 if TYPE_CHECKING:
     from athanor.runs import Run

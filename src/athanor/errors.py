@@ -1,23 +1,11 @@
 """What a person reads when something is wrong: what was got, what is allowed, what to type."""
 
-import difflib
 import re
 import traceback
-from collections.abc import Iterable
 from pathlib import Path
 
 from athanor import config_groups, resources
-
-
-class UserError(ValueError):
-    """A mistake of the person at the keyboard. Its text is all they need; no traceback is shown."""
-
-
-def nearest(name: str, choices: Iterable[str]) -> str:
-    """`did you mean x?` where something is near, else the list of what there is."""
-    choices = sorted(choices)
-    close = difflib.get_close_matches(name, choices, n=1)
-    return f"did you mean {close[0]}?" if close else f"choose from: {', '.join(choices)}"
+from athanor.base.errors import nearest
 
 
 def explain(error: BaseException, log: Path | None = None, config: dict | None = None) -> str:

@@ -20,8 +20,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from athanor import secrets, slurm, trust
-from athanor.errors import UserError, explain
-from athanor.files import replace
+from athanor.base.errors import UserError
+from athanor.base.files import replace
+from athanor.errors import explain
 from athanor.logs import set_up_logging
 from athanor.provenance import comparison, describe, differences, environment, hash_of
 from athanor.ranks import PARENT, is_main_process

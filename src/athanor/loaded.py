@@ -11,7 +11,7 @@ from typing import Any, get_args
 import yaml
 from omegaconf import OmegaConf
 
-from athanor.errors import UserError
+from athanor.base.errors import UserError
 from athanor.secrets import INTERPOLATION
 
 STRANGE_TOKENS = (yaml.AliasToken, yaml.TagToken, yaml.DirectiveToken)  # of which we write none

@@ -7,7 +7,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
 
-from athanor.files import replace
+from athanor.base.files import replace
 
 HEADER = "step,epoch,metric,value\n"
 

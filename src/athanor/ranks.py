@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from athanor import config_groups, devices
-from athanor.errors import UserError
+from athanor.base.errors import UserError
 from athanor.runs import Run
 from athanor.signals import signals
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from athanor import loaded, trust
-from athanor.errors import UserError
+from athanor.base.errors import UserError
 
 if TYPE_CHECKING:
     from athanor.classifier import Classifier

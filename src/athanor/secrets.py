@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from athanor.errors import UserError
+from athanor.base.errors import UserError
 
 PUBLIC = ("ATHANOR_DATA", "HOME")  # places, which a recorded config must name
 SHORTEST = 4  # a shorter value is a setting, such as a number of devices; to replace `1` would tear other values apart

@@ -6,7 +6,7 @@ import typing
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, Union
 
-from athanor.errors import UserError, nearest
+from athanor.base.errors import UserError, nearest
 
 
 def signature(*targets: Callable) -> tuple[dict[str, Any], bool]:

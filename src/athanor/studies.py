@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from athanor.files import replace
+from athanor.base.files import replace
 from athanor.repeats import groups, mean_and_deviation, settings
 from athanor.runs import Run
 from athanor.sweeps import Sweep

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from athanor import repeats, slurm
-from athanor.errors import UserError
-from athanor.files import replace
+from athanor.base.errors import UserError
+from athanor.base.files import replace
 from athanor.runs import Run, shown
 
 

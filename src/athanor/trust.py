@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
-from athanor.errors import UserError
+from athanor.base.errors import UserError
 
 VARIABLE = "ATHANOR_TRUST"
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)

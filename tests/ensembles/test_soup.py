@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from athanor.base.errors import UserError
 from athanor.classifier import Classifier
 from athanor.ensembles import soup
-from athanor.errors import UserError
 from athanor.preprocess import Preprocess
 
 

@@ -152,7 +152,7 @@ def test_a_mistake_is_one_sentence(run_process, tmp_path, words, sentence):
 def test_a_contender_that_fails_is_named_with_its_reason(modules):
     from contenders import process
 
-    from athanor.errors import UserError
+    from athanor.base.errors import UserError
 
     words = ["-c", "print('much'); print('error: no such thing'); print('more'); raise SystemExit(1)"]
     with pytest.raises(UserError, match=r"^no such thing\n.*python -c") as failed:

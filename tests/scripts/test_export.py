@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from athanor import assemble, check_config, export
+from athanor.base.errors import UserError
 from athanor.data.source import Source
-from athanor.errors import UserError
 from athanor.models.linear import Linear
 from athanor.runs import Run
 

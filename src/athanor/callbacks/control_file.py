@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from athanor.errors import nearest
+from athanor.base.errors import nearest
 
 LIMIT = 10_000  # bytes
 VALUES: dict[str, tuple[str, Callable[[float], bool]]] = {

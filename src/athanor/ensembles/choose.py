@@ -5,8 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from athanor.base.errors import UserError
 from athanor.ensembles.combine import How, greedy, scores
-from athanor.errors import UserError
 
 Select = Literal["all", "greedy", "top"]
 K = 5  # of top, where nothing else is asked for

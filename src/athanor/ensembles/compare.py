@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from athanor.base.errors import UserError
+from athanor.base.files import replace
 from athanor.ensembles import session
-from athanor.errors import UserError
-from athanor.files import replace
 from athanor.repeats import groups, mean_and_deviation, settings
 from athanor.runs import Run
 from athanor.studies import Study

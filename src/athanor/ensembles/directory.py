@@ -9,12 +9,12 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from athanor import checkpoint_io
+from athanor.base.errors import UserError
+from athanor.base.files import replace
 from athanor.classifier import Classifier
 from athanor.data.module import ImageData
 from athanor.directories import claim
 from athanor.ensembles.members import Member
-from athanor.errors import UserError
-from athanor.files import replace
 from athanor.provenance import describe, environment
 from athanor.runs import read_checkpoint
 

@@ -9,10 +9,10 @@ import torch
 from omegaconf import OmegaConf
 
 from athanor import assemble, check_config, trust
+from athanor.base.files import replace
 from athanor.callbacks.checkpoints import checkpoints_of
 from athanor.ensembles.directory import PLAIN
 from athanor.ensembles.session import Made, Session
-from athanor.files import replace
 from athanor.provenance import describe, environment
 from athanor.runs import read_checkpoint
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from athanor import assemble, check_config, loaded, trust
+from athanor.base.errors import UserError
 from athanor.data.module import ImageData
-from athanor.errors import UserError
 from athanor.provenance import hash_of
 from athanor.runs import Run, checkpoint_record, shown
 from athanor.sweeps import Sweep

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from athanor import tta
+from athanor.base.files import replace
 from athanor.classifier import Classifier
 from athanor.data.batches import EvalBatches
 from athanor.data.module import ImageData
 from athanor.ensembles.members import Member
 from athanor.ensembles.network import logits_of
-from athanor.files import replace
 from athanor.preprocess import chunks
 from athanor.runs import load_classifier
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from athanor import assemble, devices, precision, tta
+from athanor.base.errors import UserError
 from athanor.ensembles import choose, combine, directory, members, predictions
 from athanor.ensembles import soup as soups
 from athanor.ensembles.predictions import Stage
 from athanor.ensembles.report import Report, report
-from athanor.errors import UserError
 from athanor.runs import fill
 
 log = logging.getLogger(__name__)

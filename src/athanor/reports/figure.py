@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from athanor.files import replace
+from athanor.base.files import replace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
