@@ -10,8 +10,8 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor
 
-from athanor import batch_norm
 from athanor.callbacks.averages import Average
+from athanor.models import batch_norm
 
 
 class SWA(Average):

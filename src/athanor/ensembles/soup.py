@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from athanor import batch_norm
 from athanor.base.errors import UserError
 from athanor.classifier import Classifier
 from athanor.data.batches import EvalBatches
@@ -17,6 +16,7 @@ from athanor.data.module import ImageData
 from athanor.ensembles import predictions
 from athanor.ensembles.combine import scores
 from athanor.ensembles.members import Member
+from athanor.models import batch_norm
 from athanor.runs import load_classifier, read_checkpoint
 
 Kind = Literal["uniform", "greedy"]
