@@ -17,7 +17,7 @@ def main() -> None:
     import torch
 
     from athanor.base.errors import UserError
-    from athanor.data.images import load_image
+    from athanor.data.sources.image_file import load_image
     from athanor.runs import checkpoint_of, load_classifier
 
     classifier = load_classifier(checkpoint_of(arguments.run))

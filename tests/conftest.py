@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from athanor import command, config_groups, job
 from athanor.data.augment import Augment
 from athanor.data.module import ImageData
-from athanor.data.source import Source
+from athanor.data.sources.source import Source
 
 REPO = Path(__file__).resolve().parents[1]
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from athanor.data.cifar10 import CLASSES
+from athanor.data.sources.cifar10 import CLASSES
 
 ROWS = {
     "values": [

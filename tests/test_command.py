@@ -199,7 +199,7 @@ def test_a_mistake_of_ours_shows_its_name_and_where_the_traceback_is(train, tmp_
     def broken():
         raise RuntimeError("it is broken\nand this is the second line")
 
-    monkeypatch.setattr("athanor.data.digits.digits", broken)
+    monkeypatch.setattr("athanor.data.sources.digits.digits", broken)
     ran = train("hydra.run.dir=here")
     assert ran.code == 1
     assert ran.err == "error: RuntimeError: it is broken\n  the traceback is in here/train.log\n"
@@ -213,7 +213,7 @@ def test_an_interrupted_run_says_how_to_go_on(train, tmp_path, monkeypatch):
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("athanor.data.digits.digits", interrupted)
+    monkeypatch.setattr("athanor.data.sources.digits.digits", interrupted)
     ran = train("hydra.run.dir=here")
     assert ran.code == 130
     assert "Traceback" not in ran.out + ran.err
@@ -222,7 +222,7 @@ def test_an_interrupted_run_says_how_to_go_on(train, tmp_path, monkeypatch):
 
 
 def test_a_wrong_setting_fails_before_data_is_loaded(train, monkeypatch):
-    monkeypatch.setattr("athanor.data.digits.digits", lambda: pytest.fail("the data was loaded"))
+    monkeypatch.setattr("athanor.data.sources.digits.digits", lambda: pytest.fail("the data was loaded"))
     assert "Adam has no 'lrr'" in train("+optim.lrr=1").err
 
 

@@ -44,7 +44,7 @@ def test_without_a_log_the_traceback_is_shown():
 
 
 def test_what_was_wrong_inside_an_instantiation_is_what_is_shown():
-    node = {"_target_": "athanor.preprocess.ZCA", "input_shape": [1, 2, 2], "eps": 0}
+    node = {"_target_": "athanor.data.preprocess.ZCA", "input_shape": [1, 2, 2], "eps": 0}
     error = caught(hydra.utils.instantiate, node)
     assert isinstance(error, InstantiationException)
     assert explain(error).startswith("error: data.preprocess.eps=0 must be positive")

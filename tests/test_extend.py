@@ -20,7 +20,7 @@ class Mine(nn.Module):
 """,
     "code/mine_data.py": """
 import torch
-from athanor.data.source import Source
+from athanor.data.sources.source import Source
 
 def stripes(count: int) -> Source:
     \"\"\"Images with horizontal or vertical stripes.\"\"\"

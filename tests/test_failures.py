@@ -14,9 +14,9 @@ from torch import nn
 
 from athanor import diagnose
 from athanor.classifier import Classifier
+from athanor.data.preprocess import Standardize
 from athanor.errors import explain
 from athanor.loggers import CSVLog
-from athanor.preprocess import Standardize
 
 TINY = ["model=linear", "data.limit=200", "trainer.max_epochs=2", "hydra.run.dir=here"]
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from athanor import assemble, check_config
 from athanor.base.errors import UserError
-from athanor.data import cifar10, mnist
-from athanor.data.source import Source
+from athanor.data.sources import cifar10, mnist
+from athanor.data.sources.source import Source
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(path for path in CONFIGS.glob("*/**/*.yaml") if path.relative_to(CONFIGS).parts[0] != "hydra")
@@ -82,7 +82,7 @@ def digits_of_shape(monkeypatch):
         labels = torch.arange(60) % 10
         names = tuple("abcdefghij")
         source = Source(images[:40], labels[:40], images[40:], labels[40:], names, "random")
-        monkeypatch.setattr("athanor.data.digits.digits", lambda: source)
+        monkeypatch.setattr("athanor.data.sources.digits.digits", lambda: source)
 
     return replace
 

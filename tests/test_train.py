@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from athanor.data.digits import digits
-from athanor.data.source import Source
+from athanor.data.sources.digits import digits
+from athanor.data.sources.source import Source
 from athanor.runs import Run, read_checkpoint
 
 TINY = ["model=linear", "data.limit=200", "trainer.max_epochs=1", "logger=csv"]
@@ -352,7 +352,7 @@ def test_an_option_on_top_of_an_experiment_drops_what_it_does_not_take(train, tm
     def fake(data_dir: str) -> Source:
         return Source(images, source.train_labels, tests, source.test_labels, source.class_names, "fake")
 
-    monkeypatch.setattr("athanor.data.mnist.mnist", fake)
+    monkeypatch.setattr("athanor.data.sources.mnist.mnist", fake)
     ran = train("experiment=three_layer_mnist", "model=linear", "data.limit=200", "trainer.max_epochs=1")
     assert (ran.code, ran.err) == (0, "")
     assert "model.widths=[64, 16] of experiment=three_layer_mnist is dropped with model=linear" in ran.out
@@ -382,7 +382,7 @@ def test_weights_get_a_new_head_where_the_classes_differ(main_job, train, tmp_pa
         full.class_names[:4],
         "four digits",
     )
-    monkeypatch.setattr("athanor.data.digits.digits", lambda: four)
+    monkeypatch.setattr("athanor.data.sources.digits.digits", lambda: four)
     ran = train("model=cnn", f"weights={run.checkpoint}", "optim.lr=0", "trainer.max_epochs=1", "hydra.run.dir=a")
     assert ran.code == 0
     assert "the head (head.weight, head.bias) is new, as the classes differ" in ran.out
@@ -492,7 +492,7 @@ def test_false_for_test_leaves_the_test_set_unread(train, tmp_path, monkeypatch)
     full = digits()
     locked = (Untouchable(full.test_images), Untouchable(full.test_labels))
     source = Source(full.train_images, full.train_labels, *locked, full.class_names, "locked")
-    monkeypatch.setattr("athanor.data.digits.digits", lambda: source)
+    monkeypatch.setattr("athanor.data.sources.digits.digits", lambda: source)
     ran = train("model=linear", "trainer.max_epochs=2", "test=false", "hydra.run.dir=a")
     assert (ran.code, ran.err) == (0, "")
     assert "test" not in Run("a").results

@@ -153,7 +153,7 @@ def test_weights_of_a_checkpoint_are_taken_without_its_record(crafted, marker, r
 @pytest.mark.parametrize(
     "group, target",
     [
-        ("data", "athanor.data.decode.drop_colour"),  # writes a file
+        ("data", "athanor.data.sources.decode.drop_colour"),  # writes a file
         ("data", "athanor.data.module.ImageData"),
         ("data.preprocess", "athanor.losses.Hinge"),
         ("model", "athanor.base.files.replace"),
@@ -492,7 +492,7 @@ def test_a_file_of_torch_that_is_no_checkpoint_is_refused(contents, tmp_path):
 @pytest.mark.parametrize(
     "group, node",
     [
-        ("data.preprocess", {"_target_": "athanor.preprocess.Symmetric"}),
+        ("data.preprocess", {"_target_": "athanor.data.preprocess.Symmetric"}),
         ("model", {"_target_": "athanor.models.cnn.CNN"}),
         ("model", {"_target_": "torch.nn.Linear"}),
     ],

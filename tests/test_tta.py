@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from athanor import tta
-from athanor.data.digits import digits
-from athanor.data.source import Source
+from athanor.data.sources.digits import digits
+from athanor.data.sources.source import Source
 from athanor.runs import Run
 
 SHAPES = pytest.mark.parametrize("shape", [(12, 1, 8, 8), (5, 3, 6, 10), (4, 3, 7, 2)], ids=str)
@@ -172,7 +172,7 @@ def test_symmetric_images_are_tested_as_without(train, monkeypatch):
     full = digits()
     tests = torch.cat([full.test_images[..., :4], full.test_images[..., :4].flip(3)], 3)
     source = Source(full.train_images, full.train_labels, tests, full.test_labels, full.class_names, "symmetric")
-    monkeypatch.setattr("athanor.data.digits.digits", lambda: source)
+    monkeypatch.setattr("athanor.data.sources.digits.digits", lambda: source)
     assert train(*WORDS, "eval.tta=flip", "hydra.run.dir=a").code == 0
     found = Run("a").results["test"]
     assert found["acc_tta"] == found["acc"]

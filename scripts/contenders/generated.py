@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from athanor.data.source import Source
+from athanor.data.sources.source import Source
 
 
 def mnist() -> Source:

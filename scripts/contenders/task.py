@@ -15,8 +15,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
+from athanor.data.preprocess import Standardize
 from athanor.data.split import stratified
-from athanor.preprocess import Standardize
 from athanor.signatures import signature
 
 REPO = Path(__file__).resolve().parents[2]

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from athanor import diagnose, tta
+from athanor.data.preprocess import Preprocess
+from athanor.data.seeds import seed_step
 from athanor.optim import schedules
 from athanor.optim.groups import parameter_groups
 from athanor.optim.scaling import LRScaling
-from athanor.preprocess import Preprocess
-from athanor.seeds import seed_step
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from athanor.seeds import seed_step
+from athanor.data.seeds import seed_step
 
 if TYPE_CHECKING:
     from athanor.classifier import Classifier

@@ -41,7 +41,7 @@ def subclass_of(name: str) -> Callable[[Any], bool]:
 
 def gives_source(found: Any) -> bool:
     """Other functions of athanor.data write files, such as decode.drop_colour."""
-    from athanor.data.source import Source
+    from athanor.data.sources.source import Source
 
     return isinstance(found, FunctionType) and annotations(found).get("return") is Source
 
@@ -63,7 +63,7 @@ def annotations(found: FunctionType) -> dict[str, Any]:
 
 NETWORK = Rule(
     "a torch.nn.Module",
-    ("athanor.models", "athanor.losses", "athanor.preprocess", "torch.nn.modules"),
+    ("athanor.models", "athanor.losses", "athanor.data.preprocess", "torch.nn.modules"),
     subclass_of("torch.nn.Module"),
     ("torch.nn",),
 )
@@ -71,7 +71,9 @@ RULES = {  # by the path of a node; what stands in a node follows its rule
     "model": NETWORK,
     "loss": NETWORK,
     "data": Rule("a function with the annotation -> Source", ("athanor.data",), gives_source),
-    "data.preprocess": Rule("a Preprocess", ("athanor.preprocess",), subclass_of("athanor.preprocess.Preprocess")),
+    "data.preprocess": Rule(
+        "a Preprocess", ("athanor.data.preprocess",), subclass_of("athanor.data.preprocess.Preprocess")
+    ),
     "data.augment": Rule("an Augment", ("athanor.data.augment",), subclass_of("athanor.data.augment.Augment")),
     "optim": Rule("an optimizer", ("torch.optim", "athanor.optim"), subclass_of("torch.optim.Optimizer")),
     "scheduler": Rule("a schedule", ("torch.optim.lr_scheduler", "athanor.optim.schedules"), is_schedule),

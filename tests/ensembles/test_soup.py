@@ -8,8 +8,8 @@ from torch import nn
 
 from athanor.base.errors import UserError
 from athanor.classifier import Classifier
+from athanor.data.preprocess import Preprocess
 from athanor.ensembles import soup
-from athanor.preprocess import Preprocess
 
 
 def state(value, count):

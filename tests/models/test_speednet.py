@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from athanor import assemble, check_config
-from athanor.data.digits import digits
-from athanor.data.source import Source
+from athanor.data.sources.digits import digits
+from athanor.data.sources.source import Source
 from athanor.models.speednet import EPS, SpeedNet
 from athanor.runs import Run, read_checkpoint
 
@@ -186,7 +186,7 @@ def sorted_by_class():
 
 
 def classifier_of(source, compose, monkeypatch, *words):
-    monkeypatch.setattr("athanor.data.digits.digits", lambda: source)
+    monkeypatch.setattr("athanor.data.sources.digits.digits", lambda: source)
     config = check_config.plain(compose("model=speednet", "model.widths=[8,8]", *words))
     data = assemble.data(config)
     return assemble.classifier(config, data), data
@@ -274,15 +274,15 @@ def test_the_whitening_of_other_images_survives_a_new_start(verb, train, monkeyp
     """Trained on dark digits, gone on with on bright ones: the weights that come with it fit the first layer it had."""
     source = digits()
     dark = replace(source, train_images=source.train_images // 4, test_images=source.test_images // 4)
-    monkeypatch.setattr("athanor.data.digits.digits", lambda: dark)
+    monkeypatch.setattr("athanor.data.sources.digits.digits", lambda: dark)
     no_standardizing = ["data.preprocess=symmetric", "trainer.max_epochs=1", "data.limit=300"]
     assert train(*WORDS, *no_standardizing, "hydra.run.dir=a").code == 0
 
     def bright() -> Source:
         return source
 
-    bright.__module__, bright.__qualname__ = "athanor.data.digits", "digits"  # what a recorded config may name
-    monkeypatch.setattr("athanor.data.digits.digits", bright)
+    bright.__module__, bright.__qualname__ = "athanor.data.sources.digits", "digits"  # what a recorded config may name
+    monkeypatch.setattr("athanor.data.sources.digits.digits", bright)
     first = whitening("a")
     if verb == "resume=a":
         assert train(verb, "trainer.max_epochs=2").code == 0

@@ -13,7 +13,7 @@ from torch import nn
 
 from athanor import assemble, check_config, export
 from athanor.base.errors import UserError
-from athanor.data.source import Source
+from athanor.data.sources.source import Source
 from athanor.models.linear import Linear
 from athanor.runs import Run
 
@@ -114,7 +114,7 @@ def test_every_model_as_it_is_becomes_a_file_for_colour_images(model, form, clas
     images = torch.randint(0, 256, (200, 3, 32, 32), generator=generator, dtype=torch.uint8)
     labels = torch.arange(200) % 10
     source = Source(images[:100], labels[:100], images[100:], labels[100:], tuple("abcdefghij"), "random")
-    monkeypatch.setattr("athanor.data.digits.digits", lambda: source)
+    monkeypatch.setattr("athanor.data.sources.digits.digits", lambda: source)
     assert agrees(classifier(f"model={model}"), form, tmp_path)
 
 

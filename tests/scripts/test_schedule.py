@@ -86,7 +86,7 @@ def test_words_become_the_config_that_train_would_have(train, compose):
 
     config = command.composed(["experiment=mnist_fast", "optim=sgd", "data.preprocess=none", "optim.lr_scaling=sqrt"])
     assert (config["name"], config["optim"]["_target_"]) == ("mnist_fast", "torch.optim.SGD")
-    assert config["data"]["preprocess"]["_target_"] != "athanor.preprocess.Standardize"
+    assert config["data"]["preprocess"]["_target_"] != "athanor.data.preprocess.Standardize"
     assert (config["logger"], HydraConfig.instance().cfg) == ({}, None)
     assert (
         train(

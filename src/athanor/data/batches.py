@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from athanor.data.augment import Augment
-from athanor.seeds import mix
+from athanor.data.seeds import mix
 
 Batch = tuple[Tensor, Tensor]
 FLIP = 0x666C6970  # names the draws of alternating flip, apart from those of (seed, epoch)

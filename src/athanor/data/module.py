@@ -9,7 +9,7 @@ from torch import Tensor
 
 from athanor.data.augment import Augment
 from athanor.data.batches import Batch, EvalBatches, TrainBatches
-from athanor.data.source import Source
+from athanor.data.sources.source import Source
 from athanor.data.split import stratified
 
 

@@ -14,9 +14,9 @@ from athanor.base.files import replace
 from athanor.classifier import Classifier
 from athanor.data.batches import EvalBatches
 from athanor.data.module import ImageData
+from athanor.data.preprocess import chunks
 from athanor.ensembles.members import Member
 from athanor.ensembles.network import logits_of
-from athanor.preprocess import chunks
 from athanor.runs import load_classifier
 
 log = logging.getLogger(__name__)

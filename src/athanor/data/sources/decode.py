@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from athanor.data.images import load_image
+from athanor.data.sources.image_file import load_image
 
 CHUNK = 32  # images a task: with one 32x32 image a task, the queue takes as long as the decoding
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from athanor.data.cache import cached, locked
-from athanor.data.download import downloading
-from athanor.data.image_folder import in_order, scan
-from athanor.data.images import load_image
-from athanor.data.source import Source
+from athanor.data.sources.cache import cached, locked
+from athanor.data.sources.download import downloading
+from athanor.data.sources.image_file import load_image
+from athanor.data.sources.image_folder import in_order, scan
+from athanor.data.sources.source import Source
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 COUNTS = (50_000, 10_000)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from athanor import preprocess
-from athanor.preprocess import PCA, ZCA, MeanImage, Preprocess, Standardize, Symmetric
+from athanor.data import preprocess
+from athanor.data.preprocess import PCA, ZCA, MeanImage, Preprocess, Standardize, Symmetric
 
 SHAPE = (3, 4, 5)
 INDEX = torch.arange(0, 1000, 2)

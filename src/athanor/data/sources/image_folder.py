@@ -6,9 +6,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from athanor.data.cache import Tree, cached
-from athanor.data.images import is_image
-from athanor.data.source import Source
+from athanor.data.sources.cache import Tree, cached
+from athanor.data.sources.image_file import is_image
+from athanor.data.sources.source import Source
 from athanor.data.split import stratified
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from athanor.data.decode import decode_images, drop_colour, image_shape
+from athanor.data.sources.decode import decode_images, drop_colour, image_shape
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@ import itertools
 
 import torch
 
-from athanor.seeds import mix, seed_step
+from athanor.data.seeds import mix, seed_step
 
 
 def test_near_numbers_give_distinct_seeds():

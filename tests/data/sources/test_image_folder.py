@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from athanor.data import cache, decode
-from athanor.data.image_folder import image_folder
-from athanor.data.images import load_image
+from athanor.data.sources import cache, decode
+from athanor.data.sources.image_file import load_image
+from athanor.data.sources.image_folder import image_folder
 
 
 def save(path, colour=(10, 20, 30), size=(8, 8), mode="RGB", **settings):
@@ -168,7 +168,7 @@ def test_the_leftovers_of_a_killed_process_are_removed(root, read, tmp_path):
 def test_two_processes_at_once_decode_once(root, tmp_path):
     program = (
         "import logging, sys; logging.basicConfig(level='INFO')\n"
-        "from athanor.data.image_folder import image_folder\n"
+        "from athanor.data.sources.image_folder import image_folder\n"
         "print(len(image_folder(sys.argv[1], 8, 'RGB', 0.2, sys.argv[2], 0).train_images))"
     )
     command = [sys.executable, "-W", "error", "-c", program, str(root), str(tmp_path / "data")]

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from athanor.data.cache import locked
-from athanor.data.download import downloading
-from athanor.data.source import Source
+from athanor.data.sources.cache import locked
+from athanor.data.sources.download import downloading
+from athanor.data.sources.source import Source
 
 COUNTS = {"train": 60_000, "t10k": 10_000}
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from athanor.data.source import Source
+from athanor.data.sources.source import Source
 from athanor.data.split import stratified
 
 ORIGIN = (

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from athanor.data.images import is_image, load_image
+from athanor.data.sources.image_file import is_image, load_image
 
 
 def save(path, colour=(10, 20, 30), size=(8, 8), mode="RGB", **settings):

@@ -1,6 +1,6 @@
 import torch
 
-from athanor.data.digits import digits
+from athanor.data.sources.digits import digits
 
 
 def test_digits_are_1797_images_of_8x8_in_10_classes():

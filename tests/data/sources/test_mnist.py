@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from athanor.data import mnist as module
-from athanor.data.mnist import fashion_mnist, mnist
+from athanor.data.sources import mnist as module
+from athanor.data.sources.mnist import fashion_mnist, mnist
 
 COUNTS = {"train": 30, "t10k": 20}
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from athanor.data import cifar10 as module
-from athanor.data.cifar10 import ARCHIVE, BATCHES, CLASSES, cifar10
+from athanor.data.sources import cifar10 as module
+from athanor.data.sources.cifar10 import ARCHIVE, BATCHES, CLASSES, cifar10
 
 
 def old_pickle(batch):
