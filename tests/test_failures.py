@@ -12,11 +12,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from athanor import diagnose
-from athanor.classifier import Classifier
 from athanor.data.preprocess import Standardize
 from athanor.errors import explain
 from athanor.loggers import CSVLog
+from athanor.tasks import non_finite
+from athanor.tasks.classification import Classifier
 
 TINY = ["model=linear", "data.limit=200", "trainer.max_epochs=2", "hydra.run.dir=here"]
 
@@ -63,21 +63,21 @@ IMAGES = torch.arange(24, dtype=torch.uint8).view(8, 3, 1, 1)
     ],
 )
 def test_the_first_place_that_is_not_finite_is_named(layers, place):
-    assert diagnose.first_non_finite(classifier(*layers), IMAGES, 0) == f"first non-finite values: {place}"
+    assert non_finite.first_non_finite(classifier(*layers), IMAGES, 0) == f"first non-finite values: {place}"
 
 
 def test_a_parameter_that_is_not_finite_comes_first():
     module = classifier(nn.Linear(3, 3))
     poison(module.network[3].bias)
     expected = "first non-finite values: parameter network.3.bias (1 of 6 parameters have some)"
-    assert diagnose.first_non_finite(module, IMAGES, 0) == expected
-    assert diagnose.first_non_finite(module, None, 0) == expected
+    assert non_finite.first_non_finite(module, IMAGES, 0) == expected
+    assert non_finite.first_non_finite(module, None, 0) == expected
 
 
 def test_preprocessing_is_looked_at_too():
     module = classifier()
     poison(module.preprocess.mean)
-    assert diagnose.first_non_finite(module, IMAGES, 0).endswith("output of preprocess (Standardize)")
+    assert non_finite.first_non_finite(module, IMAGES, 0).endswith("output of preprocess (Standardize)")
 
 
 def test_the_look_leaves_the_model_and_the_random_numbers_as_they_were():
@@ -85,7 +85,7 @@ def test_the_look_leaves_the_model_and_the_random_numbers_as_they_were():
     module.network.append(nn.SyncBatchNorm(3))
     before = {name: value.clone() for name, value in module.state_dict().items()}
     state = torch.get_rng_state()
-    assert "Threshold" in diagnose.first_non_finite(module, IMAGES, 0)
+    assert "Threshold" in non_finite.first_non_finite(module, IMAGES, 0)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     assert all(part.training and not part._forward_hooks and "forward" not in vars(part) for part in module.modules())
@@ -95,7 +95,9 @@ def test_a_network_that_fails_while_it_is_looked_at_hides_nothing():
     def broken(x):
         raise RuntimeError("it is broken")
 
-    assert diagnose.first_non_finite(classifier(Apply(broken)), IMAGES, 0) == "no look at its layers, for RuntimeError"
+    assert (
+        non_finite.first_non_finite(classifier(Apply(broken)), IMAGES, 0) == "no look at its layers, for RuntimeError"
+    )
 
 
 def test_a_finite_loss_that_means_nothing_is_warned_of(train):

@@ -14,10 +14,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from athanor import checkpoint_io, provenance
 from athanor.callbacks.checkpoints import Checkpoints
-from athanor.classifier import Classifier
 from athanor.loggers import CSVLog, TensorBoard
 from athanor.runs import Run, read_checkpoint
 from athanor.signals import Signals
+from athanor.tasks.classification import Classifier
 
 TINY = ["model=mlp", "data.limit=320", "data.batch_size=32", "trainer.max_epochs=3"]  # 9 steps an epoch
 EACH_STEP = "callbacks.checkpoints.every_minutes=1e-9"

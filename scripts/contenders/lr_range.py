@@ -13,8 +13,8 @@ from lightning.pytorch.tuner import Tuner
 
 from athanor import assemble
 from athanor.callbacks.lr_range import LRRange, scaled_rates
-from athanor.classifier import CONSTANT
 from athanor.lr_range import RULES
+from athanor.tasks.classification import CONSTANT
 from contenders import task
 
 LOWEST, FACTOR = 1e-5, 2  # of the grid: 21 points reach 10.5

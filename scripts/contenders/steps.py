@@ -20,8 +20,8 @@ from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.connectors.logger_connector.logger_connector import _LoggerConnector
 
 from athanor import assemble
-from athanor.classifier import Classifier
 from athanor.data.batches import TrainBatches
+from athanor.tasks.classification import Classifier
 from contenders import plain, task
 from contenders.clock import Clock
 

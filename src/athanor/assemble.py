@@ -15,13 +15,13 @@ from athanor.callbacks.agreement import Agreement
 from athanor.callbacks.checkpoints import Checkpoints
 from athanor.callbacks.stopwatch import Stopwatch
 from athanor.check_config import OUTSIDE_TARGET
-from athanor.classifier import Classifier
 from athanor.data.module import ImageData
 from athanor.ensembles.network import Ensemble, EnsembleClassifier
 from athanor.optim.scaling import LRScaling
 from athanor.optim.schedules import Schedule
 from athanor.secrets import reveal
 from athanor.signatures import check_arguments, signature
+from athanor.tasks.classification import Classifier
 
 THREADS = torch.get_num_threads()  # before a job of a multirun sets its own
 INIT_IMAGES = 5000  # that a network with `init_from_data` sees, at most

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from athanor import assemble, trust
 from athanor.base.errors import UserError
-from athanor.classifier import Classifier
+from athanor.tasks.classification import Classifier
 
 TOLERANCE = 1e-4  # of a logit, relative to max(1, |logit|)
 BATCHES = (1, 2, 7)  # sizes to check a file with, before all images at once

@@ -33,8 +33,8 @@ from athanor.summary import summary
 if TYPE_CHECKING:
     import lightning.pytorch as L
 
-    from athanor.classifier import Classifier
     from athanor.data.module import ImageData
+    from athanor.tasks.classification import Classifier
 
 log = logging.getLogger(__name__)
 

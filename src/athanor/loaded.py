@@ -96,8 +96,8 @@ def check_described(record: object, path: Path) -> None:
 
 def check_ensemble(record: dict, path: Path) -> None:
     """Raise UserError where a record has members, but not what belongs to them."""
-    from athanor import tta
     from athanor.ensembles import combine
+    from athanor.tasks import tta
 
     members, weights = record["members"], record.get("weights")
     numbers = isinstance(weights, list) and all(type(weight) is float and 0 < weight <= 1 for weight in weights)

@@ -18,9 +18,9 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from athanor.classifier import Classifier
 from athanor.data.batches import Batch, TrainBatches
 from athanor.data.seeds import mix, seed_step
+from athanor.tasks.classification import Classifier
 
 SWEEPS = 0x737765657073  # names the orders of images, apart from those of the run
 DIVERGED = 4  # times the best smoothed loss: the sweep ends

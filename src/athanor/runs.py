@@ -12,7 +12,7 @@ from athanor import loaded, trust
 from athanor.base.errors import UserError
 
 if TYPE_CHECKING:
-    from athanor.classifier import Classifier
+    from athanor.tasks.classification import Classifier
 
 log = logging.getLogger(__name__)
 

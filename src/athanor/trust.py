@@ -63,7 +63,7 @@ def annotations(found: FunctionType) -> dict[str, Any]:
 
 NETWORK = Rule(
     "a torch.nn.Module",
-    ("athanor.models", "athanor.losses", "athanor.data.preprocess", "torch.nn.modules"),
+    ("athanor.models", "athanor.tasks.losses", "athanor.data.preprocess", "torch.nn.modules"),
     subclass_of("torch.nn.Module"),
     ("torch.nn",),
 )

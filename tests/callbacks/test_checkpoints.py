@@ -11,7 +11,7 @@ from athanor import assemble, check_config, checkpoint_io
 from athanor.callbacks import checkpoints
 from athanor.callbacks.checkpoints import Checkpoints
 from athanor.checkpoint_io import BackgroundCheckpointIO, write
-from athanor.classifier import Classifier
+from athanor.tasks.classification import Classifier
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -246,7 +246,7 @@ def test_a_validation_comes_after_the_step_and_those_of_the_epochs_stay(fit, tmp
 
 
 def test_a_stop_ends_the_run_as_early_stopping_does_and_a_resumed_run_goes_on(train, monkeypatch):
-    from athanor.classifier import Classifier
+    from athanor.tasks.classification import Classifier
 
     original = Classifier.on_train_batch_start
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from athanor.base.errors import UserError
-from athanor.classifier import Classifier
 from athanor.data.preprocess import Preprocess
 from athanor.ensembles import soup
+from athanor.tasks.classification import Classifier
 
 
 def state(value, count):

@@ -9,7 +9,7 @@ import pytest
 from formulas import FORMS, UNITS, factors, half_cosine, knobs_of, plain
 
 from athanor import assemble, check_config
-from athanor.classifier import Classifier
+from athanor.tasks.classification import Classifier
 
 LR, EPOCHS, BATCHES = 0.3, 4, 7  # 115 images make 7 batches of 16
 WORDS = ["model=linear", "trainer=cpu", "data.limit=115", "data.val_fraction=0", "data.batch_size=16", "logger=null"]

@@ -6,7 +6,7 @@ import torch.distributed as dist
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from athanor.classifier import at_least_float32
+from athanor.tasks.classification import at_least_float32
 
 
 class Average(L.Callback):

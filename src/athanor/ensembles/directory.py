@@ -11,14 +11,14 @@ from torch import Tensor
 from athanor import checkpoint_io
 from athanor.base.errors import UserError
 from athanor.base.files import replace
-from athanor.classifier import Classifier
 from athanor.data.module import ImageData
 from athanor.directories import claim
 from athanor.ensembles.members import Member
 from athanor.provenance import describe, environment
 from athanor.runs import read_checkpoint
+from athanor.tasks.classification import Classifier
 
-PLAIN = {"_target_": "athanor.losses.CrossEntropy", "label_smoothing": 0.0, "class_weights": None}
+PLAIN = {"_target_": "athanor.tasks.losses.CrossEntropy", "label_smoothing": 0.0, "class_weights": None}
 TOLERANCE = 1e-2  # of a logit, relative to max(1, |logit|): an accelerator rounds by the size of a batch
 
 

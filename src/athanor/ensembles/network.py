@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from athanor import tta
-from athanor.classifier import Classifier
 from athanor.ensembles.combine import How, at_least_float32, combined
+from athanor.tasks import tta
+from athanor.tasks.classification import Classifier
 
 
 class Ensemble(nn.Module):

@@ -9,15 +9,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from athanor import tta
 from athanor.base.files import replace
-from athanor.classifier import Classifier
 from athanor.data.batches import EvalBatches
 from athanor.data.module import ImageData
 from athanor.data.preprocess import chunks
 from athanor.ensembles.members import Member
 from athanor.ensembles.network import logits_of
 from athanor.runs import load_classifier
+from athanor.tasks import tta
+from athanor.tasks.classification import Classifier
 
 log = logging.getLogger(__name__)
 Stage = Literal["train", "val", "test"]

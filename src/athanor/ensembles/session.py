@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from athanor import assemble, devices, precision, tta
+from athanor import assemble, devices, precision
 from athanor.base.errors import UserError
 from athanor.ensembles import choose, combine, directory, members, predictions
 from athanor.ensembles import soup as soups
 from athanor.ensembles.predictions import Stage
 from athanor.ensembles.report import Report, report
 from athanor.runs import fill
+from athanor.tasks import tta
 
 log = logging.getLogger(__name__)
 VIEWS: dict[tta.Kind, int] = {"none": 1, "flip": 2, "flip_shift": 6}  # forward passes of a member

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from athanor.base.errors import UserError
-from athanor.classifier import Classifier
 from athanor.data.batches import EvalBatches
 from athanor.data.module import ImageData
 from athanor.ensembles import predictions
@@ -18,6 +17,7 @@ from athanor.ensembles.combine import scores
 from athanor.ensembles.members import Member
 from athanor.models import batch_norm
 from athanor.runs import load_classifier, read_checkpoint
+from athanor.tasks.classification import Classifier
 
 Kind = Literal["uniform", "greedy"]
 IMAGES = 10_000  # of the train split, at most, that statistics of batch norm are taken of

@@ -8,10 +8,10 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 from athanor import assemble, check_config
 from athanor.callbacks.checkpoints import Checkpoints
-from athanor.classifier import Classifier
 from athanor.data.preprocess import Standardize
-from athanor.losses import CrossEntropy
 from athanor.optim import schedules
+from athanor.tasks.classification import Classifier
+from athanor.tasks.losses import CrossEntropy
 
 SHAPE, CLASSES = (3, 6, 8), 10
 

@@ -3,10 +3,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from athanor import tta
 from athanor.data.sources.digits import digits
 from athanor.data.sources.source import Source
 from athanor.runs import Run
+from athanor.tasks import tta
 
 SHAPES = pytest.mark.parametrize("shape", [(12, 1, 8, 8), (5, 3, 6, 10), (4, 3, 7, 2)], ids=str)
 WORDS = ["model=cnn", "data.limit=400", "trainer.max_epochs=2", "logger=csv", "trainer.accelerator=cpu"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from athanor.losses import CrossEntropy, Hinge
+from athanor.tasks.losses import CrossEntropy, Hinge
 
 COUNTS = torch.tensor([50, 10, 30, 10])
 LABELS = torch.tensor([0, 3, 2, 2, 1, 3])

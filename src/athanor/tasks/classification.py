@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from athanor import diagnose, tta
 from athanor.data.preprocess import Preprocess
 from athanor.data.seeds import seed_step
 from athanor.optim import schedules
 from athanor.optim.groups import parameter_groups
 from athanor.optim.scaling import LRScaling
+from athanor.tasks import non_finite, tta
 
 log = logging.getLogger(__name__)
 
@@ -219,7 +219,7 @@ class Classifier(L.LightningModule):
             return
         self.log_dict({f"{stage}/loss": loss, f"{stage}/acc": acc})
         self._check_finite(loss, stage)
-        if stage == "train" and (warning := diagnose.absurd(loss, len(self.record["class_names"]))):
+        if stage == "train" and (warning := non_finite.absurd(loss, len(self.record["class_names"]))):
             log.warning(warning)
         if stage != "train":
             self._log_metrics(stage)
@@ -258,7 +258,7 @@ class Classifier(L.LightningModule):
         if math.isfinite(loss):
             return
         lr = self.trainer.optimizers[0].param_groups[0]["lr"] if self.trainer.optimizers else math.nan
-        place = diagnose.first_non_finite(self, images, batch_idx)
+        place = non_finite.first_non_finite(self, images, batch_idx)
         raise FloatingPointError(
             f"the {stage} loss is {loss} at step {self.global_step} (epoch {self.current_epoch}), "
             f"learning rate {lr:g}; {place or 'the parameters are finite'}\n"

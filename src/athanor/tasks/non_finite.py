@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from athanor.data.seeds import seed_step
 
 if TYPE_CHECKING:
-    from athanor.classifier import Classifier
+    from athanor.tasks.classification import Classifier
 
 ABSURD = 1e6  # times the loss of guessing
 
