@@ -14,9 +14,9 @@ from torch import nn
 
 from athanor.data.preprocess import Standardize
 from athanor.errors import explain
-from athanor.loggers import CSVLog
 from athanor.tasks import non_finite
 from athanor.tasks.classification import Classifier
+from athanor.training.loggers import CSVLog
 
 TINY = ["model=linear", "data.limit=200", "trainer.max_epochs=2", "hydra.run.dir=here"]
 

@@ -12,12 +12,13 @@ import torch
 from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from athanor import checkpoint_io, provenance
+from athanor import provenance
 from athanor.callbacks.checkpoints import Checkpoints
-from athanor.loggers import CSVLog, TensorBoard
 from athanor.runs import Run, read_checkpoint
-from athanor.signals import Signals
 from athanor.tasks.classification import Classifier
+from athanor.training import checkpoint_files
+from athanor.training.loggers import CSVLog, TensorBoard
+from athanor.training.signals import Signals
 
 TINY = ["model=mlp", "data.limit=320", "data.batch_size=32", "trainer.max_epochs=3"]  # 9 steps an epoch
 EACH_STEP = "callbacks.checkpoints.every_minutes=1e-9"
@@ -332,5 +333,5 @@ def test_two_processes_do_not_train_one_run(train):
 def test_the_folder_of_checkpoints_is_synced_after_the_renaming(tmp_path, monkeypatch):
     synced, fsync = [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda opened: (synced.append(os.fstat(opened).st_mode), fsync(opened)))
-    checkpoint_io.write({"epoch": 1}, tmp_path / "last.ckpt")
+    checkpoint_files.write({"epoch": 1}, tmp_path / "last.ckpt")
     assert len(synced) == 2

@@ -121,7 +121,7 @@ LOGGER = """
 import hashlib
 from pathlib import Path
 
-from athanor.loggers import CSVLog
+from athanor.training.loggers import CSVLog
 
 class Keyed(CSVLog):
     def __init__(self, save_dir: str, key: str, purge_step: int | None = None) -> None:

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from athanor.precision import set_matmul_precision
+from athanor.training.precision import set_matmul_precision
 from contenders import task
 
 
 def keep_freed_memory() -> None:
-    """As athanor.lean does it, without importing Lightning for it."""
+    """As athanor.training.overhead does it, without importing Lightning for it."""
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):

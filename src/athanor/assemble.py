@@ -9,9 +9,8 @@ import torch
 from lightning.pytorch.callbacks import ProgressBar
 from torch import nn
 
-from athanor import devices, lean, loaded, precision, trust
+from athanor import loaded, trust
 from athanor.base.errors import UserError
-from athanor.callbacks.agreement import Agreement
 from athanor.callbacks.checkpoints import Checkpoints
 from athanor.callbacks.stopwatch import Stopwatch
 from athanor.check_config import OUTSIDE_TARGET
@@ -22,6 +21,8 @@ from athanor.optim.schedules import Schedule
 from athanor.secrets import reveal
 from athanor.signatures import check_arguments, signature
 from athanor.tasks.classification import Classifier
+from athanor.training import devices, overhead, precision
+from athanor.training.agreement import Agreement
 
 THREADS = torch.get_num_threads()  # before a job of a multirun sets its own
 INIT_IMAGES = 5000  # that a network with `init_from_data` sees, at most
@@ -151,9 +152,9 @@ def trainer(
         logger.log_hyperparams(facts["parameters"])
     agreement = Agreement()
     made = [build(node, agreement=agreement) for node in callbacks.values()] + [Stopwatch()]
-    lean.skip_empty_hooks(made)
+    overhead.skip_empty_hooks(made)
     own = {
-        "profiler": cfg["trainer"].get("profiler") or lean.NoProfiler(),
+        "profiler": cfg["trainer"].get("profiler") or overhead.NoProfiler(),
         "callbacks": made,
         "logger": loggers or False,  # None would mean Lightning's default
         "default_root_dir": directory,
@@ -166,7 +167,7 @@ def trainer(
     precision.set_matmul_precision(cfg["matmul_precision"], device)
     torch.set_num_threads(cfg["threads"] or THREADS)
     if device == "cpu":
-        lean.keep_freed_memory()
+        overhead.keep_freed_memory()
     if cfg["trainer"]["precision"] == "auto":
         own["precision"] = precision.automatic(device, network)
     if not len(data.val_index):

@@ -12,12 +12,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from athanor import command, slots, slurm
+from athanor import command, slots
 from athanor.errors import explain
 from athanor.job import failed_jobs
 from athanor.ranks import agreed, is_main_process
 from athanor.runs import Run, shown
 from athanor.sweeps import Sweep
+from athanor.training import slurm
 
 
 class Directories(Callback):

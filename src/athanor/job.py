@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from athanor import secrets, slurm, trust
+from athanor import secrets, trust
 from athanor.base.errors import UserError
 from athanor.base.files import replace
 from athanor.errors import explain
@@ -27,8 +27,9 @@ from athanor.logs import set_up_logging
 from athanor.provenance import comparison, describe, differences, environment, hash_of
 from athanor.ranks import PARENT, is_main_process
 from athanor.runs import Run, read_checkpoint, shown
-from athanor.signals import signals
 from athanor.summary import summary
+from athanor.training import slurm
+from athanor.training.signals import signals
 
 if TYPE_CHECKING:
     import lightning.pytorch as L

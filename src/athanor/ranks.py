@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from athanor import config_groups, devices
+from athanor import config_groups
 from athanor.base.errors import UserError
 from athanor.runs import Run
-from athanor.signals import signals
+from athanor.training import devices
+from athanor.training.signals import signals
 
 PARENT = "ATHANOR_PARENT"  # a pipe that ends when the process that started this one does
 GRACE = 10  # seconds for the others to say something of their own when one has died

@@ -5,10 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from athanor import repeats, slurm
+from athanor import repeats
 from athanor.base.errors import UserError
 from athanor.base.files import replace
 from athanor.runs import Run, shown
+from athanor.training import slurm
 
 
 class Sweep:

@@ -89,7 +89,7 @@ RULES = {  # by the path of a node; what stands in a node follows its rule
     ),
     "logger": Rule(
         "a logger",
-        ("lightning.pytorch.loggers", "athanor.loggers"),
+        ("lightning.pytorch.loggers", "athanor.training.loggers"),
         subclass_of("lightning.pytorch.loggers.logger.Logger"),
     ),
     "trainer": Rule(

@@ -7,11 +7,12 @@ import lightning.pytorch as L
 import pytest
 import torch
 
-from athanor import assemble, check_config, checkpoint_io
+from athanor import assemble, check_config
 from athanor.callbacks import checkpoints
 from athanor.callbacks.checkpoints import Checkpoints
-from athanor.checkpoint_io import BackgroundCheckpointIO, write
 from athanor.tasks.classification import Classifier
+from athanor.training import checkpoint_files
+from athanor.training.checkpoint_files import BackgroundCheckpointIO, write
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -219,7 +220,7 @@ def slow_disk(monkeypatch):
 def test_training_goes_on_while_a_checkpoint_is_written_which_holds_what_was_there(tmp_path, slow_disk):
     io, weight, kept = BackgroundCheckpointIO(), torch.zeros(3), [1]
     io.save_checkpoint({"weight": weight, "states": {"kept": kept}}, tmp_path / "last.ckpt")
-    io.then(checkpoint_io.link, tmp_path / "last.ckpt", tmp_path / "best.ckpt")
+    io.then(checkpoint_files.link, tmp_path / "last.ckpt", tmp_path / "best.ckpt")
     weight += 1
     kept.append(2)
     assert io.pending is None

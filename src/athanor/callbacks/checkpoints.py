@@ -11,9 +11,9 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from athanor.callbacks.agreement import Agreement
-from athanor.checkpoint_io import BackgroundCheckpointIO, link
-from athanor.signals import signals
+from athanor.training.agreement import Agreement
+from athanor.training.checkpoint_files import BackgroundCheckpointIO, link
+from athanor.training.signals import signals
 
 STATE = ("best", "kept", "last", "validated", "stopped")
 CLOCK = 1  # that `every_minutes` has passed; larger numbers are signals

@@ -8,9 +8,9 @@ from pathlib import Path
 import lightning.pytorch as L
 
 from athanor.callbacks import control_file
-from athanor.callbacks.agreement import Agreement
 from athanor.callbacks.checkpoints import checkpoints_of
 from athanor.optim import rates
+from athanor.training.agreement import Agreement
 
 log = logging.getLogger(__name__)
 

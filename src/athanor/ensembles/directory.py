@@ -8,7 +8,6 @@ from typing import Any
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from athanor import checkpoint_io
 from athanor.base.errors import UserError
 from athanor.base.files import replace
 from athanor.data.module import ImageData
@@ -17,6 +16,7 @@ from athanor.ensembles.members import Member
 from athanor.provenance import describe, environment
 from athanor.runs import read_checkpoint
 from athanor.tasks.classification import Classifier
+from athanor.training import checkpoint_files
 
 PLAIN = {"_target_": "athanor.tasks.losses.CrossEntropy", "label_smoothing": 0.0, "class_weights": None}
 TOLERANCE = 1e-2  # of a logit, relative to max(1, |logit|): an accelerator rounds by the size of a batch
@@ -65,7 +65,7 @@ def write(directory: Path, contents: dict[str, Any], results: dict[str, Any], da
     """Its config.yaml comes last: what has none is no run. Gives the checkpoint's path."""
     path = directory / "checkpoints" / "best.ckpt"
     path.parent.mkdir()
-    checkpoint_io.write(contents, path)
+    checkpoint_files.write(contents, path)
     origin = {**environment(directory), "data": describe(data, test)}
     results = {"status": "finished", **results, "checkpoint": "checkpoints/best.ckpt", "overrides": [], **origin}
     replace(directory / "results.json", json.dumps(results, indent=2) + "\n")

@@ -56,7 +56,7 @@ def settings(now: Session) -> dict[str, Any]:
     recorded = now.members[0].record["config"]
     callbacks = {key: node for key, node in (recorded.get("callbacks") or {}).items() if key != "ensemble"}
     config = {**now.members[0].config, "callbacks": callbacks, "loss": PLAIN, "name": f"student_{recorded['name']}"}
-    config["logger"] = {"csv": {"_target_": "athanor.loggers.CSVLog"}}
+    config["logger"] = {"csv": {"_target_": "athanor.training.loggers.CSVLog"}}
     config["trainer"] = {**config["trainer"], "devices": 1, "strategy": "auto"}
     trust.check(config)
     check_config.check(config)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from athanor import assemble, devices, precision
+from athanor import assemble
 from athanor.base.errors import UserError
 from athanor.ensembles import choose, combine, directory, members, predictions
 from athanor.ensembles import soup as soups
@@ -16,6 +16,7 @@ from athanor.ensembles.predictions import Stage
 from athanor.ensembles.report import Report, report
 from athanor.runs import fill
 from athanor.tasks import tta
+from athanor.training import devices, precision
 
 log = logging.getLogger(__name__)
 VIEWS: dict[tta.Kind, int] = {"none": 1, "flip": 2, "flip_shift": 6}  # forward passes of a member

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from athanor import slurm
+from athanor.training import slurm
 
 log = logging.getLogger(__name__)
 

@@ -3,8 +3,8 @@ from types import SimpleNamespace
 import lightning.pytorch as L
 import torch
 
-from athanor import lean
-from athanor.lean import BATCH_HOOKS, NoProfiler, skip_empty_hooks
+from athanor.training import overhead
+from athanor.training.overhead import BATCH_HOOKS, NoProfiler, skip_empty_hooks
 
 
 class Counting(L.Callback):
@@ -62,12 +62,12 @@ def test_without_glibc_memory_is_left_as_it_is(monkeypatch):
     def missing(name):
         raise OSError(f"{name}: cannot open shared object file")
 
-    monkeypatch.setattr(lean.ctypes, "CDLL", missing)
-    lean.keep_freed_memory()
+    monkeypatch.setattr(overhead.ctypes, "CDLL", missing)
+    overhead.keep_freed_memory()
 
 
 def test_glibc_is_told_to_keep_what_is_freed(monkeypatch):
     told = []
-    monkeypatch.setattr(lean.ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=lambda *both: told.append(both)))
-    lean.keep_freed_memory()
+    monkeypatch.setattr(overhead.ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=lambda *both: told.append(both)))
+    overhead.keep_freed_memory()
     assert told == [(-4, 0), (-1, 2**31 - 1)]  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h

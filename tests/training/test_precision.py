@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from athanor import precision
+from athanor.training import precision
 
 CONVOLUTION, LINEAR = nn.Sequential(nn.Conv2d(1, 2, 3)), nn.Sequential(nn.Linear(2, 2))
 

@@ -5,7 +5,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from athanor.loggers import CSVLog, TensorBoard
+from athanor.training.loggers import CSVLog, TensorBoard
 
 PARAMETERS = {"optim.lr": 0.1, "seed": 3, "model": "CNN", "data.augment.flip": True}
 

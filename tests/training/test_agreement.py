@@ -1,7 +1,7 @@
 import torch
 import torch.distributed as dist
 
-from athanor.callbacks.agreement import Agreement
+from athanor.training.agreement import Agreement
 
 
 def test_all_that_ask_at_a_moment_share_one_message(monkeypatch):
