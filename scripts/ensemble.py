@@ -16,8 +16,8 @@ from athanor import command
 def main() -> None:
     arguments = parsed()
 
+    from athanor.craft.ensembles.report import numbers
     from athanor.ensembles import directory, distill, session
-    from athanor.ensembles.report import numbers
     from athanor.logs import set_up_logging
     from athanor.runs import shown
 

@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--output", metavar="FILE", help="instead of <name>.onnx or <name>.pt2 in the run's directory")
     arguments = parser.parse_args()
 
-    from athanor import export
+    from athanor.craft import export
     from athanor.runs import checkpoint_of, load_classifier, shown
 
     form = export.FORMATS[arguments.format]

@@ -18,7 +18,7 @@ from athanor import command
 
 if TYPE_CHECKING:
     from athanor.callbacks.lr_range import LRRange
-    from athanor.lr_range import RangeTest
+    from athanor.craft.lr_range.range_test import RangeTest
 
 
 def main() -> None:
@@ -27,10 +27,10 @@ def main() -> None:
     words = parser.parse_args().overrides
 
     from athanor.callbacks.lr_range import write
+    from athanor.craft import figure
+    from athanor.craft.lr_range.curves import compare, draw, draw_axis, table
     from athanor.directories import claim
     from athanor.logs import set_up_logging
-    from athanor.reports import figure
-    from athanor.reports.lr_range import compare, draw, draw_axis, table
     from athanor.runs import shown
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

@@ -17,7 +17,7 @@ import lightning.pytorch as L
 from athanor import command
 
 if TYPE_CHECKING:
-    from athanor.reports.schedule import Course
+    from athanor.craft.schedule_course import Course
 
 
 def main() -> None:
@@ -26,9 +26,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="a PNG; outputs/schedules/<name>_<scheduler>.png without")
     arguments = parser.parse_args()
 
+    from athanor.craft import figure
+    from athanor.craft.schedule_course import draw
     from athanor.logs import set_up_logging
-    from athanor.reports import figure
-    from athanor.reports.schedule import draw
     from athanor.runs import shown
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -67,7 +67,7 @@ class Probe(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         from athanor.base.errors import UserError
-        from athanor.reports.schedule import course
+        from athanor.craft.schedule_course import course
 
         if math.isinf(pl_module.run_length.steps):
             raise UserError("this run has no end that is known; set trainer.max_epochs or trainer.max_steps")

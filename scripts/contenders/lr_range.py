@@ -13,7 +13,7 @@ from lightning.pytorch.tuner import Tuner
 
 from athanor import assemble
 from athanor.callbacks.lr_range import LRRange, scaled_rates
-from athanor.lr_range import RULES
+from athanor.craft.lr_range.range_test import RULES
 from athanor.tasks.classification import CONSTANT
 from contenders import task
 

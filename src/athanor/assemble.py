@@ -14,8 +14,8 @@ from athanor.base.errors import UserError
 from athanor.callbacks.checkpoints import Checkpoints
 from athanor.callbacks.stopwatch import Stopwatch
 from athanor.check_config import OUTSIDE_TARGET
+from athanor.craft.ensembles.network import Ensemble, EnsembleClassifier
 from athanor.data.module import ImageData
-from athanor.ensembles.network import Ensemble, EnsembleClassifier
 from athanor.optim.scaling import LRScaling
 from athanor.optim.schedules import Schedule
 from athanor.secrets import reveal

@@ -96,7 +96,7 @@ def check_described(record: object, path: Path) -> None:
 
 def check_ensemble(record: dict, path: Path) -> None:
     """Raise UserError where a record has members, but not what belongs to them."""
-    from athanor.ensembles import combine
+    from athanor.craft.ensembles import combine
     from athanor.tasks import tta
 
     members, weights = record["members"], record.get("weights")

@@ -9,7 +9,8 @@ import torch
 import yaml
 
 from athanor import runs
-from athanor.ensembles import members, predictions
+from athanor.craft.ensembles import predictions
+from athanor.ensembles import members
 from athanor.runs import Run
 
 SMALL = ["model=cnn", "model.widths=[6]", "model.fc_widths=[]", "model.norm=batch", "data.limit=500", "logger=csv"]

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from athanor import assemble, check_config, export
+from athanor import assemble, check_config
 from athanor.base.errors import UserError
+from athanor.craft import export
 from athanor.data.sources.source import Source
 from athanor.models.linear import Linear
 from athanor.runs import Run

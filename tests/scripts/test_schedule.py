@@ -5,7 +5,7 @@ import re
 import pytest
 
 from athanor import assemble, command
-from athanor.reports import figure
+from athanor.craft import figure
 
 WORDS = ["model=linear", "data.limit=115", "data.val_fraction=0", "data.batch_size=16", "trainer.max_epochs=4"]
 

@@ -8,8 +8,9 @@ import lightning.pytorch as L
 
 from athanor import trust
 from athanor.callbacks.checkpoints import checkpoints_of
-from athanor.ensembles import members, predictions
-from athanor.ensembles.combine import How, combined, disagreement, scores
+from athanor.craft.ensembles import predictions
+from athanor.craft.ensembles.combine import How, combined, disagreement, scores
+from athanor.ensembles import members
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from typing import Literal
 import lightning.pytorch as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from athanor.lr_range import RULES, RangeTest, ladder, range_test
-from athanor.reports import figure
-from athanor.reports.lr_range import draw, table
+from athanor.craft import figure
+from athanor.craft.lr_range.curves import draw, table
+from athanor.craft.lr_range.range_test import RULES, RangeTest, ladder, range_test
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from athanor import assemble
 from athanor.base.errors import UserError
-from athanor.ensembles import choose, combine, directory, members, predictions
-from athanor.ensembles import soup as soups
-from athanor.ensembles.predictions import Stage
-from athanor.ensembles.report import Report, report
+from athanor.craft.ensembles import choose, combine, predictions
+from athanor.craft.ensembles import soup as soups
+from athanor.craft.ensembles.predictions import Stage
+from athanor.craft.ensembles.report import Report, report
+from athanor.ensembles import directory, members
 from athanor.runs import fill
 from athanor.tasks import tta
 from athanor.training import devices, precision

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from athanor.reports.figure import COLOURS, new_figure, save
+from athanor.craft.figure import COLOURS, new_figure, save
 
 
 def draw(title: str, tables: dict[str, list[dict[str, Any]]], path: Path) -> Path:

@@ -5,7 +5,7 @@ from itertools import cycle, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from athanor.reports.figure import COLOURS, new_figure, save
+from athanor.craft.figure import COLOURS, new_figure, save
 from athanor.studies import COURSES, Line, Study
 
 if TYPE_CHECKING:

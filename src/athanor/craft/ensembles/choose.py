@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from athanor.base.errors import UserError
-from athanor.ensembles.combine import How, greedy, scores
+from athanor.craft.ensembles.combine import How, greedy, scores
 
 Select = Literal["all", "greedy", "top"]
 K = 5  # of top, where nothing else is asked for

@@ -4,8 +4,8 @@ import math
 from statistics import median
 from typing import TYPE_CHECKING
 
-from athanor.lr_range import RULES, RangeTest
-from athanor.reports.figure import COLOURS, new_figure
+from athanor.craft.figure import COLOURS, new_figure
+from athanor.craft.lr_range.range_test import RULES, RangeTest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from athanor.base.errors import UserError
+from athanor.craft.ensembles import predictions
+from athanor.craft.ensembles.combine import scores
 from athanor.data.batches import EvalBatches
 from athanor.data.module import ImageData
-from athanor.ensembles import predictions
-from athanor.ensembles.combine import scores
 from athanor.ensembles.members import Member
 from athanor.models import batch_norm
 from athanor.runs import load_classifier, read_checkpoint

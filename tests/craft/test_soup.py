@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from athanor.base.errors import UserError
+from athanor.craft.ensembles import soup
 from athanor.data.preprocess import Preprocess
-from athanor.ensembles import soup
 from athanor.tasks.classification import Classifier
 
 

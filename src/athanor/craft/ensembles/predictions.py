@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from athanor.base.files import replace
+from athanor.craft.ensembles.network import logits_of
 from athanor.data.batches import EvalBatches
 from athanor.data.module import ImageData
 from athanor.data.preprocess import chunks
 from athanor.ensembles.members import Member
-from athanor.ensembles.network import logits_of
 from athanor.runs import load_classifier
 from athanor.tasks import tta
 from athanor.tasks.classification import Classifier

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from athanor.ensembles.combine import How, at_least_float32, combined
+from athanor.craft.ensembles.combine import How, at_least_float32, combined
 from athanor.tasks import tta
 from athanor.tasks.classification import Classifier
 

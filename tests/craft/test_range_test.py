@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from athanor import assemble, check_config, lr_range
+from athanor import assemble, check_config
+from athanor.craft.lr_range import range_test
+from athanor.craft.lr_range.range_test import RangeTest, Sweep, ladder
 from athanor.data.module import ImageData
-from athanor.lr_range import RangeTest, Sweep, ladder
 
 LRS = ladder(1e-6, 10, 141)  # 20 steps a decade
 
@@ -53,17 +54,17 @@ def test_the_longest_fall_is_the_longest(seed):
         if all(values[a] > values[b] for a, b in itertools.pairwise(chosen))
     ]
     longest = max(map(len, falls))
-    first, last = lr_range.longest_fall(values)
+    first, last = range_test.longest_fall(values)
     assert any(len(fall) == longest and (fall[0], fall[-1]) == (first, last) for fall in falls)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.5, 0.9, 0.98])
 def test_smoothing_is_debiased_from_the_first_step_on(smoothing):
-    assert list(lr_range.averages([3.0] * 5, smoothing)) == pytest.approx([3.0] * 5)
+    assert list(range_test.averages([3.0] * 5, smoothing)) == pytest.approx([3.0] * 5)
     losses = [2.0, 1.0, 4.0]
     weights = [[smoothing ** (n - i) for i in range(n + 1)] for n in range(3)]
     expected = [sum(w * x for w, x in zip(row, losses, strict=False)) / sum(row) for row in weights]
-    assert list(lr_range.averages(losses, smoothing)) == pytest.approx(expected)
+    assert list(range_test.averages(losses, smoothing)) == pytest.approx(expected)
 
 
 def test_the_answer_is_the_median_of_the_sweeps_to_two_digits():
@@ -198,7 +199,7 @@ def test_everything_is_to_the_bit_what_it_was_and_no_validation_image_is_read(wo
 
 def test_every_group_keeps_its_ratio_and_a_step_takes_as_many_batches_as_the_run(at_start, monkeypatch):
     rates, batches = [], []
-    step, endless = lr_range.Step.__call__, lr_range.endless
+    step, endless = range_test.Step.__call__, range_test.endless
 
     def watched_step(self, source, lr):
         loss = step(self, source, lr)
@@ -210,8 +211,8 @@ def test_every_group_keeps_its_ratio_and_a_step_takes_as_many_batches_as_the_run
             batches.append(len(batch[1]))
             yield batch
 
-    monkeypatch.setattr(lr_range.Step, "__call__", watched_step)
-    monkeypatch.setattr(lr_range, "endless", watched_batches)
+    monkeypatch.setattr(range_test.Step, "__call__", watched_step)
+    monkeypatch.setattr(range_test, "endless", watched_batches)
     words = ["optim=muon", "optim.lr=0.02", "optim.adam_lr=0.004", "trainer.accumulate_grad_batches=3"]
     tests = []
     at_start(lambda finder, *both: tests.append(finder.find(*both)), "model=mlp", *words)
@@ -231,13 +232,13 @@ def test_two_sweeps_of_one_run_and_one_seed_find_the_same_again(at_start):
 def test_a_sweep_ends_where_the_loss_is_not_finite_or_diverges(at_start):
     def look(finder, trainer, classifier):
         lrs = ladder(1e-3, 1e12, 40)
-        test = lr_range.range_test(trainer, classifier, lrs, 2, 0.5)
+        test = range_test.range_test(trainer, classifier, lrs, 2, 0.5)
         for sweep in test.sweeps:
             assert sweep.diverged and len(sweep.lrs) == len(sweep.losses) < 40
             assert all(map(math.isfinite, sweep.losses))
             assert sweep.lrs[sweep.lowest] < 1e3
         classifier.network.head.weight.data[0] = math.nan
         with pytest.raises(FloatingPointError, match="not finite before any step is made"):
-            lr_range.range_test(trainer, classifier, lrs, 2, 0.5)
+            range_test.range_test(trainer, classifier, lrs, 2, 0.5)
 
     at_start(look, "model=mlp", "model.norm=none", "optim=sgd")

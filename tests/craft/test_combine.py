@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from athanor.ensembles.combine import calibration_error, combined, disagreement, greedy, scores
+from athanor.craft.ensembles.combine import calibration_error, combined, disagreement, greedy, scores
 
 HOWS = ("probabilities", "logits", "vote")
 every_how = pytest.mark.parametrize("how", HOWS)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from athanor.craft.figure import COLOURS, new_figure
 from athanor.optim.rates import current, sets_momentum
 from athanor.optim.schedules import Length
-from athanor.reports.figure import COLOURS, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

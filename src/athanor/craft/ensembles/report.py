@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from athanor.ensembles.combine import disagreement, scores
-from athanor.ensembles.predictions import Stage
+from athanor.craft.ensembles.combine import disagreement, scores
+from athanor.craft.ensembles.predictions import Stage
 
 NAMES = ("loss", "acc", "ece")
 TITLES = {"val": "validation", "test": "test"}
