@@ -11,7 +11,7 @@ def main(cfg: DictConfig) -> None:
     # here, not above: `--cfg job`, `--help` and tab completion need no torch
     import lightning.pytorch as L
 
-    from athanor import assemble
+    from athanor.engine.config import assemble
     from athanor.job import Job
     from athanor.ranks import spread
     from athanor.runs import load_weights

@@ -17,8 +17,8 @@ def main() -> None:
     parser.add_argument("--stage", choices=("test", "val"), default="test")
     arguments = parser.parse_args()
 
-    from athanor import assemble, check_config
     from athanor.base.errors import UserError
+    from athanor.engine.config import assemble, check
     from athanor.logs import set_up_logging
     from athanor.runs import Run, checkpoint_of, fill, read_checkpoint
 
@@ -27,7 +27,7 @@ def main() -> None:
     path = checkpoint_of(arguments.run)
     contents = read_checkpoint(path)
     config = command.changed(Run.at(arguments.run).dir, arguments.overrides)
-    check_config.check(config)
+    check.check(config)
     data = assemble.data(config)
     assemble.refuse_other_data(contents["athanor"], data)
     classifier = assemble.from_record({**contents["athanor"], "config": config})

@@ -74,7 +74,7 @@ def spread_out(words: list[str]) -> tuple[str | None, dict[str, list[str]]]:
 
 def find(config: dict) -> "tuple[RangeTest, LRRange, list[str]]":
     """Up to the first step of a run, on one device."""
-    from athanor import assemble
+    from athanor.engine.config import assemble
 
     finder = assemble.build(config["callbacks"]["lr_range"])
     L.seed_everything(config["seed"], verbose=False)  # the weights that train.py would start from

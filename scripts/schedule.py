@@ -46,7 +46,7 @@ def main() -> None:
 
 def foresee(config: dict) -> "Course":
     """Up to the first step of a run, on the processor: steps are counted over all devices."""
-    from athanor import assemble
+    from athanor.engine.config import assemble
 
     data = assemble.data(config)
     record = {"config": config, "input_shape": list(data.input_shape), "class_names": list(data.class_names)}

@@ -24,10 +24,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from athanor import command, config_groups, job
+from athanor import command, job
 from athanor.data.augment import Augment
 from athanor.data.module import ImageData
 from athanor.data.sources.source import Source
+from athanor.engine.config import options
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -61,7 +62,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def compose(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., DictConfig]]:
     """The config that train.py would get for these words of the command line."""
-    monkeypatch.setattr(config_groups, "CONFIGS", REPO / "configs")
+    monkeypatch.setattr(options, "CONFIGS", REPO / "configs")
 
     def compose(*arguments: str) -> DictConfig:
         overrides = ["hydra.mode=RUN", "++hydra.runtime.output_dir=here", *map(command.to_group, arguments)]
@@ -78,7 +79,7 @@ def compose(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., DictConfi
 def run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Callable[..., Ran]:
     """Run train.py or a script as a person would, in tmp_path, but in this process: 1 s instead of 7."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(config_groups, "CONFIGS", REPO / "configs")
+    monkeypatch.setattr(options, "CONFIGS", REPO / "configs")
 
     def run_here(script: str, *arguments: object) -> Ran:
         monkeypatch.setattr(sys, "argv", [str(REPO / script), *map(str, arguments)])

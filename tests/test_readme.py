@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from athanor import check_config
+from athanor.engine.config import check
 
 REPO = Path(__file__).parents[1]
 README = REPO / "README.md"
@@ -57,8 +57,8 @@ def test_every_training_command_composes(words, compose):
     assert set(words[1:]) - set(overrides) <= {"-m", "--help", "--cfg"}
     verbs = [word for word in overrides if re.match("(resume|run|weights)=", word)]
     assert all(re.search("=(last|<run>)$", verb) for verb in verbs)
-    config = check_config.plain(compose(*[first_value(word) for word in overrides if word not in verbs]))
-    check_config.check(config)
+    config = check.plain(compose(*[first_value(word) for word in overrides if word not in verbs]))
+    check.check(config)
 
 
 @pytest.mark.parametrize("words", commands("scripts/"), ids=ids)
@@ -78,7 +78,7 @@ def test_every_script_takes_the_arguments_shown(words, run_here, monkeypatch):
     "override", sorted(set(re.findall(r"`'?([a-z][\w./]*=[\w.\[\],-]+)'?`", TEXT)) - {"resume=last"})
 )
 def test_every_setting_in_the_text_composes(override, compose):
-    check_config.check(check_config.plain(compose("trainer=ddp", override)))
+    check.check(check.plain(compose("trainer=ddp", override)))
 
 
 def test_the_main_job_and_the_tests_are_the_first_commands():

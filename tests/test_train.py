@@ -117,11 +117,11 @@ def test_metrics_are_written_once_an_epoch(main_job):
 
 
 def test_a_recorded_config_is_plain_values_and_enough_to_compose_again(main_job, compose):
-    from athanor import check_config
+    from athanor.engine.config import check
 
     _, run = main_job
     assert "${" not in (run.dir / "config.yaml").read_text()
-    composed = check_config.plain(compose("model=cnn", "optim=adam", "trainer.max_epochs=2"))
+    composed = check.plain(compose("model=cnn", "optim=adam", "trainer.max_epochs=2"))
     assert run.config == composed
 
 

@@ -11,9 +11,9 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.tuner import Tuner
 
-from athanor import assemble
 from athanor.callbacks.lr_range import LRRange, scaled_rates
 from athanor.craft.lr_range.range_test import RULES
+from athanor.engine.config import assemble
 from athanor.tasks.classification import CONSTANT
 from contenders import task
 

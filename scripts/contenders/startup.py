@@ -19,7 +19,11 @@ STARTED = "ATHANOR_BENCHMARK_STARTED"
 TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 WORK = {  # module -> what it is made of that has a row
     "athanor.job": {"Job.save_config": "check the config"},
-    "athanor.assemble": {"data": "build data", "classifier": "build classifier", "trainer": "build trainer, loggers"},
+    "athanor.engine.config.assemble": {
+        "data": "build data",
+        "classifier": "build classifier",
+        "trainer": "build trainer, loggers",
+    },
     "lightning.pytorch.trainer.trainer": {"Trainer.fit": "fit set-up"},
 }
 

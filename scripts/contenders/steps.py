@@ -19,8 +19,8 @@ from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.connectors.logger_connector.logger_connector import _LoggerConnector
 
-from athanor import assemble
 from athanor.data.batches import TrainBatches
+from athanor.engine.config import assemble
 from athanor.tasks.classification import Classifier
 from contenders import plain, task
 from contenders.clock import Clock

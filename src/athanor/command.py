@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
-from athanor import config_groups
 from athanor.base.errors import UserError
+from athanor.engine.config import options
 from athanor.errors import explain
 
 if TYPE_CHECKING:
@@ -119,21 +119,21 @@ def resume_sweep(arguments: list[str]) -> list[str]:
 def to_group(argument: str) -> str:
     """`data.preprocess=zca` to `data/preprocess=zca`, `logger=null` to `logger=[]`, `callbacks=null` to none at all."""
     key, equals, value = argument.partition("=")
-    if equals and "." in key and (config_groups.CONFIGS / key.replace(".", "/")).is_dir():
+    if equals and "." in key and (options.CONFIGS / key.replace(".", "/")).is_dir():
         return f"{key.replace('.', '/')}={value}"
     if (key, value) == ("callbacks", "null"):
         return "callbacks/base@callbacks=none"
     if key in ("logger", "metrics") and value == "null":
         return f"{key}=[]"
-    if equals and value in ("", "null") and key not in ("experiment", "debug") and config_groups.options(key):
-        raise UserError(f"{argument}: choose one\n  {key}: {', '.join(config_groups.options(key))}")
+    if equals and value in ("", "null") and key not in ("experiment", "debug") and options.options(key):
+        raise UserError(f"{argument}: choose one\n  {key}: {', '.join(options.options(key))}")
     return argument
 
 
 def to_addition(argument: str) -> str:
     """A recorded config has no defaults list: a choice of a group is added to it, `optim=sgd` as `+optim=sgd`."""
     key, equals, _ = argument.partition("=")
-    return f"+{argument}" if equals and (config_groups.CONFIGS / key).is_dir() else argument
+    return f"+{argument}" if equals and (options.CONFIGS / key).is_dir() else argument
 
 
 def refuse_changes(directory: Path, others: list[str]) -> None:
@@ -160,12 +160,12 @@ def changed(directory: Path, overrides: list[str]) -> dict:
     """The recorded config of a run with overrides of the command line, for scripts, which log nothing anywhere."""
     from hydra import compose, initialize_config_dir
 
-    from athanor.check_config import plain
+    from athanor.engine.config.check import plain
     from athanor.runs import Run
 
     typed = [to_addition(to_group(override)) for override in overrides]
     register(Run(directory))
-    with initialize_config_dir(str(config_groups.CONFIGS), version_base="1.3"):
+    with initialize_config_dir(str(options.CONFIGS), version_base="1.3"):
         cfg = compose(RECORDED, typed)
     # the keys that loggers take from the environment need not be there
     return plain(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "logger"]))
@@ -179,22 +179,22 @@ def composed(words: list[str]) -> dict:
     from hydra import compose, initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
 
-    from athanor import check_config
+    from athanor.engine.config import check
 
     name, arguments = "train", expand(words)
     if arguments[:1] == ["--config-name"]:  # of run=<run>
         name, arguments = arguments[1], arguments[2:]
     before = HydraConfig.instance().cfg
     try:
-        with initialize_config_dir(str(config_groups.CONFIGS), version_base="1.3"):
+        with initialize_config_dir(str(options.CONFIGS), version_base="1.3"):
             cfg = compose(name, ["hydra.mode=RUN", *arguments], return_hydra_config=True)
             HydraConfig.instance().set_config(cfg)  # ${name} asks it what was chosen
             left_out = ("hydra", "logger", "launcher", "study")
-            config = check_config.plain(OmegaConf.masked_copy(cfg, [key for key in cfg if key not in left_out]))
+            config = check.plain(OmegaConf.masked_copy(cfg, [key for key in cfg if key not in left_out]))
             config["logger"] = {}
-            for notice in check_config.settle(config, arguments):
+            for notice in check.settle(config, arguments):
                 print(notice)
     finally:
         HydraConfig.instance().cfg = before
-    check_config.check(config)
+    check.check(config)
     return config

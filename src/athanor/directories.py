@@ -60,7 +60,7 @@ class Directories(Callback):
 
 
 def check(config: DictConfig) -> None:
-    from athanor import check_study
+    from athanor.engine.config import check_study
 
     try:
         check_study.check(config)

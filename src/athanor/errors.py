@@ -4,8 +4,9 @@ import re
 import traceback
 from pathlib import Path
 
-from athanor import config_groups, resources
+from athanor import resources
 from athanor.base.errors import nearest
+from athanor.engine.config import options
 
 
 def explain(error: BaseException, log: Path | None = None, config: dict | None = None) -> str:
@@ -58,13 +59,13 @@ def shorten(error: BaseException) -> str:
         if name.startswith("submitit"):
             return f'launcher={name.removeprefix("submitit_")} needs submitit: pip install -e ".[cluster]"'
         listed = re.findall(r"^\t(\S+)", text.partition("Config search path")[0], re.MULTILINE)
-        listed = listed or config_groups.options(group)  # Hydra lists them for some forms of the mistake only
+        listed = listed or options.options(group)  # Hydra lists them for some forms of the mistake only
         return f"{group}={name} does not exist; {nearest(name, listed)}\n  {group}: {', '.join(listed)}"
     node = getattr(error.__cause__, "parent_node", None)
     if node is not None and hasattr(node, "keys"):
         path, key = re.sub(r"\[.*", "", str(error.__cause__.full_key)), str(error.__cause__.key)
         group = path.rpartition(".")[0]
-        if not node and (choices := config_groups.options(group.replace(".", "/"))):
+        if not node and (choices := options.options(group.replace(".", "/"))):
             return f"there is no {path}: the chosen {group} has no settings\n  {group}: {', '.join(choices)}"
         advice = f"(+{path}=<value> adds a key that is not in the YAML)"
         return f"there is no {path}; {nearest(key, map(str, node.keys()))}\n  {advice}"

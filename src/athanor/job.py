@@ -19,9 +19,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from athanor import secrets, trust
 from athanor.base.errors import UserError
 from athanor.base.files import replace
+from athanor.engine.config import secrets, trust
 from athanor.errors import explain
 from athanor.logs import set_up_logging
 from athanor.provenance import comparison, describe, differences, environment, hash_of
@@ -69,17 +69,17 @@ class Job(Run):
 
     def save_config(self, cfg: DictConfig) -> dict[str, Any]:
         """Check the config, write config.yaml, and give what is in it: plain values, ${oc.env:NAME} for secrets."""
-        from athanor import check_config
+        from athanor.engine.config import check
 
-        config, self.secrets = check_config.plain(cfg), secrets.find(cfg)
+        config, self.secrets = check.plain(cfg), secrets.find(cfg)
         for handler in logging.getLogger().handlers:
             handler.addFilter(partial(secrets.redact, secrets=self.secrets))
         if self.is_again and not self.is_resumed:
             trust.add(trust.modules_of(config))  # what a person's own configs say may be in the recorded one as well
             return self.trusted_config
-        for notice in check_config.settle(config, self.overrides):
+        for notice in check.settle(config, self.overrides):
             log.info(notice)
-        check_config.check(config)
+        check.check(config)
         self.settings = config
         for key in "launcher", "study":  # no result depends on them
             config.pop(key, None)

@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from athanor import config_groups
 from athanor.base.errors import UserError
+from athanor.engine.config import options
 from athanor.runs import Run
 from athanor.training import devices
 from athanor.training.signals import signals
@@ -68,7 +68,7 @@ def spread(config: dict, directory: Path) -> bool:
     number = devices.count(config["trainer"])
     if number < 2 or "spawn" in str(config["trainer"]["strategy"]) or started_elsewhere():
         return False
-    from athanor import trust
+    from athanor.engine.config import trust
 
     trust.add(trust.modules_of(config))  # a rank loads the config that was composed here
     reading, writing = os.pipe()
@@ -86,7 +86,7 @@ def start(rank: int, number: int, directory: Path, pipe: int, port: int) -> subp
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(number)}
     environment |= {"NODE_RANK": "0", "LOCAL_RANK": str(rank), PARENT: str(pipe)}
-    command = [sys.executable, str(config_groups.CONFIGS.parent / "train.py"), f"resume={directory}"]
+    command = [sys.executable, str(options.CONFIGS.parent / "train.py"), f"resume={directory}"]
     # a session of its own: Ctrl-C reaches this process alone, which passes it on once
     return subprocess.Popen(command, env=environment, pass_fds=[pipe], start_new_session=True)
 

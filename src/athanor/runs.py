@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from athanor import loaded, trust
 from athanor.base.errors import UserError
+from athanor.engine.config import records, trust
 
 if TYPE_CHECKING:
     from athanor.tasks.classification import Classifier
@@ -56,13 +56,13 @@ class Run:
     @property
     def config(self) -> dict[str, Any]:
         """What config.yaml says, as plain values, to be read; secrets are ${oc.env:NAME}."""
-        return loaded.read_config(self.dir / "config.yaml")
+        return records.read_config(self.dir / "config.yaml")
 
     @property
     def trusted_config(self) -> dict[str, Any]:
         """The config to train or evaluate with: complete, and with no target that trust.py refuses."""
         config = {**self.config, "resume": None, "run": None}
-        loaded.check_config(config, self.dir / "config.yaml")
+        records.check_config(config, self.dir / "config.yaml")
         trust.check(config)
         return config
 
@@ -92,19 +92,19 @@ def checkpoint_of(path: str | Path) -> Path:
 
 def load_classifier(checkpoint: Path) -> "Classifier":
     """The classifier of a checkpoint file alone. Raises UserError where trust.py refuses what it is made of."""
-    from athanor import assemble
+    from athanor.engine.config import assemble
 
     contents = read_checkpoint(checkpoint)
     record = contents["athanor"]
-    loaded.check_complete(record["config"], loaded.BUILT, checkpoint)
-    trust.check(loaded.built(record["config"]))
+    records.check_complete(record["config"], records.BUILT, checkpoint)
+    trust.check(records.built(record["config"]))
     try:
         # a few images are not worth compiling for
         classifier = assemble.from_record({**record, "config": {**record["config"], "compile": False}})
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{checkpoint} does not fit this version of Athanor: {loaded.first_line(error)}") from error
+        raise UserError(f"{checkpoint} does not fit this version of Athanor: {records.first_line(error)}") from error
     fill(classifier, contents, checkpoint)
     return classifier.eval()
 
@@ -114,7 +114,7 @@ def fill(classifier: "Classifier", contents: dict[str, Any], checkpoint: Path) -
     try:
         classifier.load_state_dict(contents["state_dict"])
     except RuntimeError as error:
-        raise UserError(f"{checkpoint} is of another classifier: {loaded.first_line(error)}") from error
+        raise UserError(f"{checkpoint} is of another classifier: {records.first_line(error)}") from error
 
 
 def checkpoint_record(path: Path) -> dict[str, Any]:
@@ -140,8 +140,8 @@ def read_checkpoint(path: Path, weights: bool = True) -> dict[str, Any]:
     except Exception as error:
         if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UserError(f"{path} is not loaded, as it would call {code[1]}; a checkpoint holds data only") from None
-        raise UserError(f"{path} is not a checkpoint, or torn: {loaded.first_line(error)}") from error
-    loaded.check_record(contents, path)
+        raise UserError(f"{path} is not a checkpoint, or torn: {records.first_line(error)}") from error
+    records.check_record(contents, path)
     return contents
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from athanor import assemble, check_config
 from athanor.callbacks import control
 from athanor.callbacks.control import Control
 from athanor.callbacks.ema import EMA
+from athanor.engine.config import assemble, check
 from athanor.runs import Run, load_classifier, read_checkpoint
 
 # 9 steps an epoch; batch norm and dropout in the network
@@ -45,8 +45,8 @@ def fit(compose, tmp_path):
     """Train as train.py does, from the last checkpoint where there is one. `folder` is the run's."""
 
     def fit(*words, folder="run", kill_at=None, base=TINY):
-        config = check_config.plain(compose(*base, *RUN, *words))
-        check_config.check(config)
+        config = check.plain(compose(*base, *RUN, *words))
+        check.check(config)
         torch.manual_seed(config["seed"])
         data = assemble.data(config)
         classifier = assemble.classifier(config, data)
@@ -142,7 +142,7 @@ class Weights(L.Callback):
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_swa_is_the_exact_mean_of_known_weights(words, mean, compose, tmp_path):
-    config = check_config.plain(compose(*TINY, *RUN, "callbacks=swa", "optim=sgd", "optim.lr=0", *words))
+    config = check.plain(compose(*TINY, *RUN, "callbacks=swa", "optim=sgd", "optim.lr=0", *words))
     config["trainer"]["max_epochs"] = 6
     data = assemble.data(config)
     classifier = assemble.classifier(config, data)

@@ -7,9 +7,9 @@ import lightning.pytorch as L
 import pytest
 import torch
 
-from athanor import assemble, check_config
 from athanor.callbacks import checkpoints
 from athanor.callbacks.checkpoints import Checkpoints
+from athanor.engine.config import assemble, check
 from athanor.tasks.classification import Classifier
 from athanor.training import checkpoint_files
 from athanor.training.checkpoint_files import BackgroundCheckpointIO, write
@@ -262,7 +262,7 @@ def test_the_checkpoint_of_a_run_holds_nothing_but_tensors_and_plain_data(optim,
     words = ["trainer=cpu", "trainer.max_epochs=1", "data.limit=100", "logger=null"]
     words += ["model=mlp" if optim == "muon" else "model=linear"]  # which has no hidden layer
     words += ["data.batch_size=16"] if optim != "lbfgs" else []
-    config = check_config.plain(compose(f"optim={optim}", "scheduler=plateau", "callbacks.checkpoints.top_k=2", *words))
+    config = check.plain(compose(f"optim={optim}", "scheduler=plateau", "callbacks.checkpoints.top_k=2", *words))
     data = assemble.data(config)
     classifier = assemble.classifier(config, data)
     trainer = assemble.trainer(config, str(tmp_path), data, classifier.network)
@@ -283,7 +283,7 @@ def fit_config(compose, tmp_path):
 
     def fit_config(folder, *words):
         words = ["model=linear", "trainer=cpu", "data.limit=100", "data.batch_size=16", "logger=null", *words]
-        config = check_config.plain(compose(*words))
+        config = check.plain(compose(*words))
         torch.manual_seed(config["seed"])
         data = assemble.data(config)
         classifier = assemble.classifier(config, data)

@@ -13,9 +13,9 @@ import lightning.pytorch as L
 import pytest
 import torch
 
-from athanor import assemble, check_config
 from athanor.callbacks import control
 from athanor.callbacks.control import Control
+from athanor.engine.config import assemble, check
 from athanor.runs import Run, read_checkpoint
 
 # 4 steps an epoch
@@ -66,7 +66,7 @@ def fit(compose, tmp_path):
     """Train as train.py does, from the last checkpoint where there is one, with a person who makes these edits."""
 
     def fit(edits, *words, folder="run", kill_at=None):
-        config = check_config.plain(compose(*RUN, *words))
+        config = check.plain(compose(*RUN, *words))
         torch.manual_seed(config["seed"])
         data = assemble.data(config)
         classifier = assemble.classifier(config, data)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from athanor import assemble
 from athanor.craft.ensembles import predictions
+from athanor.engine.config import assemble
 from athanor.runs import Run, load_classifier
 
 TINY = ["model=mlp", "model.widths=[32]", "data.limit=400", "data.batch_size=32", "trainer.max_epochs=5"]

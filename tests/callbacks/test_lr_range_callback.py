@@ -5,8 +5,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from athanor import assemble, check_config
 from athanor.callbacks.lr_range import LRRange
+from athanor.engine.config import assemble, check
 from athanor.runs import Run, read_checkpoint
 
 TINY = ["model=mlp", "model.widths=[32]", "data.limit=320", "data.batch_size=32", "trainer.max_epochs=2", "test=false"]
@@ -41,7 +41,7 @@ def fit(compose, tmp_path, monkeypatch):
     monkeypatch.setattr(LRRange, "_show", lambda self, trainer, test: None)
 
     def fit(*words):
-        config = check_config.plain(compose(*TINY, "logger=[]", "callbacks.progress=null", *words))
+        config = check.plain(compose(*TINY, "logger=[]", "callbacks.progress=null", *words))
         L.seed_everything(config["seed"], verbose=False)
         data = assemble.data(config)
         classifier = assemble.classifier(config, data)

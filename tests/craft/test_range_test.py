@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from athanor import assemble, check_config
 from athanor.craft.lr_range import range_test
 from athanor.craft.lr_range.range_test import RangeTest, Sweep, ladder
 from athanor.data.module import ImageData
+from athanor.engine.config import assemble, check
 
 LRS = ladder(1e-6, 10, 141)  # 20 steps a decade
 
@@ -107,7 +107,7 @@ def at_start(compose, tmp_path):
     """Call something at the start of a run that these words describe."""
 
     def at_start(before_training, *words):
-        config = check_config.plain(compose(*WORDS, *words))
+        config = check.plain(compose(*WORDS, *words))
         finder = assemble.build(config["callbacks"]["lr_range"])
         L.seed_everything(config["seed"], verbose=False)
         data = assemble.data(config)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from athanor import assemble
+from athanor.engine.config import assemble
 from athanor.runs import Run, load_classifier
 from athanor.sweeps import Sweep
 

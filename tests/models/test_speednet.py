@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from athanor import assemble, check_config
 from athanor.data.sources.digits import digits
 from athanor.data.sources.source import Source
+from athanor.engine.config import assemble, check
 from athanor.models.speednet import EPS, SpeedNet
 from athanor.runs import Run, read_checkpoint
 
@@ -67,7 +67,7 @@ def test_images_that_cannot_be_halved_so_often_are_refused():
 
 def test_exact_parameter_counts_of_the_default(compose):
     """Jordan 2024, section 3.1: 1.97 million, of which here 24 biases, the norms and a head of 2,560 are a part."""
-    node = check_config.plain(compose("model=speednet"))["model"]
+    node = check.plain(compose("model=speednet"))["model"]
     model = assemble.build(node, input_shape=(3, 32, 32), num_classes=10)
     whitening, norms, head = 24 * 12 + 24, 2 * 2 * (64 + 256 + 256), 256 * 10
     stages = 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256)
@@ -187,7 +187,7 @@ def sorted_by_class():
 
 def classifier_of(source, compose, monkeypatch, *words):
     monkeypatch.setattr("athanor.data.sources.digits.digits", lambda: source)
-    config = check_config.plain(compose("model=speednet", "model.widths=[8,8]", *words))
+    config = check.plain(compose("model=speednet", "model.widths=[8,8]", *words))
     data = assemble.data(config)
     return assemble.classifier(config, data), data
 
@@ -225,7 +225,7 @@ def test_images_of_validation_and_test_do_not_matter_to_the_whitening(sorted_by_
 
 
 def test_networks_without_such_a_layer_are_left_alone(compose):
-    config = check_config.plain(compose("model=cnn"))
+    config = check.plain(compose("model=cnn"))
     torch.manual_seed(0)
     fresh = assemble.build(config["model"], input_shape=(1, 8, 8), num_classes=10).state_dict()
     torch.manual_seed(0)

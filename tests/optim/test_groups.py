@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from athanor import assemble, check_config
+from athanor.engine.config import assemble, check
 from athanor.optim.groups import parameter_groups
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "model").glob("*.yaml"))
@@ -12,7 +12,7 @@ NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 @pytest.mark.parametrize("model", [path.stem for path in CONFIGS])
 def test_weights_decay_and_biases_and_norms_do_not(model, compose):
-    config = check_config.plain(compose(f"model={model}"))
+    config = check.plain(compose(f"model={model}"))
     network = assemble.build(config["model"], input_shape=(3, 32, 32), num_classes=10)
     groups = parameter_groups(network, decay=True)
     decayed, kept = list(map(id, groups[0]["params"])), list(map(id, groups[1]["params"]))
@@ -46,7 +46,7 @@ def test_without_decay_all_are_one_group():
 
 @pytest.mark.parametrize(("words", "groups"), [("optim=adam", 1), ("optim=adam optim.weight_decay=0.1", 2)])
 def test_a_run_splits_its_parameters_only_where_something_decays(words, groups, compose, make_trainer):
-    config = check_config.plain(compose("model=linear", *words.split()))
+    config = check.plain(compose("model=linear", *words.split()))
     data = assemble.data(config)
     classifier = assemble.classifier(config, data)
     trainer = make_trainer(max_steps=1)
@@ -55,7 +55,7 @@ def test_a_run_splits_its_parameters_only_where_something_decays(words, groups, 
 
 
 def test_an_option_that_does_not_say_whether_it_decays_keeps_torchs_default_off_the_biases(compose, make_trainer):
-    config = check_config.plain(compose("model=linear", "optim=adamw", "~optim.weight_decay"))
+    config = check.plain(compose("model=linear", "optim=adamw", "~optim.weight_decay"))
     data = assemble.data(config)
     trainer = make_trainer(max_steps=1)
     trainer.fit(assemble.classifier(config, data), data)

@@ -10,7 +10,7 @@ from formulas import ENDING, FLOORS, FORMS, UNITS, factors, knobs_of, plain, who
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
-from athanor import assemble, check_config
+from athanor.engine.config import assemble, check
 from athanor.optim import schedules
 from athanor.optim.scaling import LRScaling
 from athanor.optim.schedules import Length, Schedule
@@ -66,7 +66,7 @@ def test_every_closed_form_equals_its_formula_at_every_step(name, unit, warmup):
 
 @pytest.mark.parametrize("name", FORMS)
 def test_every_option_builds_the_form_of_its_name(name, compose):
-    config = check_config.plain(compose(f"scheduler={name}", "scheduler.warmup=3", "scheduler.warmup_unit=steps"))
+    config = check.plain(compose(f"scheduler={name}", "scheduler.warmup=3", "scheduler.warmup_unit=steps"))
     schedule = assemble.schedule(config)
     found = [lr for lr, _ in rates(schedule)]
     assert found[:3] == pytest.approx([share * found[3] for share in (1 / 4, 2 / 4, 3 / 4)])

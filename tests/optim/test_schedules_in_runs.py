@@ -8,7 +8,7 @@ import lightning.pytorch as L
 import pytest
 from formulas import FORMS, UNITS, factors, half_cosine, knobs_of, plain
 
-from athanor import assemble, check_config
+from athanor.engine.config import assemble, check
 from athanor.tasks.classification import Classifier
 
 LR, EPOCHS, BATCHES = 0.3, 4, 7  # 115 images make 7 batches of 16
@@ -41,8 +41,8 @@ def fit(compose, tmp_path, monkeypatch):
     """Train as train.py does; with `killed_at`, be killed at that batch and go on from the checkpoint."""
 
     def fit(*words, killed_at=None, folder="run"):
-        config = check_config.plain(compose(*WORDS, f"trainer.max_epochs={EPOCHS}", *words))
-        check_config.check(config)
+        config = check.plain(compose(*WORDS, f"trainer.max_epochs={EPOCHS}", *words))
+        check.check(config)
         watch, last = Watch(), tmp_path / folder / "checkpoints" / "last.ckpt"
 
         def run():

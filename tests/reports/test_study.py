@@ -7,7 +7,7 @@ from pathlib import Path
 import hydra
 import pytest
 
-from athanor import check_study
+from athanor.engine.config import check_study
 from athanor.reports import study as drawing
 from athanor.runs import Run
 from athanor.studies import Study

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from athanor import assemble, check_config
 from athanor.base.errors import UserError
 from athanor.craft import export
 from athanor.data.sources.source import Source
+from athanor.engine.config import assemble, check
 from athanor.models.linear import Linear
 from athanor.runs import Run
 
@@ -60,7 +60,7 @@ def classifier(compose):
     """An untrained classifier with fitted preprocessing and batch norms, and 16 test images."""
 
     def classifier(*words):
-        config = check_config.plain(compose(*words))
+        config = check.plain(compose(*words))
         data = assemble.data(config)
         made = assemble.classifier(config, data)
         for module in made.modules():

@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from athanor import assemble, command
+from athanor import command
 from athanor.craft import figure
+from athanor.engine.config import assemble
 
 WORDS = ["model=linear", "data.limit=115", "data.val_fraction=0", "data.batch_size=16", "trainer.max_epochs=4"]
 

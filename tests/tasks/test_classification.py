@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
-from athanor import assemble, check_config
 from athanor.callbacks.checkpoints import Checkpoints
 from athanor.data.preprocess import Standardize
+from athanor.engine.config import assemble, check
 from athanor.optim import schedules
 from athanor.tasks.classification import Classifier
 from athanor.tasks.losses import CrossEntropy
@@ -240,7 +240,7 @@ def test_a_run_may_have_no_number_of_epochs(make_trainer, limits):
 
 @pytest.fixture
 def further(compose):
-    nodes = check_config.plain(compose("metrics=[macro_f1,top5,balanced_accuracy,per_class]"))["metrics"]
+    nodes = check.plain(compose("metrics=[macro_f1,top5,balanced_accuracy,per_class]"))["metrics"]
     return {name: assemble.build(node, num_classes=CLASSES) for name, node in nodes.items()}
 
 

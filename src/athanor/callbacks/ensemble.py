@@ -6,10 +6,10 @@ from typing import Any
 
 import lightning.pytorch as L
 
-from athanor import trust
 from athanor.callbacks.checkpoints import checkpoints_of
 from athanor.craft.ensembles import predictions
 from athanor.craft.ensembles.combine import How, combined, disagreement, scores
+from athanor.engine.config import trust
 from athanor.ensembles import members
 
 log = logging.getLogger(__name__)

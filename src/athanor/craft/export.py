@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from athanor import assemble, trust
 from athanor.base.errors import UserError
+from athanor.engine.config import assemble, trust
 from athanor.tasks.classification import Classifier
 
 TOLERANCE = 1e-4  # of a logit, relative to max(1, |logit|)

@@ -8,9 +8,9 @@ import lightning.pytorch as L
 import torch
 from omegaconf import OmegaConf
 
-from athanor import assemble, check_config, trust
 from athanor.base.files import replace
 from athanor.callbacks.checkpoints import checkpoints_of
+from athanor.engine.config import assemble, check, trust
 from athanor.ensembles.directory import PLAIN
 from athanor.ensembles.session import Made, Session
 from athanor.provenance import describe, environment
@@ -59,5 +59,5 @@ def settings(now: Session) -> dict[str, Any]:
     config["logger"] = {"csv": {"_target_": "athanor.training.loggers.CSVLog"}}
     config["trainer"] = {**config["trainer"], "devices": 1, "strategy": "auto"}
     trust.check(config)
-    check_config.check(config)
+    check.check(config)
     return config

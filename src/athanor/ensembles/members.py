@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from athanor import assemble, check_config, loaded, trust
 from athanor.base.errors import UserError
 from athanor.data.module import ImageData
+from athanor.engine.config import assemble, check, records, trust
 from athanor.provenance import hash_of
 from athanor.runs import Run, checkpoint_record, shown
 from athanor.sweeps import Sweep
@@ -39,9 +39,9 @@ class Member:
     def config(self) -> dict[str, Any]:
         """Complete, checked and trusted, to load its data by. A checkpoint may be anybody's."""
         config = {**self.record["config"], "resume": None, "run": None, "logger": {}, "callbacks": {}}
-        loaded.check_config(config, self.path)
+        records.check_config(config, self.path)
         trust.check(config)
-        check_config.check(config)
+        check.check(config)
         return config
 
     def data(self) -> ImageData:

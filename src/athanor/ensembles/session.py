@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from athanor import assemble
 from athanor.base.errors import UserError
 from athanor.craft.ensembles import choose, combine, predictions
 from athanor.craft.ensembles import soup as soups
 from athanor.craft.ensembles.predictions import Stage
 from athanor.craft.ensembles.report import Report, report
+from athanor.engine.config import assemble
 from athanor.ensembles import directory, members
 from athanor.runs import fill
 from athanor.tasks import tta

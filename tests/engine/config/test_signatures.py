@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from athanor.base.errors import UserError
-from athanor.signatures import check_key, check_value, describe, fits, signature
+from athanor.engine.config.signatures import check_key, check_value, describe, fits, signature
 
 FITTING = [
     (3, int),

@@ -7,12 +7,12 @@ from typing import Any, Literal
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
-from athanor import check_study
 from athanor.base.errors import UserError, nearest
 from athanor.data.module import ImageData
+from athanor.engine.config import check_study
+from athanor.engine.config.signatures import check_key, check_value, signature
 from athanor.optim.scaling import Rule as LRScalingRule
 from athanor.optim.schedules import Unit
-from athanor.signatures import check_key, check_value, signature
 from athanor.tasks import tta
 
 TOP_LEVEL = {

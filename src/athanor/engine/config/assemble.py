@@ -9,17 +9,17 @@ import torch
 from lightning.pytorch.callbacks import ProgressBar
 from torch import nn
 
-from athanor import loaded, trust
 from athanor.base.errors import UserError
 from athanor.callbacks.checkpoints import Checkpoints
 from athanor.callbacks.stopwatch import Stopwatch
-from athanor.check_config import OUTSIDE_TARGET
 from athanor.craft.ensembles.network import Ensemble, EnsembleClassifier
 from athanor.data.module import ImageData
+from athanor.engine.config import records, trust
+from athanor.engine.config.check import OUTSIDE_TARGET
+from athanor.engine.config.secrets import reveal
+from athanor.engine.config.signatures import check_arguments, signature
 from athanor.optim.scaling import LRScaling
 from athanor.optim.schedules import Schedule
-from athanor.secrets import reveal
-from athanor.signatures import check_arguments, signature
 from athanor.tasks.classification import Classifier
 from athanor.training import devices, overhead, precision
 from athanor.training.agreement import Agreement
@@ -101,7 +101,7 @@ def refuse_other_data(record: dict, data: ImageData) -> None:
 def from_record(record: dict, class_counts: torch.Tensor | None = None) -> Classifier:
     """A classifier, or an ensemble of them, as a checkpoint describes it, without weights."""
     input_shape, num_classes = tuple(record["input_shape"]), len(record["class_names"])
-    cfg = reveal(loaded.built(record["config"]))
+    cfg = reveal(records.built(record["config"]))
     if class_counts is None:
         class_counts = torch.ones(num_classes)  # only a training loss needs the true ones; weights load over these
     if "members" in record:
@@ -131,7 +131,7 @@ def ensemble(record: dict) -> Ensemble:
     """The network of an ensemble. Its members are described by a file, whoever asks, and so trust.py looks at them."""
     members = []
     for member in record["members"]:
-        trust.check(loaded.built(member["config"]))
+        trust.check(records.built(member["config"]))
         members.append(from_record({**member, "config": {**member["config"], "compile": False, "metrics": {}}}))
     return Ensemble(members, record["combine"], record["weights"], record["tta"])
 

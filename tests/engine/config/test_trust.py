@@ -12,11 +12,11 @@ import torch
 import yaml
 from PIL import Image
 
-from athanor import assemble, check_config, loaded, trust
 from athanor.base.errors import UserError
+from athanor.engine.config import assemble, check, records, trust
 from athanor.runs import Run, read_checkpoint
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 FILES = sorted(path for path in CONFIGS.glob("*/**/*.yaml") if path.relative_to(CONFIGS).parts[0] != "hydra")
 GROUPS = [*trust.RULES, "model.inner", "metrics.a", "callbacks.a", "logger.a", "monitor", "trainer.plugins"]
 BUILT = ["model", "loss", "optim", "scheduler", "data.preprocess", "metrics.a"]  # from a checkpoint's record
@@ -130,7 +130,7 @@ def test_a_config_file_cannot_name_a_payload(verb, target, crafted, marker, run_
 @every_loader
 @pytest.mark.parametrize("group", [*trust.RULES, "metrics.a", "callbacks.a", "logger.a", "trainer.plugins"])
 def test_a_config_file_cannot_name_a_payload_anywhere(verb, group, crafted, marker, run_here):
-    several = group in check_config.SEVERAL
+    several = group in check.SEVERAL
     write_config(crafted, group, {"a": node("os.system", marker)} if several else node("os.system", marker))
     refused(run_here(*COMMANDS[verb]), marker)
 
@@ -222,11 +222,11 @@ def test_every_option_that_is_shipped_passes(path, compose, tmp_path):
         pytest.skip("every option of the group contains it")
     word = f"{'callbacks/base@callbacks' if group == 'callbacks/base' else group}={path.stem}"
     words = [word, *([f"data.root={tmp_path}"] if word == "data=image_folder" else [])]
-    config = check_config.plain(compose(*words))
+    config = check.plain(compose(*words))
     assert len(list(trust.targets(config))) >= 7
     trust.check(config)
-    loaded.check_config(config, path)
-    trust.check(loaded.built(config))
+    records.check_config(config, path)
+    trust.check(records.built(config))
 
 
 # code of one's own

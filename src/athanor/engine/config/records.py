@@ -12,7 +12,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from athanor.base.errors import UserError
-from athanor.secrets import INTERPOLATION
+from athanor.engine.config.secrets import INTERPOLATION
 
 STRANGE_TOKENS = (yaml.AliasToken, yaml.TagToken, yaml.DirectiveToken)  # of which we write none
 NODES = {  # mappings, with what must be in them
@@ -36,7 +36,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
     Raises UserError where it cannot be read, or holds what no run records: other keys, other interpolations.
     """
-    from athanor.check_config import GROUPS, TOP_LEVEL
+    from athanor.engine.config.check import GROUPS, TOP_LEVEL
 
     try:
         text = path.read_text(encoding="utf-8")
@@ -57,7 +57,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def check_config(config: dict, path: Path) -> None:
     """Raise UserError where a config that has been read is not complete."""
-    from athanor.check_config import SEVERAL, TOP_LEVEL
+    from athanor.engine.config.check import SEVERAL, TOP_LEVEL
 
     check_complete(config, (*TOP_LEVEL, *NODES), path)
     for group in SEVERAL:

@@ -10,12 +10,12 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from athanor import assemble, check_config
 from athanor.base.errors import UserError
 from athanor.data.sources import cifar10, mnist
 from athanor.data.sources.source import Source
+from athanor.engine.config import assemble, check
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 FILES = sorted(path for path in CONFIGS.glob("*/**/*.yaml") if path.relative_to(CONFIGS).parts[0] != "hydra")
 SHARED = [CONFIGS / group / "base" / "default.yaml" for group in ("data", "optim", "scheduler")]  # not options
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
@@ -110,8 +110,8 @@ def fit(config, directory):
 @every_option
 def test_every_option_composes_and_its_keys_fit_its_target(option, compose, tmp_path):
     try:
-        config = check_config.plain(compose(*words_for(option, tmp_path)))
-        check_config.check(config)
+        config = check.plain(compose(*words_for(option, tmp_path)))
+        check.check(config)
     except UserError as error:
         if option.startswith("logger=") and "No module named" in str(error):
             pytest.skip(str(error))
@@ -122,7 +122,7 @@ def test_every_option_composes_and_its_keys_fit_its_target(option, compose, tmp_
 @every_option
 def test_every_option_trains_two_steps(option, compose, data_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
-    config = check_config.plain(compose(*words_for(option, data_dir)))
+    config = check.plain(compose(*words_for(option, data_dir)))
     accelerator = config["trainer"]["accelerator"]
     if accelerator == "gpu" and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
@@ -148,7 +148,7 @@ def test_every_option_trains_two_steps(option, compose, data_dir, tmp_path, monk
 def test_every_model_trains_on_every_shape_of_image(model, shape, compose, digits_of_shape, tmp_path):
     digits_of_shape(shape)
     words = [f"model={model}", *SMALL.get(model, []), "data.batch_size=16", "callbacks=null", "logger=null"]
-    config = check_config.plain(compose(*words, "trainer.max_steps=1", "trainer.log_every_n_steps=1"))
+    config = check.plain(compose(*words, "trainer.max_steps=1", "trainer.log_every_n_steps=1"))
     data = assemble.data(config)
     classifier = assemble.classifier(config, data)
     before = {name: p.clone() for name, p in classifier.named_parameters()}
@@ -161,7 +161,7 @@ def test_every_model_trains_on_every_shape_of_image(model, shape, compose, digit
 @every_model
 def test_every_model_overfits_one_batch(model, compose, tmp_path):
     words = [f"model={model}", *SMALL.get(model, []), "optim.lr=3e-3", "callbacks=null", "logger=csv"]
-    config = check_config.plain(compose("debug=overfit", *words, "trainer.log_every_n_steps=1"))
+    config = check.plain(compose("debug=overfit", *words, "trainer.log_every_n_steps=1"))
     if "dropout" in config["model"]:
         config["model"]["dropout"] = 0.0
     if model == "linear":  # few parameters need large steps
@@ -176,25 +176,25 @@ def test_every_model_overfits_one_batch(model, compose, tmp_path):
 def test_a_wrong_key_in_an_experiment_is_found_by_check(compose, tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "typo.yaml").write_text("# @package _global_\noptim:\n  wieght_decay: 0.1\n")
-    config = check_config.plain(compose("experiment=typo", f"hydra.searchpath=[file://{tmp_path}]"))
+    config = check.plain(compose("experiment=typo", f"hydra.searchpath=[file://{tmp_path}]"))
     with pytest.raises(UserError, match=r"optim\.wieght_decay: Adam has no 'wieght_decay'; did you mean weight_decay"):
-        check_config.check(config)
+        check.check(config)
 
 
 @pytest.mark.parametrize("group", ["data", "model", "optim", "scheduler", "loss", "trainer"])
 def test_check_finds_one_wrong_key_in_any_option_of(group, compose, tmp_path):
     for path in sorted((CONFIGS / group).glob("*.yaml")):
-        config = check_config.plain(compose(*words_for(f"{group}={path.stem}", tmp_path)))
-        check_config.check(config)
+        config = check.plain(compose(*words_for(f"{group}={path.stem}", tmp_path)))
+        check.check(config)
         config[group]["zzz"] = 1
-        _, anything = check_config.node_signature(group, config[group])
+        _, anything = check.node_signature(group, config[group])
         if not anything:
             with pytest.raises(UserError, match=rf"{group}\.zzz: \w+ has no 'zzz'"):
-                check_config.check(config)
+                check.check(config)
 
 
 def test_the_default_config_is_plain_values(compose):
-    config = check_config.plain(compose())
+    config = check.plain(compose())
     assert {type(value) for value in leaves(config)} <= {str, int, float, bool, type(None)}
     assert not [text for text in leaves(config) if isinstance(text, str) and ("${" in text or "???" in text)]
     assert config["name"] == "cnn_digits"
@@ -208,7 +208,7 @@ def test_a_default_lives_in_one_place():
         for node in nodes(OmegaConf.to_container(OmegaConf.load(path))):
             if not str(node.get("_target_")).startswith("athanor."):
                 continue
-            target = check_config.locate(path.stem, node["_target_"])
+            target = check.locate(path.stem, node["_target_"])
             parameters = inspect.signature(target).parameters
             twice += [
                 f"{path.stem}.{key}"

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from athanor import secrets
 from athanor.base.errors import UserError
+from athanor.engine.config import secrets
 from athanor.runs import Run
 
 KEY = "s3cr3t-0f-wandb"

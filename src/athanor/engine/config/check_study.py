@@ -6,7 +6,7 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf
 
 from athanor.base.errors import UserError, nearest
-from athanor.signatures import check_key, check_value
+from athanor.engine.config.signatures import check_key, check_value
 from athanor.studies import COURSES
 
 KEYS = {"title": str, "panels": list[dict], "compare": Literal["ensembles"]}
