@@ -12,9 +12,9 @@ def main(cfg: DictConfig) -> None:
     import lightning.pytorch as L
 
     from athanor.engine.config import assemble
+    from athanor.engine.runs.run import load_weights
     from athanor.job import Job
     from athanor.ranks import spread
-    from athanor.runs import load_weights
 
     job = Job()
     if job.is_done:

@@ -27,7 +27,7 @@ from contenders import averages, cases, rates
 
 from athanor import command
 from athanor.base.errors import UserError
-from athanor.provenance import cpu_name
+from athanor.engine.runs.provenance import cpu_name
 
 
 class Case(NamedTuple):

@@ -17,9 +17,9 @@ def main() -> None:
     arguments = parsed()
 
     from athanor.craft.ensembles.report import numbers
-    from athanor.ensembles import directory, distill, session
+    from athanor.engine.runs.ensembles import directory, distill, session
+    from athanor.engine.runs.run import shown
     from athanor.logs import set_up_logging
-    from athanor.runs import shown
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     set_up_logging()

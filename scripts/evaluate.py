@@ -19,8 +19,8 @@ def main() -> None:
 
     from athanor.base.errors import UserError
     from athanor.engine.config import assemble, check
+    from athanor.engine.runs.run import Run, checkpoint_of, fill, read_checkpoint
     from athanor.logs import set_up_logging
-    from athanor.runs import Run, checkpoint_of, fill, read_checkpoint
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     set_up_logging()

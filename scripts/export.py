@@ -19,7 +19,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from athanor.craft import export
-    from athanor.runs import checkpoint_of, load_classifier, shown
+    from athanor.engine.runs.run import checkpoint_of, load_classifier, shown
 
     form = export.FORMATS[arguments.format]
     form.require()

@@ -30,8 +30,8 @@ def main() -> None:
     from athanor.craft import figure
     from athanor.craft.lr_range.curves import compare, draw, draw_axis, table
     from athanor.directories import claim
+    from athanor.engine.runs.run import shown
     from athanor.logs import set_up_logging
-    from athanor.runs import shown
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     axis, settings = spread_out(words)

@@ -18,7 +18,7 @@ def main() -> None:
 
     from athanor.base.errors import UserError
     from athanor.data.sources.image_file import load_image
-    from athanor.runs import checkpoint_of, load_classifier
+    from athanor.engine.runs.run import checkpoint_of, load_classifier
 
     classifier = load_classifier(checkpoint_of(arguments.run))
     channels, height, width = classifier.record["input_shape"]

@@ -28,8 +28,8 @@ def main() -> None:
 
     from athanor.craft import figure
     from athanor.craft.schedule_course import draw
+    from athanor.engine.runs.run import shown
     from athanor.logs import set_up_logging
-    from athanor.runs import shown
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     set_up_logging()

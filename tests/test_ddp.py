@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from athanor.runs import Run, read_checkpoint
+from athanor.engine.runs.run import Run, read_checkpoint
 
 # 1295 training images: 20 steps of 64 an epoch; 143 to validate and 359 to test, neither even
 WORDS = ["model=mlp", "model.norm=none", "model.widths=[64]", "optim=momentum", "trainer.max_epochs=2"]

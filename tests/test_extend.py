@@ -2,7 +2,7 @@
 
 import pytest
 
-from athanor.runs import Run
+from athanor.engine.runs.run import Run
 
 FILES = {
     "code/mine_model.py": """

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from athanor import ranks, slots
-from athanor.runs import Run
+from athanor.engine.runs.run import Run
 
 MLP = ["model=mlp", "model.norm=none", "model.widths=[32]", "optim=momentum", "trainer.max_epochs=2", "logger=csv"]
 TWO = [*MLP, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]

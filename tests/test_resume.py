@@ -12,9 +12,9 @@ import torch
 from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from athanor import provenance
 from athanor.callbacks.checkpoints import Checkpoints
-from athanor.runs import Run, read_checkpoint
+from athanor.engine.runs import provenance
+from athanor.engine.runs.run import Run, read_checkpoint
 from athanor.tasks.classification import Classifier
 from athanor.training import checkpoint_files
 from athanor.training.loggers import CSVLog, TensorBoard

@@ -10,7 +10,7 @@ from PIL import Image
 
 from athanor.data.sources.digits import digits
 from athanor.data.sources.source import Source
-from athanor.runs import Run, read_checkpoint
+from athanor.engine.runs.run import Run, read_checkpoint
 
 TINY = ["model=linear", "data.limit=200", "trainer.max_epochs=1", "logger=csv"]
 

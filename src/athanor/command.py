@@ -13,7 +13,7 @@ from athanor.engine.config import options
 from athanor.errors import explain
 
 if TYPE_CHECKING:
-    from athanor.runs import Run
+    from athanor.engine.runs.run import Run
 
 RECORDED = "_recorded_run"  # what Hydra calls the config of the run that a command names
 FLAGS = ("--help", "--hydra", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--shell")
@@ -69,7 +69,7 @@ def expand(arguments: list[str]) -> list[str]:
     for i, argument in enumerate(arguments):
         verb, _, value = argument.partition("=")
         if verb in ("resume", "run") and value not in ("", "null"):
-            from athanor.runs import Run
+            from athanor.engine.runs.run import Run
 
             run = Run.find_unfinished() if (verb, value) == ("resume", "last") else Run.at(value)
             results = run.results  # a torn one is told before Hydra starts
@@ -97,8 +97,8 @@ def as_multirun(arguments: list[str]) -> list[str]:
 def resume_sweep(arguments: list[str]) -> list[str]:
     """`resume=<sweep>` to the words that started it: its jobs that have finished are left as they are."""
     global resumed_sweep
-    from athanor.runs import Run
-    from athanor.sweeps import Sweep
+    from athanor.engine.runs.run import Run
+    from athanor.engine.runs.sweep import Sweep
 
     for argument in arguments:
         verb, _, value = argument.partition("=")
@@ -161,7 +161,7 @@ def changed(directory: Path, overrides: list[str]) -> dict:
     from hydra import compose, initialize_config_dir
 
     from athanor.engine.config.check import plain
-    from athanor.runs import Run
+    from athanor.engine.runs.run import Run
 
     typed = [to_addition(to_group(override)) for override in overrides]
     register(Run(directory))

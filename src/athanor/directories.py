@@ -13,11 +13,11 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from athanor import command, slots
+from athanor.engine.runs.run import Run, shown
+from athanor.engine.runs.sweep import Sweep
 from athanor.errors import explain
 from athanor.job import failed_jobs
 from athanor.ranks import agreed, is_main_process
-from athanor.runs import Run, shown
-from athanor.sweeps import Sweep
 from athanor.training import slurm
 
 
@@ -70,8 +70,8 @@ def check(config: DictConfig) -> None:
 
 def conclude(config: DictConfig, sweep: Sweep) -> list[str]:
     """The table of a study and where its figure is. Its results are there already: a failure is one line."""
-    from athanor.reports.study import conclusion
-    from athanor.studies import Study
+    from athanor.engine.runs.study import Study
+    from athanor.engine.runs.study_figure import conclusion
 
     lines = []
     try:

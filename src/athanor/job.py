@@ -22,12 +22,12 @@ from omegaconf import DictConfig, OmegaConf
 from athanor.base.errors import UserError
 from athanor.base.files import replace
 from athanor.engine.config import secrets, trust
+from athanor.engine.runs.provenance import comparison, describe, differences, environment, hash_of
+from athanor.engine.runs.run import Run, read_checkpoint, shown
+from athanor.engine.runs.summary import summary
 from athanor.errors import explain
 from athanor.logs import set_up_logging
-from athanor.provenance import comparison, describe, differences, environment, hash_of
 from athanor.ranks import PARENT, is_main_process
-from athanor.runs import Run, read_checkpoint, shown
-from athanor.summary import summary
 from athanor.training import slurm
 from athanor.training.signals import signals
 

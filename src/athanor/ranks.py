@@ -16,7 +16,7 @@ from pathlib import Path
 
 from athanor.base.errors import UserError
 from athanor.engine.config import options
-from athanor.runs import Run
+from athanor.engine.runs.run import Run
 from athanor.training import devices
 from athanor.training.signals import signals
 

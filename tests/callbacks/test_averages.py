@@ -13,7 +13,7 @@ from athanor.callbacks import control
 from athanor.callbacks.control import Control
 from athanor.callbacks.ema import EMA
 from athanor.engine.config import assemble, check
-from athanor.runs import Run, load_classifier, read_checkpoint
+from athanor.engine.runs.run import Run, load_classifier, read_checkpoint
 
 # 9 steps an epoch; batch norm and dropout in the network
 CNN = ["model=cnn", "model.widths=[8,8]", "model.fc_widths=[16]", "model.convs_per_stage=1"]

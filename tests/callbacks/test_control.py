@@ -16,7 +16,7 @@ import torch
 from athanor.callbacks import control
 from athanor.callbacks.control import Control
 from athanor.engine.config import assemble, check
-from athanor.runs import Run, read_checkpoint
+from athanor.engine.runs.run import Run, read_checkpoint
 
 # 4 steps an epoch
 TINY = ["model=mlp", "model.widths=[16]", "data.limit=142", "data.batch_size=32", "trainer.log_every_n_steps=1"]

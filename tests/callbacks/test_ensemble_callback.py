@@ -6,7 +6,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from athanor.craft.ensembles import predictions
 from athanor.engine.config import assemble
-from athanor.runs import Run, load_classifier
+from athanor.engine.runs.run import Run, load_classifier
 
 TINY = ["model=mlp", "model.widths=[32]", "data.limit=400", "data.batch_size=32", "trainer.max_epochs=5"]
 THREE = ["callbacks=ensemble", "callbacks.checkpoints.top_k=3", "hydra.run.dir=run"]

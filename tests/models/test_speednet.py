@@ -8,8 +8,8 @@ from torch import nn
 from athanor.data.sources.digits import digits
 from athanor.data.sources.source import Source
 from athanor.engine.config import assemble, check
+from athanor.engine.runs.run import Run, read_checkpoint
 from athanor.models.speednet import EPS, SpeedNet
-from athanor.runs import Run, read_checkpoint
 
 KNOBS = dict(widths=[8, 16, 12], convs_per_stage=2, residual=False, norm_momentum=0.1)
 

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from athanor.engine.runs.run import Run
 from athanor.optim.groups import parameter_groups
 from athanor.optim.muon import COEFFICIENTS, Muon, orthogonalize
-from athanor.runs import Run
 
 KNOBS = dict(lr=0.02, momentum=0.9, nesterov=True, newton_schulz_steps=5, normalize=False, weight_decay=0.0)
 KNOBS |= dict(adam_lr=3e-3, bias_lr=None, adam_betas=[0.9, 0.95])

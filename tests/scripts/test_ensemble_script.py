@@ -8,10 +8,10 @@ import pytest
 import torch
 import yaml
 
-from athanor import runs
 from athanor.craft.ensembles import predictions
-from athanor.ensembles import members
-from athanor.runs import Run
+from athanor.engine.runs import run
+from athanor.engine.runs.ensembles import members
+from athanor.engine.runs.run import Run
 
 SMALL = ["model=cnn", "model.widths=[6]", "model.fc_widths=[]", "model.norm=batch", "data.limit=500", "logger=csv"]
 SMALL += ["trainer.max_epochs=2", "data.val_fraction=0.3", "trainer=cpu", "callbacks.checkpoints.top_k=2"]
@@ -117,7 +117,7 @@ def test_an_ensemble_classifies_image_files(ensemble, here, run_here):
 def test_greedy_members_without_weight_are_left_out_of_the_file(how, ensemble):
     _, results = ensemble("s", "--select", "greedy", "--combine", how, "--stage", "val")
     inside = [row["weight"] for row in results["members"] if row["weight"]]
-    record = runs.checkpoint_record(Run("made").checkpoint)
+    record = run.checkpoint_record(Run("made").checkpoint)
     assert record["weights"] == inside and len(record["members"]) == len(inside) == results["forward_passes"]
     assert sum(inside) == pytest.approx(1)
 
@@ -227,8 +227,8 @@ def test_a_soup_is_an_ordinary_classifier_no_worse_than_its_best_member(ensemble
     assert ran.code == 0, ran.err
     assert results["forward_passes"] == 1
     assert results["val"]["loss"] <= min(row["val"]["loss"] for row in results["members"])
-    contents = runs.read_checkpoint(Run("made").checkpoint)
-    own = runs.read_checkpoint(Run("f/0").checkpoint)
+    contents = run.read_checkpoint(Run("made").checkpoint)
+    own = run.read_checkpoint(Run("f/0").checkpoint)
     assert contents["state_dict"].keys() == own["state_dict"].keys()
     assert "members" not in contents["athanor"] and contents["athanor"]["start"] == own["athanor"]["start"]
     for stage in "val", "test":
@@ -239,7 +239,7 @@ def test_a_soup_is_an_ordinary_classifier_no_worse_than_its_best_member(ensemble
 
 def test_members_of_one_run_share_their_start_and_seeds_do_not(here):
     def start(path):
-        return runs.checkpoint_record(here / path)["start"]
+        return run.checkpoint_record(here / path)["start"]
 
     assert (
         start("s/0/checkpoints/epoch_001.ckpt")
@@ -252,10 +252,10 @@ def test_members_of_one_run_share_their_start_and_seeds_do_not(here):
 
 
 def test_a_resumed_run_records_the_same_start(here, run_here):
-    before = runs.checkpoint_record(here / "f/0/checkpoints/last.ckpt")["start"]
+    before = run.checkpoint_record(here / "f/0/checkpoints/last.ckpt")["start"]
     ran = run_here("train.py", "resume=f/0", "trainer.max_epochs=3")
     assert ran.code == 0, ran.err
-    assert runs.checkpoint_record(here / "f/0/checkpoints/last.ckpt")["start"] == before
+    assert run.checkpoint_record(here / "f/0/checkpoints/last.ckpt")["start"] == before
 
 
 def test_a_soup_of_other_starts_is_refused(ensemble):

@@ -15,8 +15,8 @@ from athanor.base.errors import UserError
 from athanor.craft import export
 from athanor.data.sources.source import Source
 from athanor.engine.config import assemble, check
+from athanor.engine.runs.run import Run
 from athanor.models.linear import Linear
-from athanor.runs import Run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from athanor.runs import Run
+from athanor.engine.runs.run import Run
 
 TINY = ["model=linear", "optim=sgd", "data.limit=320", "data.batch_size=32"]
 FEW = ["callbacks.lr_range.steps=20", "callbacks.lr_range.sweeps=2"]

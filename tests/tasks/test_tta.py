@@ -5,7 +5,7 @@ from torch import nn
 
 from athanor.data.sources.digits import digits
 from athanor.data.sources.source import Source
-from athanor.runs import Run
+from athanor.engine.runs.run import Run
 from athanor.tasks import tta
 
 SHAPES = pytest.mark.parametrize("shape", [(12, 1, 8, 8), (5, 3, 6, 10), (4, 3, 7, 2)], ids=str)

@@ -10,7 +10,7 @@ from athanor.callbacks.checkpoints import checkpoints_of
 from athanor.craft.ensembles import predictions
 from athanor.craft.ensembles.combine import How, combined, disagreement, scores
 from athanor.engine.config import trust
-from athanor.ensembles import members
+from athanor.engine.runs.ensembles import members
 
 log = logging.getLogger(__name__)
 

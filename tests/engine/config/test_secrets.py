@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from athanor.base.errors import UserError
 from athanor.engine.config import secrets
-from athanor.runs import Run
+from athanor.engine.runs.run import Run
 
 KEY = "s3cr3t-0f-wandb"
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from athanor.base.errors import UserError
 from athanor.engine.config import assemble, check, records, trust
-from athanor.runs import Run, read_checkpoint
+from athanor.engine.runs.run import Run, read_checkpoint
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 FILES = sorted(path for path in CONFIGS.glob("*/**/*.yaml") if path.relative_to(CONFIGS).parts[0] != "hydra")

@@ -14,8 +14,8 @@ from athanor.craft.ensembles.network import logits_of
 from athanor.data.batches import EvalBatches
 from athanor.data.module import ImageData
 from athanor.data.preprocess import chunks
-from athanor.ensembles.members import Member
-from athanor.runs import load_classifier
+from athanor.engine.runs.ensembles.members import Member
+from athanor.engine.runs.run import load_classifier
 from athanor.tasks import tta
 from athanor.tasks.classification import Classifier
 

@@ -14,9 +14,9 @@ from athanor.craft.ensembles import predictions
 from athanor.craft.ensembles.combine import scores
 from athanor.data.batches import EvalBatches
 from athanor.data.module import ImageData
-from athanor.ensembles.members import Member
+from athanor.engine.runs.ensembles.members import Member
+from athanor.engine.runs.run import load_classifier, read_checkpoint
 from athanor.models import batch_norm
-from athanor.runs import load_classifier, read_checkpoint
 from athanor.tasks.classification import Classifier
 
 Kind = Literal["uniform", "greedy"]

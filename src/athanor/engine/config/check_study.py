@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from athanor.base.errors import UserError, nearest
 from athanor.engine.config.signatures import check_key, check_value
-from athanor.studies import COURSES
+from athanor.engine.runs.study import COURSES
 
 KEYS = {"title": str, "panels": list[dict], "compare": Literal["ensembles"]}
 PANEL = {"x": str, "y": str, "best": str, "log_x": bool, "log_y": bool, "y_range": list[float]}

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from athanor.engine.config import assemble
-from athanor.runs import Run, load_classifier
-from athanor.sweeps import Sweep
+from athanor.engine.runs.run import Run, load_classifier
+from athanor.engine.runs.sweep import Sweep
 
 WORDS = ["study=ensembles", "data=digits", "data.limit=400", "data.batch_size=32", "trainer.max_epochs=3", "threads=1"]
 

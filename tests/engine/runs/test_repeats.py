@@ -8,9 +8,9 @@ import statistics
 import numpy as np
 import pytest
 
-from athanor import repeats
-from athanor.runs import Run
-from athanor.sweeps import Sweep
+from athanor.engine.runs import repeats
+from athanor.engine.runs.run import Run
+from athanor.engine.runs.sweep import Sweep
 
 
 @pytest.fixture

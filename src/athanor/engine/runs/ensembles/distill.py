@@ -11,10 +11,10 @@ from omegaconf import OmegaConf
 from athanor.base.files import replace
 from athanor.callbacks.checkpoints import checkpoints_of
 from athanor.engine.config import assemble, check, trust
-from athanor.ensembles.directory import PLAIN
-from athanor.ensembles.session import Made, Session
-from athanor.provenance import describe, environment
-from athanor.runs import read_checkpoint
+from athanor.engine.runs.ensembles.directory import PLAIN
+from athanor.engine.runs.ensembles.session import Made, Session
+from athanor.engine.runs.provenance import describe, environment
+from athanor.engine.runs.run import read_checkpoint
 
 
 def distill(now: Session, made: Made, folder: Path) -> dict[str, Any]:

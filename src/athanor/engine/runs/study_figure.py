@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from athanor.craft.figure import COLOURS, new_figure, save
-from athanor.studies import COURSES, Line, Study
+from athanor.engine.runs.study import COURSES, Line, Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,11 +21,11 @@ def conclusion(study: Study) -> tuple[list[str], Path | None]:
     path = study.sweep.dir / "figures" / f"{study.name}.png"
     if study.compare is None:
         return [], draw(study, path)
-    from athanor.ensembles.compare import compare  # torch and all; other studies need numbers only
-    from athanor.reports import ensembles
+    from athanor.engine.runs.ensembles import comparison_figure
+    from athanor.engine.runs.ensembles.comparison import compare  # torch and all; other studies need numbers only
 
     tables, rows = compare(study)
-    return ["", *tables], ensembles.draw(study.title, rows, path) if rows else None
+    return ["", *tables], comparison_figure.draw(study.title, rows, path) if rows else None
 
 
 def draw(study: Study, path: Path) -> Path | None:

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
-from athanor.runs import Run
+from athanor.engine.runs.run import Run
 
 # of Student's distribution with 1, 2, ... degrees of freedom, the 97.5 % quantile
 T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)

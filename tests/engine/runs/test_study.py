@@ -8,12 +8,12 @@ import hydra
 import pytest
 
 from athanor.engine.config import check_study
-from athanor.reports import study as drawing
-from athanor.runs import Run
-from athanor.studies import Study
-from athanor.sweeps import Sweep
+from athanor.engine.runs import study_figure as drawing
+from athanor.engine.runs.run import Run
+from athanor.engine.runs.study import Study
+from athanor.engine.runs.sweep import Sweep
 
-REPO = Path(__file__).parents[2]
+REPO = Path(__file__).parents[3]
 STUDIES = sorted(path.stem for path in (REPO / "configs" / "study").glob("*.yaml"))
 TINY = ["data=digits", "model=linear", "data.limit=200", "trainer.max_epochs=2", "logger=csv", "hydra.sweep.dir=sweep"]
 

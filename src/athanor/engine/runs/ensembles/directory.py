@@ -12,9 +12,9 @@ from athanor.base.errors import UserError
 from athanor.base.files import replace
 from athanor.data.module import ImageData
 from athanor.directories import claim
-from athanor.ensembles.members import Member
-from athanor.provenance import describe, environment
-from athanor.runs import read_checkpoint
+from athanor.engine.runs.ensembles.members import Member
+from athanor.engine.runs.provenance import describe, environment
+from athanor.engine.runs.run import read_checkpoint
 from athanor.tasks.classification import Classifier
 from athanor.training import checkpoint_files
 

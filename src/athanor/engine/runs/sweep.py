@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from athanor import repeats
 from athanor.base.errors import UserError
 from athanor.base.files import replace
-from athanor.runs import Run, shown
+from athanor.engine.runs import repeats
+from athanor.engine.runs.run import Run, shown
 from athanor.training import slurm
 
 

@@ -13,9 +13,9 @@ import torch
 from athanor.base.errors import UserError
 from athanor.data.module import ImageData
 from athanor.engine.config import assemble, check, records, trust
-from athanor.provenance import hash_of
-from athanor.runs import Run, checkpoint_record, shown
-from athanor.sweeps import Sweep
+from athanor.engine.runs.provenance import hash_of
+from athanor.engine.runs.run import Run, checkpoint_record, shown
+from athanor.engine.runs.sweep import Sweep
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from athanor.base.errors import UserError
 from athanor.base.files import replace
-from athanor.ensembles import session
-from athanor.repeats import groups, mean_and_deviation, settings
-from athanor.runs import Run
-from athanor.studies import Study
+from athanor.engine.runs.ensembles import session
+from athanor.engine.runs.repeats import groups, mean_and_deviation, settings
+from athanor.engine.runs.run import Run
+from athanor.engine.runs.study import Study
 
 AVERAGED = ("ema", "swa")  # values of callbacks= whose runs are networks of averaged weights
 

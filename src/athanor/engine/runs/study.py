@@ -10,9 +10,9 @@ from functools import cached_property
 from typing import Any
 
 from athanor.base.files import replace
-from athanor.repeats import groups, mean_and_deviation, settings
-from athanor.runs import Run
-from athanor.sweeps import Sweep
+from athanor.engine.runs.repeats import groups, mean_and_deviation, settings
+from athanor.engine.runs.run import Run
+from athanor.engine.runs.sweep import Sweep
 
 COURSES = ("epoch", "step")  # an x along which a run's metrics.csv is drawn; any other x is a setting
 TABLE = ("val/acc", "val/loss", "test/acc")

@@ -14,8 +14,8 @@ from athanor.craft.ensembles import soup as soups
 from athanor.craft.ensembles.predictions import Stage
 from athanor.craft.ensembles.report import Report, report
 from athanor.engine.config import assemble
-from athanor.ensembles import directory, members
-from athanor.runs import fill
+from athanor.engine.runs.ensembles import directory, members
+from athanor.engine.runs.run import fill
 from athanor.tasks import tta
 from athanor.training import devices, precision
 
