@@ -3,7 +3,7 @@
 import hydra
 from omegaconf import DictConfig
 
-from athanor import command
+from athanor.engine.app import command_line
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
@@ -11,10 +11,10 @@ def main(cfg: DictConfig) -> None:
     # here, not above: `--cfg job`, `--help` and tab completion need no torch
     import lightning.pytorch as L
 
+    from athanor.engine.app.job import Job
+    from athanor.engine.app.ranks import spread
     from athanor.engine.config import assemble
     from athanor.engine.runs.run import load_weights
-    from athanor.job import Job
-    from athanor.ranks import spread
 
     job = Job()
     if job.is_done:
@@ -39,4 +39,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command_line.run(main)

@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 
 from contenders import averages, cases, rates
 
-from athanor import command
 from athanor.base.errors import UserError
+from athanor.engine.app import command_line
 from athanor.engine.runs.provenance import cpu_name
 
 
@@ -147,4 +147,4 @@ def heading(machine: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command_line.run(main)

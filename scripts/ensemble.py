@@ -10,16 +10,16 @@ import argparse
 import logging
 import time
 
-from athanor import command
+from athanor.engine.app import command_line
 
 
 def main() -> None:
     arguments = parsed()
 
     from athanor.craft.ensembles.report import numbers
+    from athanor.engine.app.logs import set_up_logging
     from athanor.engine.runs.ensembles import directory, distill, session
     from athanor.engine.runs.run import shown
-    from athanor.logs import set_up_logging
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     set_up_logging()
@@ -75,4 +75,4 @@ def parsed() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command_line.run(main)

@@ -7,7 +7,7 @@ data.limit=1000 or metrics=macro_f1; the weights and what belongs to them stay t
 import argparse
 import logging
 
-from athanor import command
+from athanor.engine.app import command_line
 
 
 def main() -> None:
@@ -18,15 +18,15 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from athanor.base.errors import UserError
+    from athanor.engine.app.logs import set_up_logging
     from athanor.engine.config import assemble, check
     from athanor.engine.runs.run import Run, checkpoint_of, fill, read_checkpoint
-    from athanor.logs import set_up_logging
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     set_up_logging()
     path = checkpoint_of(arguments.run)
     contents = read_checkpoint(path)
-    config = command.changed(Run.at(arguments.run).dir, arguments.overrides)
+    config = command_line.changed(Run.at(arguments.run).dir, arguments.overrides)
     check.check(config)
     data = assemble.data(config)
     assemble.refuse_other_data(contents["athanor"], data)
@@ -49,4 +49,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command_line.run(main)

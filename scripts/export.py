@@ -8,7 +8,7 @@ import argparse
 import re
 from pathlib import Path
 
-from athanor import command
+from athanor.engine.app import command_line
 
 
 def main() -> None:
@@ -48,4 +48,4 @@ def target(checkpoint: Path, name: str, suffix: str, output: str | None) -> Path
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command_line.run(main)

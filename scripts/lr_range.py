@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import lightning.pytorch as L
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from athanor import command
+from athanor.engine.app import command_line
 
 if TYPE_CHECKING:
     from athanor.callbacks.lr_range import LRRange
@@ -29,13 +29,13 @@ def main() -> None:
     from athanor.callbacks.lr_range import write
     from athanor.craft import figure
     from athanor.craft.lr_range.curves import compare, draw, draw_axis, table
-    from athanor.directories import claim
+    from athanor.engine.app.directories import claim
+    from athanor.engine.app.logs import set_up_logging
     from athanor.engine.runs.run import shown
-    from athanor.logs import set_up_logging
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     axis, settings = spread_out(words)
-    configs = {value: command.composed(setting) for value, setting in settings.items()}
+    configs = {value: command_line.composed(setting) for value, setting in settings.items()}
     set_up_logging()
     tests: dict[str, RangeTest] = {}
     for value, config in configs.items():
@@ -101,4 +101,4 @@ class Probe(L.Callback):
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command_line.run(main)

@@ -4,7 +4,7 @@ import argparse
 import csv
 import sys
 
-from athanor import command
+from athanor.engine.app import command_line
 
 
 def main() -> None:
@@ -41,4 +41,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command_line.run(main)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import lightning.pytorch as L
 
-from athanor import command
+from athanor.engine.app import command_line
 
 if TYPE_CHECKING:
     from athanor.craft.schedule_course import Course
@@ -28,12 +28,12 @@ def main() -> None:
 
     from athanor.craft import figure
     from athanor.craft.schedule_course import draw
+    from athanor.engine.app.logs import set_up_logging
     from athanor.engine.runs.run import shown
-    from athanor.logs import set_up_logging
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     set_up_logging()
-    config = command.composed(arguments.overrides)
+    config = command_line.composed(arguments.overrides)
     scheduler = config["scheduler"]["_target_"].rpartition(".")[2]
     found = foresee(config)
     print("\n".join(found.lines))
@@ -79,4 +79,4 @@ class Probe(L.Callback):
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command_line.run(main)

@@ -24,10 +24,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from athanor import command, job
 from athanor.data.augment import Augment
 from athanor.data.module import ImageData
 from athanor.data.sources.source import Source
+from athanor.engine.app import command_line, job
 from athanor.engine.config import options
 
 REPO = Path(__file__).resolve().parents[1]
@@ -65,7 +65,7 @@ def compose(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., DictConfi
     monkeypatch.setattr(options, "CONFIGS", REPO / "configs")
 
     def compose(*arguments: str) -> DictConfig:
-        overrides = ["hydra.mode=RUN", "++hydra.runtime.output_dir=here", *map(command.to_group, arguments)]
+        overrides = ["hydra.mode=RUN", "++hydra.runtime.output_dir=here", *map(command_line.to_group, arguments)]
         with hydra.initialize_config_dir(str(REPO / "configs"), version_base="1.3"):
             cfg = hydra.compose("train", overrides, return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)  # ${name} asks it what was chosen

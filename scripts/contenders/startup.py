@@ -18,7 +18,7 @@ from contenders.clock import Clock
 STARTED = "ATHANOR_BENCHMARK_STARTED"
 TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 WORK = {  # module -> what it is made of that has a row
-    "athanor.job": {"Job.save_config": "check the config"},
+    "athanor.engine.app.job": {"Job.save_config": "check the config"},
     "athanor.engine.config.assemble": {
         "data": "build data",
         "classifier": "build classifier",

@@ -40,7 +40,7 @@ def target(node: dict) -> Any:
 
 
 def build(node: dict, **handed: object) -> Any:
-    """The object of a node, as athanor.engine.config.assemble builds it: arguments that it does not take are left out."""
+    """The object of a node, as assemble.py builds it: arguments that it does not take are left out."""
     names, _ = signature(target(node))
     arguments = {key: value for key, value in {**handed, **node}.items() if key in names}
     return partial(target(node), **arguments) if node.get("_partial_") else target(node)(**arguments)

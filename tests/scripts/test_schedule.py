@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from athanor import command
 from athanor.craft import figure
+from athanor.engine.app import command_line
 from athanor.engine.config import assemble
 
 WORDS = ["model=linear", "data.limit=115", "data.val_fraction=0", "data.batch_size=16", "trainer.max_epochs=4"]
@@ -85,7 +85,9 @@ def test_words_become_the_config_that_train_would_have(train, compose):
     """With an experiment's values, what it drops for another option, a run to repeat, and no trace of Hydra's."""
     from hydra.core.hydra_config import HydraConfig
 
-    config = command.composed(["experiment=mnist_fast", "optim=sgd", "data.preprocess=none", "optim.lr_scaling=sqrt"])
+    config = command_line.composed(
+        ["experiment=mnist_fast", "optim=sgd", "data.preprocess=none", "optim.lr_scaling=sqrt"]
+    )
     assert (config["name"], config["optim"]["_target_"]) == ("mnist_fast", "torch.optim.SGD")
     assert config["data"]["preprocess"]["_target_"] != "athanor.data.preprocess.Standardize"
     assert (config["logger"], HydraConfig.instance().cfg) == ({}, None)
@@ -95,6 +97,6 @@ def test_words_become_the_config_that_train_would_have(train, compose):
         ).code
         == 0
     )
-    again = command.composed(["run=run", "scheduler=cosine"])
+    again = command_line.composed(["run=run", "scheduler=cosine"])
     assert (again["optim"]["lr"], again["name"]) == (0.123, "linear_digits")
     assert assemble.schedule(again).factor.func.__name__ == "cosine"

@@ -11,7 +11,7 @@ from torch import Tensor
 from athanor.base.errors import UserError
 from athanor.base.files import replace
 from athanor.data.module import ImageData
-from athanor.directories import claim
+from athanor.engine.app.directories import claim
 from athanor.engine.runs.ensembles.members import Member
 from athanor.engine.runs.provenance import describe, environment
 from athanor.engine.runs.run import read_checkpoint

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from omegaconf import OmegaConf
 
 from athanor.base.errors import UserError
+from athanor.engine.app.explain import explain
 from athanor.engine.config import options
-from athanor.errors import explain
 
 if TYPE_CHECKING:
     from athanor.engine.runs.run import Run
@@ -33,7 +33,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         if hasattr(main, "__wrapped__"):  # by Hydra; a script has flags and words of its own
             refuse_flags(typed)
-            from athanor import ranks
+            from athanor.engine.app import ranks
 
             ranks.check_environment()
             sys.argv[1:] = as_multirun(expand(resume_sweep(typed)))
@@ -46,7 +46,7 @@ def run(main: Callable[[], None]) -> None:
     except Exception as error:
         print(explain(error), file=sys.stderr)
         sys.exit(1)
-    from athanor import job
+    from athanor.engine.app import job
 
     sys.exit(1 if job.failed_jobs else 0)
 

@@ -12,7 +12,7 @@ NO_MEMORY = re.compile(
     r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED|Storage size calculation overflowed"
 )
 ASKED = re.compile(r"allocate ([\d.]+) ([KMGT]i?B|bytes)")
-PACKAGE = str(Path(__file__).parent) + os.sep
+PACKAGE = str(Path(__file__).parents[2]) + os.sep
 
 REFUSED = {
     errno.ENOSPC: ("the disk is full", "free some space"),
@@ -25,8 +25,8 @@ REFUSED = {
     errno.ENFILE: ("too many open files on this machine", "close some programs"),
 }
 REMEDIES = {  # by the file in which memory ran out before training
+    os.path.join("data", "preprocess.py"): "use data.preprocess=standardize, or smaller images",
     "data" + os.sep: "use data.limit=1000, or smaller images",
-    "preprocess.py": "use data.preprocess=standardize, or smaller images",
 }
 
 

@@ -4,8 +4,8 @@ import re
 import traceback
 from pathlib import Path
 
-from athanor import resources
 from athanor.base.errors import nearest
+from athanor.engine.app import resources
 from athanor.engine.config import options
 
 

@@ -21,13 +21,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from athanor.base.errors import UserError
 from athanor.base.files import replace
+from athanor.engine.app.explain import explain
+from athanor.engine.app.logs import set_up_logging
+from athanor.engine.app.ranks import PARENT, is_main_process
 from athanor.engine.config import secrets, trust
 from athanor.engine.runs.provenance import comparison, describe, differences, environment, hash_of
 from athanor.engine.runs.run import Run, read_checkpoint, shown
 from athanor.engine.runs.summary import summary
-from athanor.errors import explain
-from athanor.logs import set_up_logging
-from athanor.ranks import PARENT, is_main_process
 from athanor.training import slurm
 from athanor.training.signals import signals
 

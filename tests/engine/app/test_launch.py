@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from athanor import ranks, slots
+from athanor.engine.app import ranks, slots
 from athanor.engine.runs.run import Run
 
 MLP = ["model=mlp", "model.norm=none", "model.widths=[32]", "optim=momentum", "trainer.max_epochs=2", "logger=csv"]

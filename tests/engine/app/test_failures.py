@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from athanor.data.preprocess import Standardize
-from athanor.errors import explain
+from athanor.engine.app.explain import explain
 from athanor.tasks import non_finite
 from athanor.tasks.classification import Classifier
 from athanor.training.loggers import CSVLog

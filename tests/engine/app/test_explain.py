@@ -4,7 +4,7 @@ from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 
 from athanor.base.errors import UserError, nearest
-from athanor.errors import explain
+from athanor.engine.app.explain import explain
 
 
 def caught(function, *arguments):

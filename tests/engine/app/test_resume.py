@@ -55,7 +55,7 @@ def stopped(train, monkeypatch):
 
         with monkeypatch.context() as patch, pytest.raises(Killed):
             patch.setattr(owner, hook, killed)
-            patch.setattr("athanor.job.Job.write", lambda self, fresh=False, **values: None)
+            patch.setattr("athanor.engine.app.job.Job.write", lambda self, fresh=False, **values: None)
             train(*words, f"hydra.run.dir={name}")
 
     return stopped
@@ -94,7 +94,7 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(place, often, stopped, t
     assert_equal(Run("whole"), Run("parts"))
 
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 OPTIONS = [
     f"{group}={path.stem}" for group in ("optim", "scheduler") for path in sorted((CONFIGS / group).glob("*.yaml"))
 ]

@@ -12,12 +12,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from athanor import command, slots
+from athanor.engine.app import command_line, slots
+from athanor.engine.app.explain import explain
+from athanor.engine.app.job import failed_jobs
+from athanor.engine.app.ranks import agreed, is_main_process
 from athanor.engine.runs.run import Run, shown
 from athanor.engine.runs.sweep import Sweep
-from athanor.errors import explain
-from athanor.job import failed_jobs
-from athanor.ranks import agreed, is_main_process
 from athanor.training import slurm
 
 
@@ -39,11 +39,11 @@ class Directories(Callback):
         if not isinstance(jobs, int) or jobs < 1:
             end(f"launcher.jobs={jobs}: use 1 or more at a time")
         wanted = config.hydra.sweep.dir
-        directory = agreed(lambda: command.resumed_sweep or requeued_sweep(wanted) or claim(wanted))
+        directory = agreed(lambda: command_line.resumed_sweep or requeued_sweep(wanted) or claim(wanted))
         os.environ.setdefault(slots.GPUS, slots.visible_gpus())  # before launchers hide them
         os.environ[slots.SWEEP] = str(os.getpid())
         if is_main_process():
-            Sweep(directory).record(command.typed)
+            Sweep(directory).record(command_line.typed)
         set_hydra(config, "sweep", directory)
         with read_write(config.hydra), open_dict(config.hydra):  # jobs are composed anew, from these
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{directory}'")
@@ -103,7 +103,7 @@ def requeued_run(config: DictConfig, wanted: str) -> str | None:
 def requeued_sweep(wanted: str) -> str | None:
     for folder in [Path(wanted), *Path("outputs/sweeps").glob("*/*")] if slurm.is_requeued() else ():
         recorded = Sweep(folder).recorded
-        if (recorded.get("slurm_job"), recorded.get("typed")) == (slurm.job(), command.typed):
+        if (recorded.get("slurm_job"), recorded.get("typed")) == (slurm.job(), command_line.typed):
             return str(folder)
     return None
 

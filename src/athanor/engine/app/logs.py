@@ -4,7 +4,7 @@ import logging
 import threading
 import warnings
 
-from athanor.ranks import is_main_process
+from athanor.engine.app.ranks import is_main_process
 
 NOWHERE = (
     "💡 Tip:",  # advertises services
