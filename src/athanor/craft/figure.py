@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from athanor.base.files import replace
+from athanor.base.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,5 +36,5 @@ def save(figure: "Figure", path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
-    replace(path, picture.getvalue())
+    write_atomically(path, picture.getvalue())
     return path

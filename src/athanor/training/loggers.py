@@ -7,7 +7,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
 
-from athanor.base.files import replace
+from athanor.base.files import write_atomically
 
 HEADER = "step,epoch,metric,value\n"
 
@@ -71,7 +71,7 @@ class CSVLog(Logger):
         kept = [
             row for row in rows if row.endswith("\n") and int(row.partition(",")[0]) < step
         ]  # a last row may be torn
-        replace(self.path, header + "".join(kept))
+        write_atomically(self.path, header + "".join(kept))
 
     @property
     def name(self) -> str:

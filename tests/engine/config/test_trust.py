@@ -156,7 +156,7 @@ def test_weights_of_a_checkpoint_are_taken_without_its_record(crafted, marker, r
         ("data", "athanor.data.sources.decode.drop_colour"),  # writes a file
         ("data", "athanor.data.module.ImageData"),
         ("data.preprocess", "athanor.tasks.losses.Hinge"),
-        ("model", "athanor.base.files.replace"),
+        ("model", "athanor.base.files.write_atomically"),
         ("model", "athanor.engine.app.job.failed_jobs"),
         ("model", "athanor.tasks.losses.Hinge.forward"),
         ("model", "athanor.models.torchvision.torch.load"),

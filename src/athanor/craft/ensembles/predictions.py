@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from athanor.base.files import replace
+from athanor.base.files import write_atomically
 from athanor.craft.ensembles.network import logits_of
 from athanor.data.batches import EvalBatches
 from athanor.data.module import ImageData
@@ -102,6 +102,6 @@ def save(found: Tensor, path: Path) -> None:
     numbers = found.contiguous().numpy().tobytes()
     try:
         path.parent.mkdir(exist_ok=True)
-        replace(path, numbers + hashlib.sha256(numbers).digest())
+        write_atomically(path, numbers + hashlib.sha256(numbers).digest())
     except OSError as error:  # a run that one may only read
         log.warning("predictions are not kept: cannot write %s (%s)", path, error.strerror)

@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from athanor.base.errors import UserError
-from athanor.base.files import replace
+from athanor.base.files import write_atomically
 from athanor.engine.app.explain import explain
 from athanor.engine.app.logs import set_up_logging
 from athanor.engine.app.ranks import PARENT, is_main_process
@@ -85,7 +85,7 @@ class Job(Run):
             config.pop(key, None)
         recorded = secrets.hide({**config, "resume": None}, self.secrets)
         if is_main_process():
-            replace(self.dir / "config.yaml", OmegaConf.to_yaml(recorded))
+            write_atomically(self.dir / "config.yaml", OmegaConf.to_yaml(recorded))
         return {**recorded, "resume": config["resume"]}
 
     def resume_point(self) -> tuple[Path | None, int | None]:
@@ -164,7 +164,7 @@ class Job(Run):
             self.replace_results(values if fresh else {**self.results, **values})
 
     def replace_results(self, contents: dict[str, Any]) -> None:
-        replace(self.dir / "results.json", json.dumps(contents, indent=2) + "\n")
+        write_atomically(self.dir / "results.json", json.dumps(contents, indent=2) + "\n")
 
     def record_origin(self, config: dict, data: "ImageData", classifier: "Classifier") -> None:
         """Write down what this run depends on, and say where that differs from what it goes on with or repeats.

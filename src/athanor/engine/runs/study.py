@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from athanor.base.files import replace
+from athanor.base.files import write_atomically
 from athanor.engine.runs.repeats import groups, mean_and_deviation, settings
 from athanor.engine.runs.run import Run
 from athanor.engine.runs.sweep import Sweep
@@ -81,7 +81,7 @@ class Study:
         writer = csv.DictWriter(text, names)
         writer.writeheader()
         writer.writerows(rows)
-        replace(self.sweep.dir / "study.csv", text.getvalue())
+        write_atomically(self.sweep.dir / "study.csv", text.getvalue())
         width = max(len(label(row, self.varied)) for row in rows)
         return [f"  {label(row, self.varied):{width}}  {scores(row)}" for row in rows]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from athanor.base.errors import UserError
-from athanor.base.files import replace
+from athanor.base.files import write_atomically
 from athanor.engine.runs import repeats
 from athanor.engine.runs.run import Run, shown
 from athanor.training import slurm
@@ -28,7 +28,9 @@ class Sweep:
 
     def record(self, typed: list[str]) -> None:
         if not self.recorded:
-            replace(self.dir / "sweep.json", json.dumps({"typed": typed, "slurm_job": slurm.job()}, indent=1) + "\n")
+            write_atomically(
+                self.dir / "sweep.json", json.dumps({"typed": typed, "slurm_job": slurm.job()}, indent=1) + "\n"
+            )
 
     def words(self) -> list[str]:
         """What was typed. A file is no place from which to take what Hydra itself builds, or from where it reads."""

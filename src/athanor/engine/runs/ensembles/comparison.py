@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from athanor.base.errors import UserError
-from athanor.base.files import replace
+from athanor.base.files import write_atomically
 from athanor.engine.runs.ensembles import session
 from athanor.engine.runs.repeats import groups, mean_and_deviation, settings
 from athanor.engine.runs.run import Run
@@ -133,5 +133,5 @@ def compare(study: Study) -> tuple[list[str], dict[str, list[dict[str, Any]]]]:
         if found := ways(runs):
             made[title] = rows(found)
     if made:
-        replace(study.sweep.dir / "ensembles.csv", written(made))
+        write_atomically(study.sweep.dir / "ensembles.csv", written(made))
     return [line for title, found in made.items() for line in table(title, found)], made

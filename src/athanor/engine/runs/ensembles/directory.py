@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from athanor.base.errors import UserError
-from athanor.base.files import replace
+from athanor.base.files import write_atomically
 from athanor.data.module import ImageData
 from athanor.engine.app.directories import claim
 from athanor.engine.runs.ensembles.members import Member
@@ -68,6 +68,6 @@ def write(directory: Path, contents: dict[str, Any], results: dict[str, Any], da
     checkpoint_files.write(contents, path)
     origin = {**environment(directory), "data": describe(data, test)}
     results = {"status": "finished", **results, "checkpoint": "checkpoints/best.ckpt", "overrides": [], **origin}
-    replace(directory / "results.json", json.dumps(results, indent=2) + "\n")
-    replace(directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(contents["athanor"]["config"])))
+    write_atomically(directory / "results.json", json.dumps(results, indent=2) + "\n")
+    write_atomically(directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(contents["athanor"]["config"])))
     return path

@@ -8,7 +8,7 @@ import lightning.pytorch as L
 import torch
 from omegaconf import OmegaConf
 
-from athanor.base.files import replace
+from athanor.base.files import write_atomically
 from athanor.callbacks.checkpoints import checkpoints_of
 from athanor.engine.config import assemble, check, trust
 from athanor.engine.runs.ensembles.directory import PLAIN
@@ -24,7 +24,7 @@ def distill(now: Session, made: Made, folder: Path) -> dict[str, Any]:
     labels. `folder` becomes a run's directory; gives its results.
     """
     config = settings(now)
-    replace(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
+    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
     L.seed_everything(config["seed"], verbose=False)
     data = now.data
     data.seed, data.targets = config["seed"], torch.zeros(len(data.source.train_labels), len(data.class_names))
@@ -41,7 +41,7 @@ def distill(now: Session, made: Made, folder: Path) -> dict[str, Any]:
     members = [member.name for member, weight in zip(now.members, made.weights, strict=True) if weight > 0]
     origin = {**environment(folder), "data": describe(data, now.tests)}
     results = {"status": "finished", "made": "student", "teacher": members, "seed": config["seed"], **found, **origin}
-    replace(folder / "results.json", json.dumps({**results, "overrides": []}, indent=2) + "\n")
+    write_atomically(folder / "results.json", json.dumps({**results, "overrides": []}, indent=2) + "\n")
     return results
 
 
