@@ -44,7 +44,7 @@ class CheckpointEnsemble(L.Callback):
             if len(kept) < 2:
                 log.warning("no ensemble: %d checkpoint was kept; train for more epochs", len(kept))
             else:
-                trust.add(trust.modules_of(pl_module.record["config"]))  # what has just been trained may be loaded
+                trust.extend(trust.modules_of(pl_module.record["config"]))  # what has just been trained may be loaded
                 self.members = members.find(kept)
                 self.results = {"ensemble": {"combine": self.combine, "members": [m.path.name for m in self.members]}}
                 if len(trainer.datamodule.val_index):

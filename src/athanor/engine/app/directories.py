@@ -5,6 +5,7 @@ import itertools
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,9 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from athanor.engine.app import command_line, slots
+from athanor.engine.app import slots
 from athanor.engine.app.explain import explain
-from athanor.engine.app.job import failed_jobs
 from athanor.engine.app.ranks import agreed, is_main_process
 from athanor.engine.runs.run import Run, shown
 from athanor.engine.runs.sweep import Sweep
@@ -22,7 +22,13 @@ from athanor.training import slurm
 
 
 class Directories(Callback):
-    """Gives each run and each sweep a directory of its own, and ends a sweep with its table."""
+    """Gives each run and each sweep a directory of its own, and ends a sweep with its table.
+
+    typed: the words of the command line, which the sweep records. resume: continue in the sweep's directory.
+    """
+
+    def __init__(self, typed: Sequence[str] = (), resume: bool = False) -> None:
+        self.typed, self.resume = list(typed), resume
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.resume is None:
@@ -32,20 +38,19 @@ class Directories(Callback):
             set_hydra(config, "run", agreed(lambda: requeued_run(config, wanted) or claim(wanted)))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        failed_jobs.clear()
         if config.hydra.runtime.choices.get("study"):
             check(config)
         jobs = (config.get("launcher") or {}).get("jobs", 1)
         if not isinstance(jobs, int) or jobs < 1:
             end(f"launcher.jobs={jobs}: use 1 or more at a time")
         wanted = config.hydra.sweep.dir
-        directory = agreed(lambda: command_line.resumed_sweep or requeued_sweep(wanted) or claim(wanted))
+        directory = wanted if self.resume else agreed(lambda: self.requeued_sweep(wanted) or claim(wanted))
         os.environ.setdefault(slots.GPUS, slots.visible_gpus())  # before launchers hide them
         os.environ[slots.SWEEP] = str(os.getpid())
         if is_main_process():
-            Sweep(directory).record(command_line.typed)
+            Sweep(directory).record(self.typed, slurm.job())
         set_hydra(config, "sweep", directory)
-        with read_write(config.hydra), open_dict(config.hydra):  # jobs are composed anew, from these
+        with read_write(config.hydra), open_dict(config.hydra):  # each job is composed anew, from these words
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{directory}'")
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -55,8 +60,17 @@ class Directories(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if is_main_process():
             sweep = Sweep(config.hydra.sweep.dir)
-            failed_jobs[:] = [run.dir for run in sweep.runs if run.results.get("status") != "finished"]
             print(sweep.collect(conclude(config, sweep) if config.get("study") else None))
+            if any(run.results.get("status") != "finished" for run in sweep.runs):
+                raise SystemExit(1)
+
+    def requeued_sweep(self, wanted: str) -> str | None:
+        """The directory of this very sweep, where SLURM has stopped it and starts it again."""
+        for folder in [Path(wanted), *Path("outputs/sweeps").glob("*/*")] if slurm.is_requeued() else ():
+            recorded = Sweep(folder).recorded
+            if (recorded.get("slurm_job"), recorded.get("typed")) == (slurm.job(), self.typed):
+                return str(folder)
+        return None
 
 
 def check(config: DictConfig) -> None:
@@ -96,14 +110,6 @@ def requeued_run(config: DictConfig, wanted: str) -> str | None:
     for folder in [Path(wanted), *Path("outputs").glob("*/*")] if slurm.is_requeued() else ():
         results = Run(folder).results
         if (results.get("slurm_job"), results.get("overrides")) == (slurm.job(), overrides):
-            return str(folder)
-    return None
-
-
-def requeued_sweep(wanted: str) -> str | None:
-    for folder in [Path(wanted), *Path("outputs/sweeps").glob("*/*")] if slurm.is_requeued() else ():
-        recorded = Sweep(folder).recorded
-        if (recorded.get("slurm_job"), recorded.get("typed")) == (slurm.job(), command_line.typed):
             return str(folder)
     return None
 

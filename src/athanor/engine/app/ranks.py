@@ -70,7 +70,7 @@ def spread(config: dict, directory: Path) -> bool:
         return False
     from athanor.engine.config import trust
 
-    trust.add(trust.modules_of(config))  # a rank loads the config that was composed here
+    trust.extend(trust.modules_of(config))  # a rank loads the config that was composed here
     reading, writing = os.pipe()
     port = free_port()
     try:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from athanor.base.errors import UserError
-from athanor.engine.config import records, trust
+from athanor.base.files import write_atomically
+from athanor.engine.config import records, schema, trust
 
 if TYPE_CHECKING:
     from athanor.tasks.classification import Classifier
@@ -52,6 +53,12 @@ class Run:
         if not isinstance(found, dict):
             raise UserError(f"{path} is not the results of a run")
         return found
+
+    def write_results(self, results: dict[str, Any]) -> None:
+        write_atomically(self.dir / "results.json", json.dumps(results, indent=2) + "\n")
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        write_atomically(self.dir / "config.yaml", records.config_text(config))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -96,8 +103,8 @@ def load_classifier(checkpoint: Path) -> "Classifier":
 
     contents = read_checkpoint(checkpoint)
     record = contents["athanor"]
-    records.check_complete(record["config"], records.BUILT, checkpoint)
-    trust.check(records.built(record["config"]))
+    records.check_complete(record["config"], checkpoint, rebuilt_only=True)
+    trust.check(schema.rebuilt_part(record["config"]))
     try:
         # a few images are not worth compiling for
         classifier = assemble.from_record({**record, "config": {**record["config"], "compile": False}})

@@ -9,7 +9,6 @@ from athanor.base.errors import UserError
 from athanor.base.files import write_atomically
 from athanor.engine.runs import repeats
 from athanor.engine.runs.run import Run, shown
-from athanor.training import slurm
 
 
 class Sweep:
@@ -26,11 +25,11 @@ class Sweep:
         except (OSError, ValueError):
             return {}
 
-    def record(self, typed: list[str]) -> None:
+    def record(self, typed: list[str], slurm_job: str | None) -> None:
+        """Write down what was typed, and the job of SLURM, if any; a sweep that is continued keeps its record."""
         if not self.recorded:
-            write_atomically(
-                self.dir / "sweep.json", json.dumps({"typed": typed, "slurm_job": slurm.job()}, indent=1) + "\n"
-            )
+            text = json.dumps({"typed": typed, "slurm_job": slurm_job}, indent=1)
+            write_atomically(self.dir / "sweep.json", text + "\n")
 
     def words(self) -> list[str]:
         """What was typed. A file is no place from which to take what Hydra itself builds, or from where it reads."""
