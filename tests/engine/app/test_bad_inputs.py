@@ -51,7 +51,7 @@ ROWS = {
         ("model.dropout=1", "model.dropout=1 must be at least 0 (off) and below 1"),
         ("model=mlp model.widths=[]", "model.widths=[] leaves no hidden layer; use model=linear"),
         ("model.widths=[0]", "model.widths=[0] holds a width below 1"),
-        ("model=mlp model.widths=[100000000000]", "out of memory (25,600.0 GB more were asked for)", "a smaller model"),
+        ("model=mlp model.widths=[100000000000]", "out of memory with data.batch_size=", "a smaller model"),
         ("model=mlp model.activation=[relu,tanh,relu]", "has 3 entries for 2 hidden layers; give one name"),
         ("model=torchvision model.name=resnet999", "model.name=resnet999 is not a", "did you mean resnet"),
         ("model=torchvision model.weights=BEST", "model.weights=BEST is not known; choose one of IMAGENET1K_V1"),
