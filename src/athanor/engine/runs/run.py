@@ -1,4 +1,4 @@
-"""A run is a directory: its config, checkpoints and results."""
+"""A run is a directory with its config, checkpoints and results."""
 
 import json
 import logging
@@ -35,6 +35,7 @@ class Run:
 
     @classmethod
     def find_unfinished(cls, outputs: Path = Path("outputs")) -> "Run":
+        """The newest run below a folder that has not finished, for resume=last."""
         runs = [cls(path.parent) for path in outputs.glob("**/config.yaml")]
         runs = [run for run in runs if run.results.get("status") != "finished"]
         if not runs:
@@ -43,16 +44,17 @@ class Run:
 
     @property
     def results(self) -> dict[str, Any]:
+        """What results.json says now; {} where there is none."""
         path = self.dir / "results.json"
         try:
-            found = json.loads(path.read_text())
+            results = json.loads(path.read_text())
         except FileNotFoundError:
             return {}
         except ValueError as error:
             raise UserError(f"{path} is torn: {error}") from error
-        if not isinstance(found, dict):
+        if not isinstance(results, dict):
             raise UserError(f"{path} is not the results of a run")
-        return found
+        return results
 
     def write_results(self, results: dict[str, Any]) -> None:
         write_atomically(self.dir / "results.json", json.dumps(results, indent=2) + "\n")
@@ -62,7 +64,7 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What config.yaml says, as plain values, to be read; secrets are ${oc.env:NAME}."""
+        """What config.yaml says, in plain values, for reading; secrets are ${oc.env:NAME}."""
         return records.read_config(self.dir / "config.yaml")
 
     @property
@@ -83,7 +85,7 @@ class Run:
 
     @property
     def checkpoints(self) -> list[Path]:
-        """Those to go on from, the newest first."""
+        """Checkpoints from which the run can be continued, the newest first."""
         paths = [self.dir / "checkpoints" / name for name in ("last.ckpt", "previous.ckpt", "best.ckpt")]
         return [path for path in paths if path.exists()]
 
@@ -106,7 +108,7 @@ def load_classifier(checkpoint: Path) -> "Classifier":
     records.check_complete(record["config"], checkpoint, rebuilt_only=True)
     trust.check(schema.rebuilt_part(record["config"]))
     try:
-        # a few images are not worth compiling for
+        # compiling does not pay for the few images that a script looks at
         classifier = assemble.from_record({**record, "config": {**record["config"], "compile": False}})
     except UserError:
         raise
@@ -125,7 +127,7 @@ def fill(classifier: "Classifier", contents: dict[str, Any], checkpoint: Path) -
 
 
 def checkpoint_record(path: Path) -> dict[str, Any]:
-    """What a checkpoint says of its classifier; its weights are not read from the disk."""
+    """The record in a checkpoint, without reading its weights from the disk."""
     return read_checkpoint(path, weights=False)["athanor"]
 
 
@@ -157,20 +159,20 @@ def load_weights(classifier: "Classifier", source: str) -> None:
     path = checkpoint_of(source)
     state = read_checkpoint(path)["state_dict"]
     own = classifier.network.state_dict()
-    found = {name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")}
-    strange = sorted(own.keys() ^ found.keys())
-    head = [name for name in own if name in found and own[name].shape != found[name].shape]
+    given = {name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")}
+    strange = sorted(own.keys() ^ given.keys())
+    head = [name for name in own if name in given and own[name].shape != given[name].shape]
     if strange or not set(head) <= set(list(own)[-2:]):  # the last weight and bias
         wrong = (strange or head)[0]
         raise UserError(
             f"weights={source} are of another network ({wrong} differs); use the model settings of that run"
         )
-    classifier.network.load_state_dict({**found, **{name: own[name] for name in head}})
+    classifier.network.load_state_dict({**given, **{name: own[name] for name in head}})
     replaced = f"; the head ({', '.join(head)}) is new, as the classes differ" if head else ""
     log.info("starting from the weights of %s%s", path, replaced)
 
 
 def shown(path: Path) -> Path:
-    """Relative where that is shorter to type."""
+    """A path as a person would type it: relative to the current folder where it is below it."""
     path = path.resolve()
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
