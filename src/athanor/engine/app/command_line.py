@@ -20,6 +20,7 @@ RECORDED = "_recorded_run"  # the name under which Hydra finds the config of the
 FLAGS = ("--help", "--hydra", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--shell")
 FLAGS += ("--config", "--info", "--exp")  # of Hydra's command line
 MULTIRUN = ("-m", "--multirun")
+WITHOUT_OUTPUT = ("--shell", "-sc", "--config-n", "-cn", "--config-p", "-cp")  # no configs/hydra/output/athanor.yaml
 SETTINGS = ["hydra/output=athanor", "hydra/job_logging=athanor", "hydra.output_subdir=null"]
 
 
@@ -54,7 +55,7 @@ def hydra_words(typed: list[str]) -> list[str]:
     if is_study and not any(word.startswith(("-", "hydra.mode=")) for word in words):
         # Hydra learns from the study itself that it is a multirun, but would blame its lists where a word is wrong
         words.insert(0, "-m")
-    if any(word.startswith(("--shell", "-sc")) for word in words):
+    if any(word.startswith(WITHOUT_OUTPUT) for word in typed):
         return words
     return [*words, f"hydra.callbacks.directories.typed=[{','.join(map(quoted, typed))}]"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def find_configs() -> Path:
-    """configs/ beside train.py, whichever script of the project runs, or which launcher runs it."""
+    """The folder configs/ beside train.py, whichever script or launcher this process was started by."""
     script, package = Path(sys.argv[0]).resolve(), Path(__file__).resolve()
     places = [script.parent / "configs", script.parents[1] / "configs", package.parents[4] / "configs"]
     return next((place for place in places if (place / "train.yaml").is_file()), places[0])
