@@ -28,7 +28,7 @@ FILE_ONLY = (
 
 
 def set_up_logging() -> None:
-    """Send Lightning's lines and Python's warnings to train.log, from the main process only and without advertisements."""
+    """Send Lightning's lines and Python's warnings to train.log, without advertisements, from the main process only."""
     import lightning.pytorch  # noqa: F401  # installs its handlers when it is imported
 
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("lightning")]:
@@ -53,5 +53,5 @@ def for_terminal(record: logging.LogRecord) -> bool:
 
 
 def log_thread_error(error: threading.ExceptHookArgs) -> None:
-    """Write the traceback to train.log only: the user of the thread, as TensorBoard's writer, raises the error again."""
+    """Write the traceback to train.log only: who uses the thread, as TensorBoard's writer, raises the error again."""
     logging.getLogger(__name__).error("in a thread", exc_info=(error.exc_type, error.exc_value, error.exc_traceback))
