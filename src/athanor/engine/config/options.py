@@ -1,4 +1,4 @@
-"""The config groups and their options, as files."""
+"""The config groups and their options, as the files below configs/."""
 
 import sys
 from pathlib import Path
@@ -15,5 +15,5 @@ CONFIGS = find_configs()
 
 
 def options(group: str) -> list[str]:
-    """The options of a group; empty where there is no such group."""
+    """The names of a group's options; empty where there is no such group."""
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")) if group else []
