@@ -54,7 +54,10 @@ ROWS = {
         ("model=mlp model.widths=[100000000000]", "out of memory (25,600.0 GB more were asked for)", "a smaller model"),
         ("model=mlp model.activation=[relu,tanh,relu]", "has 3 entries for 2 hidden layers; give one name"),
         ("model=torchvision model.name=resnet999", "model.name=resnet999 is not a", "did you mean resnet"),
-        ("model=torchvision model.weights=BEST", "model.weights=BEST is not known; choose one of IMAGENET1K_V1"),
+        (
+            "model=torchvision model.weights=BEST",
+            "model.weights=BEST is not known; choose from: DEFAULT",
+        ),
         ("data.limit=0", "data.limit=0 is too few for 10 classes; use at least two a class"),
         ("data.limit=-5", "data.limit=-5 is too few for 10 classes"),
         ("data.val_fraction=-0.1", "data.val_fraction=-0.1 is not a fraction; use 0 (no validation) to below 1"),
