@@ -61,7 +61,7 @@ ROWS = {
         ("data.limit=0", "data.limit=0 is too few for 10 classes; use at least two a class"),
         ("data.limit=-5", "data.limit=-5 is too few for 10 classes"),
         ("data.val_fraction=-0.1", "data.val_fraction=-0.1 is not a fraction; use 0 (no validation) to below 1"),
-        ("data.folds=1", "use folds of at least 2"),
+        ("data.folds=1", "use 2 or more folds"),
         ("data.folds=2000", "data.folds=2000: there are 1438 training images; use fewer folds"),
         ("seed=1e10", "train.yaml takes int"),
         ("seed=true", "seed=true: train.yaml takes int"),
