@@ -47,7 +47,7 @@ def test_crop_equals_padding_and_slicing_image_by_image(shape, padding, mode):
     images, offset = noise(*shape), offsets(shape[0], padding)
     before = images.clone()
     windows = crop(images, offset, padding, mode)
-    assert torch.equal(found, cropped_one_by_one(images, offset, padding, mode))
+    assert torch.equal(windows, cropped_one_by_one(images, offset, padding, mode))
     assert torch.equal(images, before)
 
 
@@ -90,7 +90,7 @@ def test_alternating_flip_takes_what_it_is_told_and_draws_nothing():
     images, draws = noise(12, 3, 6, 10), generator()
     mirrored = torch.arange(12) % 3 == 0
     flipped = augment(flip="alternating")(images, draws, total=12, mirrored=mirrored)
-    assert torch.equal(found, flip(images, mirrored))
+    assert torch.equal(flipped, flip(images, mirrored))
     assert torch.equal(draws.get_state(), generator().get_state())
 
 
