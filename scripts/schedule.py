@@ -57,7 +57,7 @@ def foresee(config: dict) -> "Course":
     trainer = assemble.trainer(bare, ".", data, classifier.network)
     trainer.callbacks.append(probe := Probe())
     trainer.fit(classifier, data)
-    if scaled := classifier.lr_scaling.words(config["optim"]["lr"], classifier.global_batch):
+    if scaled := classifier.lr_scaling.notice(config["optim"]["lr"], classifier.global_batch):
         print(scaled)
     return probe.course
 

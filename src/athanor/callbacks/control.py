@@ -146,13 +146,13 @@ def obstacle(trainer: L.Trainer, key: str) -> str | None:
         return "this run has no validation images"
     if key not in control_file.VALUES:
         return None
-    return rates.obstacle(trainer.optimizers[0], schedulers(trainer), key)
+    return rates.reason_against_change(trainer.optimizers[0], schedulers(trainer), key)
 
 
 def change(trainer: L.Trainer, name: str, value: float) -> float:
     """Set it, and say what it was."""
     optimizer = trainer.optimizers[0]
-    before = rates.current(optimizer, name)
+    before = rates.current_value(optimizer, name)
     if name == "lr":
         rates.scale_lr(optimizer, schedulers(trainer), value / before)
     elif name == "weight_decay":

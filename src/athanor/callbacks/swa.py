@@ -62,7 +62,7 @@ class SWA(Average):
         network = copy.deepcopy(pl_module.network).to(torch.promote_types(pl_module.dtype, torch.float32))
         averaged = {name.removeprefix("network."): tensor for name, tensor in self.named(pl_module).items()}
         network.load_state_dict(averaged, strict=False)
-        with batch_norm.estimated(network) as norms:
+        with batch_norm.new_statistics(network) as norms:
             for batch in pixels(trainer, pl_module) if norms else ():
                 network(batch)
         for norm in norms.values():

@@ -9,8 +9,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from athanor.craft.figure import COLOURS, new_figure
-from athanor.optim.rates import current, sets_momentum
-from athanor.optim.schedules import Length
+from athanor.optim.rates import current_value, sets_momentum
+from athanor.optim.schedules import RunLength
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,7 @@ POINTS = 2000  # more than the figure has pixels
 class Course:
     """The first group's learning rate of each step, and its momentum where a schedule sets it."""
 
-    run: Length
+    run: RunLength
     lrs: list[float]
     momenta: list[float]
 
@@ -41,7 +41,7 @@ class Course:
         return lines
 
 
-def course(optimizer: Optimizer, schedulers: Iterable[tuple[LRScheduler, str]], run: Length) -> Course:
+def course(optimizer: Optimizer, schedulers: Iterable[tuple[LRScheduler, str]], run: RunLength) -> Course:
     """Move the schedulers through the whole run, as training does; those that wait for a metric stay."""
     moving = [(moved, interval) for moved, interval in schedulers if not isinstance(moved, ReduceLROnPlateau)]
     has_momentum = any(sets_momentum(scheduler) for scheduler, _ in moving)
@@ -49,9 +49,9 @@ def course(optimizer: Optimizer, schedulers: Iterable[tuple[LRScheduler, str]], 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)  # no step is made
         for done in range(1, int(run.steps) + 1):
-            lrs.append(float(current(optimizer, "lr")))
+            lrs.append(float(current_value(optimizer, "lr")))
             if has_momentum:
-                momenta.append(float(current(optimizer, "momentum")))
+                momenta.append(float(current_value(optimizer, "momentum")))
             for scheduler, interval in moving:
                 if interval == "step" or done % run.per_epoch == 0:
                     scheduler.step()

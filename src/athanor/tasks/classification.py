@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from athanor.data.preprocess import Preprocess
 from athanor.data.seeds import seed_step
-from athanor.optim import schedules
+from athanor.optim import schedulers, schedules
 from athanor.optim.groups import parameter_groups
 from athanor.optim.scaling import LRScaling
 from athanor.tasks import non_finite, tta
@@ -155,15 +155,15 @@ class Classifier(L.LightningModule):
         return self.trainer.datamodule.batch_size * self.trainer.accumulate_grad_batches
 
     @property
-    def run_length(self) -> schedules.Length:
+    def run_length(self) -> schedules.RunLength:
         """Known once the trainer has set up its data."""
         per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        return schedules.Length(self.trainer.estimated_stepping_batches, per_epoch)
+        return schedules.RunLength(self.trainer.estimated_stepping_batches, per_epoch)
 
     def configure_optimizers(self):
         optimizer = self.fresh_optimizer()
         lr = optimizer.param_groups[0]["lr"] / self.lr_scaling.factor(self.global_batch)
-        if scaled := self.lr_scaling.words(lr, self.global_batch):
+        if scaled := self.lr_scaling.notice(lr, self.global_batch):
             log.info(scaled)
         self.trainer.fit_loop.setup_data()  # else a run without max_epochs does not know its batches yet
         configs = []
@@ -241,7 +241,7 @@ class Classifier(L.LightningModule):
         if not self.trainer.fit_loop.epoch_loop._num_ready_batches_reached():
             return  # stopped by max_steps in mid-epoch; whoever resumes ends the epoch
         moving = [config.scheduler for config in self.trainer.lr_scheduler_configs]
-        is_warming_up = any(isinstance(scheduler, schedules.WarmUp) and not scheduler.is_over for scheduler in moving)
+        is_warming_up = any(isinstance(scheduler, schedulers.WarmUp) and not scheduler.is_over for scheduler in moving)
         for config in self.trainer.lr_scheduler_configs:
             if config.interval != "epoch" or is_warming_up:  # plateau begins after it
                 continue

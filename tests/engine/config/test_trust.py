@@ -160,7 +160,7 @@ def test_weights_of_a_checkpoint_are_taken_without_its_record(crafted, marker, r
         ("model", "athanor.engine.app.job.ORIGIN"),
         ("model", "athanor.tasks.losses.Hinge.forward"),
         ("model", "athanor.models.torchvision.torch.load"),
-        ("model", "athanor.models.torchvision.catalogue"),
+        ("model", "athanor.models.torchvision.replace_head"),
         ("model", "athanor.models.torchvision.models"),
         ("model", "torch.nn.functional.relu"),
         ("model", "torch.nn.parallel.DistributedDataParallel"),

@@ -104,7 +104,7 @@ def renew_statistics(classifier: Classifier, data: ImageData, device: str) -> No
     """Batch norm's means and variances anew, as the mean over batches of train images: those of the members are of
     activations that the soup does not have. Only these layers are in train mode, dropout is not.
     """
-    with batch_norm.estimated(classifier) as norms:
+    with batch_norm.new_statistics(classifier) as norms:
         if not norms:
             return
         shuffled = torch.randperm(len(data.train_index), generator=torch.Generator().manual_seed(0))
