@@ -52,7 +52,7 @@ class Control(L.Callback):
         if batch_idx % trainer.accumulate_grad_batches:
             return  # the same step
         if self.agreement.ask("control", (trainer.current_epoch, batch_idx)):
-            edit = self.agreement.of_main(self._read(trainer) if trainer.is_global_zero else None)
+            edit = self.agreement.from_main(self._read(trainer) if trainer.is_global_zero else None)
             if edit:
                 self._apply(trainer, edit)
         if self.pending:
@@ -99,7 +99,7 @@ class Control(L.Callback):
             log.info("control.yaml: %s at step %d", said, step)
             self.edits.append({"step": step, "edit": said})
         if "checkpoint" in edit:
-            checkpoints_of(trainer).wanted = True
+            checkpoints_of(trainer).requested = True
         self.pending = [request for request in ("validate", "stop") if request in edit]
         if metrics:
             self.logged = {"step": step, "metrics": metrics}

@@ -95,7 +95,7 @@ def requeued_run(config: DictConfig, wanted: str) -> str | None:
     overrides = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
     for folder in [Path(wanted), *Path("outputs").glob("*/*")] if slurm.is_requeued() else ():
         results = Run(folder).results
-        if (results.get("slurm_job"), results.get("overrides")) == (slurm.job(), overrides):
+        if (results.get("slurm_job"), results.get("overrides")) == (slurm.slurm_job_id(), overrides):
             return str(folder)
     return None
 
@@ -103,7 +103,7 @@ def requeued_run(config: DictConfig, wanted: str) -> str | None:
 def requeued_sweep(wanted: str) -> str | None:
     for folder in [Path(wanted), *Path("outputs/sweeps").glob("*/*")] if slurm.is_requeued() else ():
         recorded = Sweep(folder).recorded
-        if (recorded.get("slurm_job"), recorded.get("typed")) == (slurm.job(), command_line.typed):
+        if (recorded.get("slurm_job"), recorded.get("typed")) == (slurm.slurm_job_id(), command_line.typed):
             return str(folder)
     return None
 

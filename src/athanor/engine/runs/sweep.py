@@ -29,7 +29,8 @@ class Sweep:
     def record(self, typed: list[str]) -> None:
         if not self.recorded:
             write_atomically(
-                self.dir / "sweep.json", json.dumps({"typed": typed, "slurm_job": slurm.job()}, indent=1) + "\n"
+                self.dir / "sweep.json",
+                json.dumps({"typed": typed, "slurm_job": slurm.slurm_job_id()}, indent=1) + "\n",
             )
 
     def words(self) -> list[str]:
