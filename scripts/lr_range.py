@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="model=cnn data=mnist optim=nesterov callbacks.lr_range.steps=200")
     words = parser.parse_args().overrides
 
-    from athanor.callbacks.lr_range import write
+    from athanor.callbacks.lr_range import write_csv
     from athanor.craft import figure
     from athanor.craft.lr_range.curves import compare, draw, draw_axis, table
     from athanor.engine.app.directories import claim
@@ -47,7 +47,7 @@ def main() -> None:
     name = next(iter(configs.values()))["name"]
     folder = Path(claim(f"outputs/lr_range/{time.strftime('%Y-%m-%d_%H-%M-%S')}_{name}"))
     for value, test in tests.items():
-        write(test, folder / ("lr_range.csv" if axis is None else f"{axis}={value}.csv"))
+        write_csv(test, folder / ("lr_range.csv" if axis is None else f"{axis}={value}.csv"))
     if axis is None:
         drawn = draw(test, finder.rule, f"learning-rate range test: {' '.join(words)}")
     else:

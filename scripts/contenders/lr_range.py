@@ -11,7 +11,7 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.tuner import Tuner
 
-from athanor.callbacks.lr_range import LRRange, scaled_rates
+from athanor.callbacks.lr_range import LRRange, scaled_lrs
 from athanor.craft.lr_range.range_test import RULES
 from athanor.engine.config import assemble
 from athanor.tasks.classification import CONSTANT
@@ -87,7 +87,7 @@ def val_loss(cfg: dict, data: Any, seed: int, lr: float) -> float:
     classifier, trainer = made(cfg, data, seed)
     classifier.trainer = trainer
     trainer.datamodule = data
-    rates = scaled_rates(classifier, lr)
+    rates = scaled_lrs(classifier, lr)
     classifier.make_optimizer.keywords.update(rates)
     try:
         trainer.fit(classifier, data)

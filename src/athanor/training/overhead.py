@@ -1,4 +1,7 @@
-"""What is done at every step for nobody, left out: a step of a small network is shorter than that."""
+"""Removes work that Lightning and the C library do at every step and nobody uses.
+
+A step of a small network takes less time than that work.
+"""
 
 import ctypes
 import os
@@ -16,17 +19,15 @@ BATCH_HOOKS = (
     "on_before_optimizer_step",
     "on_train_batch_end",
 )
-
-
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
-# Lightning sets it when it is imported. With it, torch.cuda.is_available(), which every optimizer step asks, looks for
-# NVIDIA's management library each time: 140 us on a machine that has none.
+# Lightning sets this variable when it is imported. With it, torch.cuda.is_available(), which every optimizer step
+# calls, looks for NVIDIA's management library each time: 140 microseconds on a machine that has none.
 os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
 
 
 class NoProfiler(PassThroughProfiler):
-    """Lightning asks for a context manager 50 times a step; its own builds a generator each time."""
+    """Measures nothing. Lightning's own does neither, but makes a generator for each of 50 context managers a step."""
 
     nothing = nullcontext()
 
@@ -35,7 +36,10 @@ class NoProfiler(PassThroughProfiler):
 
 
 def skip_empty_hooks(callbacks: Iterable[L.Callback]) -> None:
-    """Lightning calls each hook of each callback, unless it is not callable; so let those that do nothing be None."""
+    """Set the hooks of each batch that a callback does not override to None.
+
+    Lightning calls every hook of every callback that is callable, also those that do nothing.
+    """
     for callback in callbacks:
         for hook in BATCH_HOOKS:
             if getattr(type(callback), hook) is getattr(L.Callback, hook):
@@ -43,9 +47,10 @@ def skip_empty_hooks(callbacks: Iterable[L.Callback]) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep freed memory for the next tensor: it returns large blocks to the system, and new pages cost time.
+    """Let glibc keep freed memory for the next tensor instead of returning it to the system, as new pages cost time.
 
-    ResNet-20 in float32 on two cores, batches of 128: 13 % more images a second. Only Linux has glibc.
+    ResNet-20 in float32 on two cores, batches of 128: 13 % more images a second. Does nothing where there is no glibc,
+    which only Linux has.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt

@@ -5,6 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from athanor.tasks.losses import at_least_float32
+
 How = Literal["probabilities", "logits", "vote"]
 BINS = 15  # of the confidence
 ROUNDS = 50  # of greedy selection: a weight is a multiple of 1/50 or coarser
@@ -89,7 +91,3 @@ def loss_of(total: Tensor, size: int, labels: Tensor, how: How) -> Tensor:
         mean = total / size
         return (mean.logsumexp(-1) - mean.gather(1, labels[:, None])[:, 0]).mean(dtype=torch.float64)
     return torch.tensor(size, dtype=torch.float64).log() - total.mean(dtype=torch.float64)
-
-
-def at_least_float32(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

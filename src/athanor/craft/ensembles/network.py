@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from athanor.craft.ensembles.combine import How, at_least_float32, combined
+from athanor.craft.ensembles.combine import How, combined
 from athanor.tasks import tta
 from athanor.tasks.classification import Classifier
+from athanor.tasks.losses import at_least_float32
 
 
 class Ensemble(nn.Module):

@@ -48,7 +48,7 @@ class Directories(Callback):
         os.environ.setdefault(slots.GPUS, slots.visible_gpus())  # before launchers hide them
         os.environ[slots.SWEEP] = str(os.getpid())
         if is_main_process():
-            Sweep(directory).record(self.typed, slurm.job())
+            Sweep(directory).record(self.typed, slurm.slurm_job_id())
         set_hydra(config, "sweep", directory)
         with read_write(config.hydra), open_dict(config.hydra):  # each job is composed anew, from these words
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{directory}'")
@@ -68,7 +68,7 @@ class Directories(Callback):
         """The directory of this very sweep, where SLURM has stopped it and starts it again."""
         for folder in [Path(wanted), *Path("outputs/sweeps").glob("*/*")] if slurm.is_requeued() else ():
             recorded = Sweep(folder).recorded
-            if (recorded.get("slurm_job"), recorded.get("typed")) == (slurm.job(), self.typed):
+            if (recorded.get("slurm_job"), recorded.get("typed")) == (slurm.slurm_job_id(), self.typed):
                 return str(folder)
         return None
 
@@ -109,7 +109,7 @@ def requeued_run(config: DictConfig, wanted: str) -> str | None:
     overrides = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
     for folder in [Path(wanted), *Path("outputs").glob("*/*")] if slurm.is_requeued() else ():
         results = Run(folder).results
-        if (results.get("slurm_job"), results.get("overrides")) == (slurm.job(), overrides):
+        if (results.get("slurm_job"), results.get("overrides")) == (slurm.slurm_job_id(), overrides):
             return str(folder)
     return None
 

@@ -123,7 +123,7 @@ class Job(Run):
         begun = {"status": "running", "started": time.strftime("%Y-%m-%d %H:%M:%S"), "overrides": typed}
         origin = {key: self.before[key] for key in ORIGIN if key in self.before}  # a rank compares its own with these
         with contextlib.suppress(OSError):  # the next file that is written raises the same, where it is explained
-            self.write(fresh=True, **begun, slurm_job=slurm.job(), **origin)
+            self.write(fresh=True, **begun, slurm_job=slurm.slurm_job_id(), **origin)
         try:
             with signals.handled():
                 yield

@@ -174,7 +174,7 @@ def trainer(
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
-    device = devices.kind(cfg["trainer"]["accelerator"])
+    device = devices.device_type(cfg["trainer"]["accelerator"])
     use_machine(cfg, device)
     if cfg["trainer"]["precision"] == "auto":
         own["precision"] = precision.automatic(device, network)
@@ -194,7 +194,7 @@ def use_machine(cfg: dict, device: str) -> None:
 def refuse(cfg: dict, data: ImageData, callbacks: dict[str, dict]) -> None:
     """Settings that are right one by one and wrong together, or on this machine."""
     accelerator = cfg["trainer"]["accelerator"]
-    there = devices.there()
+    there = devices.available()
     there["gpu"] = any(there.values())
     if not there.get(accelerator, True):
         raise UserError(f"trainer.accelerator={accelerator}: torch finds none on this machine; type trainer=auto")

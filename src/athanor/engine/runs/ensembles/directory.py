@@ -65,7 +65,7 @@ def write(directory: Path, contents: dict[str, Any], results: dict[str, Any], da
     """Its config.yaml comes last: what has none is no run. Gives the checkpoint's path."""
     path = directory / "checkpoints" / "best.ckpt"
     path.parent.mkdir()
-    checkpoint_files.write(contents, path)
+    checkpoint_files.write_checkpoint(contents, path)
     origin = {**environment(directory), "data": describe(data, test)}
     results = {"status": "finished", **results, "checkpoint": "checkpoints/best.ckpt", "overrides": [], **origin}
     write_atomically(directory / "results.json", json.dumps(results, indent=2) + "\n")

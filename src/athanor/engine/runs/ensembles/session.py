@@ -44,8 +44,8 @@ class Session:
         if kind == "flip_shift" and min(self.data.input_shape[1:]) < 2:
             raise UserError("--tta flip_shift moves images by a pixel, and these are one pixel wide; use flip or none")
         config = self.members[0].config
-        there = devices.kind(config["trainer"]["accelerator"])
-        self.device = there if devices.there().get(there) else "cpu"
+        there = devices.device_type(config["trainer"]["accelerator"])
+        self.device = there if devices.available().get(there) else "cpu"
         precision.set_matmul_precision(config["matmul_precision"], self.device)
         torch.set_num_threads(config["threads"] or assemble.THREADS)
         self.tests = self.is_test_read(stage)
