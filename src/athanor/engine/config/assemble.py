@@ -45,29 +45,23 @@ def build(node: dict, **facts: object) -> Any:
     return target(**arguments)
 
 
-def inner(cfg: dict, path: str) -> dict:
-    """What the target of a group takes, without the keys that stand beside it."""
-    return {key: value for key, value in node_at(cfg, path).items() if key not in schema.GROUPS[path].beside}
-
-
-def beside(cfg: dict, path: str) -> dict:
-    """The keys that stand beside the arguments of a group's target."""
-    return {key: value for key, value in node_at(cfg, path).items() if key in schema.GROUPS[path].beside}
-
-
-def node_at(cfg: dict, path: str) -> dict:
+def divided(cfg: dict, path: str) -> tuple[dict, dict]:
+    """The node of a group in two: what its target takes, and the keys that stand beside that (schema.Group.beside)."""
     for key in path.split("."):
         cfg = cfg.get(key) or {}
-    return cfg
+    group = schema.GROUPS[path]
+    names = {*group.beside, *(signature(pkgutil.resolve_name(group.beside_of))[0] if group.beside_of else ())}
+    beside = {key: value for key, value in cfg.items() if key in names}
+    return {key: value for key, value in cfg.items() if key not in names}, beside
 
 
 def data(cfg: dict) -> ImageData:
+    """The data module, with its source loaded and split."""
     cfg = reveal(cfg)
-    node, (names, _) = inner(cfg, "data"), signature(ImageData)
-    own = {key: value for key, value in node.items() if key in names}
+    source, own = divided(cfg, "data")
+    del own["preprocess"]
     if own["augment"]:
         own["augment"] = build(own["augment"])
-    source = {key: value for key, value in node.items() if key not in names}
     return ImageData(build(source, data_dir=cfg["data_dir"], split_seed=own["split_seed"]), **own, seed=cfg["seed"])
 
 
@@ -98,23 +92,20 @@ def from_record(record: dict, class_counts: torch.Tensor | None = None) -> Class
     num_classes = len(record["class_names"])
     facts = {"input_shape": tuple(record["input_shape"]), "num_classes": num_classes}
     facts["class_counts"] = torch.ones(num_classes) if class_counts is None else class_counts
+    is_ensemble = "members" in record  # whose members preprocess for themselves
     groups = [path for path, group in schema.GROUPS.items() if group.rebuilt and not group.several]
-    if "members" in record:
-        groups = [path for path in groups if path not in ("model", "data.preprocess")]
-    parts = {path: build(inner(cfg, path), **facts) for path in groups}
-    if "members" in record:
-        kind, network, preprocess = EnsembleClassifier, ensemble_network(record), nn.Identity()
-    else:
-        kind, network, preprocess = Classifier, parts.pop("model"), parts.pop("data.preprocess")
+    own = [path for path in groups if not (is_ensemble and path in ("model", "data.preprocess"))]
+    parts = {path: build(divided(cfg, path)[0], **facts) for path in own}
+    network = ensemble_network(record) if is_ensemble else parts.pop("model")
     if cfg["compile"]:
         network.compile()
-    return kind(
+    return (EnsembleClassifier if is_ensemble else Classifier)(
         network,
-        preprocess,
+        parts.pop("data.preprocess", nn.Identity()),
         record=record,
         optimizer=parts.pop("optim"),
         schedule=schedule(cfg, parts.pop("scheduler")),
-        lr_scaling=LRScaling(**beside(cfg, "optim")),
+        lr_scaling=LRScaling(**divided(cfg, "optim")[1]),
         monitor=cfg["monitor"]["metric"],
         metrics={name: build(node, **facts) for name, node in (cfg.get("metrics") or {}).items() if node},
         tta=cfg["eval"]["tta"],
@@ -124,18 +115,17 @@ def from_record(record: dict, class_counts: torch.Tensor | None = None) -> Class
 
 
 def refuse_other_data(record: dict, data: ImageData) -> None:
-    """A checkpoint means nothing on other classes or images of another size."""
+    """Raise UserError where the data has other classes, or images of another size, than the checkpoint's."""
     for name, value in {"class_names": list(data.class_names), "input_shape": list(data.input_shape)}.items():
         if value != record[name]:
             raise UserError(f"this data has {name} {value}, the checkpoint has {record[name]}")
 
 
 def schedule(cfg: dict, factor: partial) -> Schedule:
-    settings = beside(cfg, "scheduler")
-    settings.pop("momentum", None)
-    momentum = inner(cfg, "scheduler.momentum")
-    length = beside(cfg, "scheduler.momentum").get("length", 1.0)
-    return Schedule(factor, **settings, momentum=momentum and build(momentum), momentum_length=length)
+    """The schedule of learning rate and momentum; `factor` is the scheduler's own target, completed later."""
+    momentum, length = divided(cfg, "scheduler.momentum")
+    settings = {**divided(cfg, "scheduler")[1], "momentum": momentum and build(momentum)}
+    return Schedule(factor, **settings, momentum_length=length.get("length", 1.0))
 
 
 def ensemble_network(record: dict) -> Ensemble:
@@ -192,7 +182,7 @@ def use_machine(cfg: dict, device: str) -> None:
 
 
 def refuse(cfg: dict, data: ImageData, callbacks: dict[str, dict]) -> None:
-    """Settings that are right one by one and wrong together, or on this machine."""
+    """Raise UserError for settings that are right one by one, and wrong together or on this machine."""
     accelerator = cfg["trainer"]["accelerator"]
     there = devices.available()
     there["gpu"] = any(there.values())
@@ -211,7 +201,7 @@ def refuse(cfg: dict, data: ImageData, callbacks: dict[str, dict]) -> None:
 
 
 def refuse_lbfgs(trainer: dict) -> None:
-    """It evaluates one loss many times a step, which neither gradient sums nor a gradient scaler follow."""
+    """L-BFGS evaluates the loss many times a step, which gradient accumulation and gradient scalers do not support."""
     if trainer["accumulate_grad_batches"] not in (1, None):
         raise UserError("optim=lbfgs cannot accumulate gradients; use trainer.accumulate_grad_batches=1")
     if devices.count(trainer) > 1:
@@ -236,7 +226,5 @@ def parameters(cfg: dict) -> dict[str, bool | int | float | str]:
                 table[f"{path}.{key}"] = value if isinstance(value, (bool, int, float, str)) else str(value)
 
     for name, group in schema.top_groups().items():
-        if group.compared == "all":
-            flatten(name, cfg[name])
-        table |= {f"{name}.{key}": cfg[name].get(key, "") for key in group.compared if group.compared != "all"}
+        flatten(name, cfg[name] if group.compared == "all" else {key: cfg[name].get(key) for key in group.compared})
     return table

@@ -90,7 +90,7 @@ def type_hints(target: FunctionType) -> dict[str, Any]:
 
 
 UNIT = "athanor.optim.schedules.Unit"
-is_module = subclass_of("torch.nn.Module")
+MODULE = ("a torch.nn.Module", subclass_of("torch.nn.Module"))
 
 GROUPS: dict[str, Group] = {  # by the path of the node
     "data": Group(
@@ -103,28 +103,11 @@ GROUPS: dict[str, Group] = {  # by the path of the node
         compared="all",
     ),
     "data.preprocess": Group(
-        "a Preprocess",
-        subclass_of("athanor.data.preprocess.Preprocess"),
-        ("athanor.data.preprocess",),
-        rebuilt=True,
+        "a Preprocess", subclass_of("athanor.data.preprocess.Preprocess"), ("athanor.data.preprocess",), rebuilt=True
     ),
     "data.augment": Group("an Augment", subclass_of("athanor.data.augment.Augment"), ("athanor.data.augment",)),
-    "model": Group(
-        "a torch.nn.Module",
-        is_module,
-        ("athanor.models", "torch.nn.modules"),
-        ("torch.nn",),
-        rebuilt=True,
-        compared="all",
-    ),
-    "loss": Group(
-        "a torch.nn.Module",
-        is_module,
-        ("athanor.tasks.losses", "torch.nn.modules"),
-        ("torch.nn",),
-        rebuilt=True,
-        compared="all",
-    ),
+    "model": Group(*MODULE, ("athanor.models", "torch.nn.modules"), ("torch.nn",), rebuilt=True, compared="all"),
+    "loss": Group(*MODULE, ("athanor.tasks.losses", "torch.nn.modules"), ("torch.nn",), rebuilt=True, compared="all"),
     "optim": Group(
         "an optimizer",
         subclass_of("torch.optim.Optimizer"),
