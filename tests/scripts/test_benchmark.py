@@ -30,7 +30,7 @@ def contender(repo, tmp_path, monkeypatch):
 @pytest.fixture
 def modules(repo, monkeypatch):
     monkeypatch.syspath_prepend(str(repo / "scripts"))
-    from contenders import clock, report
+    from contenders import clock, tables, task
 
     return clock, report
 

@@ -1,6 +1,5 @@
 """What is done at every step for nobody, left out: a step of a small network is shorter than that."""
 
-import ctypes
 import os
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -16,9 +15,6 @@ BATCH_HOOKS = (
     "on_before_optimizer_step",
     "on_train_batch_end",
 )
-
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 # Lightning sets it when it is imported. With it, torch.cuda.is_available(), which every optimizer step asks, looks for
 # NVIDIA's management library each time: 140 us on a machine that has none.
@@ -40,16 +36,3 @@ def skip_empty_hooks(callbacks: Iterable[L.Callback]) -> None:
         for hook in BATCH_HOOKS:
             if getattr(type(callback), hook) is getattr(L.Callback, hook):
                 setattr(callback, hook, None)
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep freed memory for the next tensor: it returns large blocks to the system, and new pages cost time.
-
-    ResNet-20 in float32 on two cores, batches of 128: 13 % more images a second. Only Linux has glibc.
-    """
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return
-    mallopt(M_MMAP_MAX, 0)
-    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

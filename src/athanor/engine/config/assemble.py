@@ -21,7 +21,7 @@ from athanor.engine.config.signatures import check_arguments, signature
 from athanor.optim.scaling import LRScaling
 from athanor.optim.schedules import Schedule
 from athanor.tasks.classification import Classifier
-from athanor.training import devices, overhead, precision
+from athanor.training import devices, memory, overhead, precision
 from athanor.training.agreement import Agreement
 
 THREADS = torch.get_num_threads()  # before a job of a multirun sets its own
@@ -167,7 +167,7 @@ def trainer(
     precision.set_matmul_precision(cfg["matmul_precision"], device)
     torch.set_num_threads(cfg["threads"] or THREADS)
     if device == "cpu":
-        overhead.keep_freed_memory()
+        memory.keep_freed_memory()
     if cfg["trainer"]["precision"] == "auto":
         own["precision"] = precision.automatic(device, network)
     if not len(data.val_index):
@@ -224,3 +224,9 @@ def parameters(cfg: dict) -> dict[str, bool | int | float | str]:
     for key in "precision", "max_epochs", "accumulate_grad_batches":
         table[f"trainer.{key}"] = cfg["trainer"].get(key, "")
     return table
+
+
+def bare_trainer(cfg: dict, directory: str, data: ImageData, network: nn.Module) -> L.Trainer:
+    """The trainer of a config on one device, without its loggers and callbacks, for scripts that do not train."""
+    alone = {**cfg["trainer"], "devices": 1, "strategy": "auto"}
+    return trainer({**cfg, "trainer": alone, "logger": {}, "callbacks": {}}, directory, data, network)
