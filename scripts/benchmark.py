@@ -25,7 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from contenders import cases, lr_range_case
+from contenders import cases
 from contenders.rounds import Results
 
 from athanor.base.errors import UserError
@@ -41,7 +41,7 @@ CASES: dict[str, tuple[Callable[[argparse.Namespace], Results], dict[str, Any]]]
     "data": (cases.measure_data, {"images": 12_800, **LOADER}),
     "startup": (cases.measure_startup, {}),
     "memory": (cases.measure_memory, {"epochs": 1, "images": 6400}),
-    "lr_range": (lr_range_case.measure_lr_range, {"setting": "all"}),
+    "lr_range": (cases.measure_lr_range, {"setting": "all"}),
     "ema": (cases.measure_ema, {"epochs": 3, "images": 3200}),
     "step": (cases.measure_step, {"epochs": 3, "images": 25_600, **MATMUL}),
 }
@@ -51,7 +51,7 @@ OPTIONS = {
     "threads": {"type": int, "help": "of each process"},
     "device": {"choices": ("cpu", "gpu"), "help": "where the training runs"},
     "json": {"type": Path, "metavar": "FILE", "help": "write every measurement to this file"},
-    "setting": {"choices": ("all", *lr_range_case.SETTINGS), "help": "model and optimizer"},
+    "setting": {"choices": ("all", *cases.SETTINGS), "help": "model and optimizer"},
     "epochs": {"type": int, "help": "of each run"},
     "images": {"type": int, "help": "use so many of the training images, including a tenth for validation"},
     "workers": {"help": "of the DataLoader: a number, or best, which tries 0, 1, 2, 4, 8, 16 up to the cores"},

@@ -56,9 +56,9 @@ def course_of(config: dict) -> "Course":
     data = assemble.data(config)
     record = {"config": config, "input_shape": list(data.input_shape), "class_names": list(data.class_names)}
     classifier = assemble.from_record(record)
-    here = {"accelerator": "cpu", "precision": "32-true"}
-    here |= {"min_epochs": None, "min_steps": None}  # with them the run would not end at its first step
-    trainer = assemble.bare_trainer({**config, "trainer": {**config["trainer"], **here}}, ".", data, classifier.network)
+    settings = {**config["trainer"], "accelerator": "cpu", "precision": "32-true"}
+    settings |= {"min_epochs": None, "min_steps": None}  # with them the run would not end at its first step
+    trainer = assemble.bare_trainer({**config, "trainer": settings}, ".", data, classifier.network)
 
     def planned(trainer: "L.Trainer", classifier: "L.LightningModule") -> "Course":
         if math.isinf(classifier.run_length.steps):

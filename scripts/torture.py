@@ -40,14 +40,9 @@ RUNS = {
     "two processes": f"""model=mlp model.dropout=0.2 optim=momentum trainer=ddp trainer.accelerator=cpu
         trainer.devices=2 data.augment.crop=1 trainer.max_epochs=15 {OFTEN}""",
 }
-CHECKPOINT = (
-    "state_dict",
-    "optimizer_states",
-    "lr_schedulers",
-    "epoch",
-    "global_step",
-)  # of its contents, are compared
-RESULTS = ("train", "val", "test", "checkpoint_epoch", "epochs", "steps", "data")  # of results.json, are compared
+# what is compared of a checkpoint and of results.json
+CHECKPOINT = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")
+RESULTS = ("train", "val", "test", "checkpoint_epoch", "epochs", "steps", "data")
 
 
 def main() -> None:
@@ -60,6 +55,7 @@ def main() -> None:
     arguments = parser.parse_args()
     runs = {name: words for name, words in RUNS.items() if any(part in name for part in arguments.only.split(","))}
     random.seed(arguments.seed)
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the runs
     failures = 0
     print(f"{'run':26} {'kills':>5} {'torn':>5} {'identical':>9}  moments", flush=True)
     for i, (name, words) in enumerate(runs.items()):
@@ -119,11 +115,9 @@ class Torture:
         if not (folder / "config.yaml").is_file():  # it was killed before it was a run
             shutil.rmtree(folder, ignore_errors=True)
             words = [*self.words, f"hydra.run.dir={folder}"]
-        command, variables = [sys.executable, str(TRAIN), *words], {**os.environ, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, str(TRAIN), *words]
         with open(self.folder / f"{name}.out", "a") as out:
-            return subprocess.Popen(
-                command, cwd=self.folder, env=variables, stdout=out, stderr=out, start_new_session=True
-            )
+            return subprocess.Popen(command, cwd=self.folder, stdout=out, stderr=out, start_new_session=True)
 
     def kill(self, name: str) -> bool:
         """Start or resume the run and kill it at a random moment; False where it ended before."""

@@ -1,15 +1,39 @@
 """The cases of scripts/benchmark.py: which contenders run, on what, and which of their measurements are compared."""
 
 import argparse
-from statistics import median
+import math
+from statistics import mean, median
+from typing import Any
 
 from contenders import process, tables
 from contenders.rounds import Results, best_workers, compare_in_turns, show_progress, with_workers
-from contenders.workload import MLP, RESNET, TRAIN, athanor_command, describe_data, module_command, workload
+from contenders.workload import (
+    MLP,
+    RESNET,
+    TRAIN,
+    athanor_command,
+    data_source,
+    describe_data,
+    module_command,
+    workload,
+)
 
 FEW = 12_800  # images, enough to see which number of workers is fastest
 TIMES = ["epoch_s", "fit_s", "command_s"]
 BESIDE = ["images_per_s", "val_acc", "matmul_precision", "peak_mb"]
+
+# of the case lr_range
+MNIST = ["data=mnist", "scheduler=cosine", "trainer.max_epochs=2"]
+DIGITS = ["data=digits", "scheduler=cosine", "trainer.max_epochs=10"]
+SETTINGS = {
+    "linear-sgd": [*MNIST, "model=linear", "optim=sgd"],
+    "mlp-nesterov": [*MNIST, "model=mlp", "optim=nesterov"],
+    "mlp-adam": [*MNIST, "model=mlp", "optim=adam"],
+    "mlp-muon": [*MNIST, "model=mlp", "optim=muon"],
+    "cnn-nesterov": [*DIGITS, "model=cnn", "optim=nesterov"],
+    "cnn-adam": [*DIGITS, "model=cnn", "optim=adam"],
+}
+NAMES = {"minimum": "minimum / 10", "steepest": "steepest", "valley": "valley", "lightning": "Lightning's finder"}
 
 
 def measure_mlp(options: argparse.Namespace) -> Results:
@@ -54,7 +78,7 @@ def measure_data(options: argparse.Namespace) -> Results:
     results = {}
     for name, base, changes in ("mnist", MLP, ""), ("cifar10", RESNET, "cropped, flipped, "):
         words = workload(base, options)
-        paths = {path: module_command("loading", words, path=path) for path in ("athanor", "torchvision")}
+        paths = {path: module_command("data_paths", words, path=path) for path in ("athanor", "torchvision")}
         if workers := best_workers(options, paths["torchvision"]):
             paths[f"torchvision, workers {workers}"] = with_workers(paths["torchvision"], workers)
         pairs = [("athanor", other) for other in paths if other != "athanor"]
@@ -118,3 +142,42 @@ def measure_step(options: argparse.Namespace) -> Results:
     print(tables.share_table(pieces, "in Athanor", "us", correction))
     print(f"\n  the plain loop's step: {plain:.0f} us; athanor / plain {whole / plain:.2f}", flush=True)
     return {"step": {"athanor_us": whole, "plain_us": plain, "rows_us": pieces, **report}}
+
+
+def measure_lr_range(options: argparse.Namespace) -> Results:
+    """What training costs at the learning rate that a range test gives, against the best of 21 rates."""
+    results = {}
+    for name in SETTINGS if options.setting == "all" else [options.setting]:
+        words = [*SETTINGS[name], "trainer=cpu", *data_source(SETTINGS[name])]
+        show_progress(f"lr_range: {name}, {options.repeats} seeds")
+        command = module_command("lr_range_losses", [*words, "callbacks=lr_range", "logger=[]"], seeds=options.repeats)
+        report = process.measure_process(command, options.threads)
+        show_progress("")
+        results[f"lr_range-{name}"] = case = {"data": describe_data(words), **judge(report), **report}
+        print(f"\nlr_range-{name}: {' '.join(SETTINGS[name])}\n{case['data']}\n\n{rule_table(case)}", flush=True)
+    return results
+
+
+def judge(report: dict[str, Any]) -> dict[str, Any]:
+    """For each rule the range of its answers, and how much validation loss (nats) they lose against the best rate."""
+    means = [mean(losses) for losses in report["grid_losses"]]
+    best = min(range(len(means)), key=means.__getitem__)
+    rules = {}
+    for rule in NAMES:
+        rates = [answers[rule] for answers in report["answers"]]
+        lost = [losses[rule] - report["grid_losses"][best][seed] for seed, losses in enumerate(report["losses"])]
+        rules[rule] = {
+            "lr": tables.median_and_range(rates),
+            "spread": max(rates) / min(rates) if all(map(math.isfinite, rates)) else math.inf,
+            "regret": {"mean": mean(lost), **tables.median_and_range(lost)},
+        }
+    return {"best_lr": report["grid"][best], "best_loss": means[best], "rules": rules}
+
+
+def rule_table(case: dict[str, Any]) -> str:
+    rows = []
+    for rule, numbers in case["rules"].items():
+        lost = [f"{numbers['regret'][key]:+.3f}" for key in ("mean", "max")]
+        rows.append([NAMES[rule], tables.format_range(numbers["lr"], ".2g"), f"{numbers['spread']:.1f}", *lost])
+    rows.append(["best of the grid", f"{case['best_lr']:.2g}", "", f"{case['best_loss']:.3f}", ""])
+    return tables.text_table(["", "learning rate", "largest/least", "nats lost, mean", "most"], rows)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import Accuracy
 
-from contenders import per_image, task
+from contenders import data_paths, task
 from contenders.timing import EpochTimes
 
 
@@ -26,7 +26,7 @@ def main() -> None:
         logger=TensorBoardLogger("."),
         callbacks=[checkpoint, RichProgressBar(), EpochTimes()],
     )
-    trainer.fit(module, *per_image.loaders(cfg, data, options.workers))
+    trainer.fit(module, *data_paths.loaders(cfg, data, options.workers))
 
 
 class Conventional(L.LightningModule):

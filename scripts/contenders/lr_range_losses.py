@@ -8,7 +8,6 @@ import tempfile
 from typing import Any
 
 import lightning.pytorch as L
-import torch
 from lightning.pytorch.tuner import Tuner
 
 from athanor.callbacks.lr_range import scaled_rates
@@ -24,7 +23,6 @@ FINDER = {"min_lr": 1e-8, "max_lr": 1, "num_training": 100}  # Lightning's defau
 
 def main() -> None:
     cfg, options = task.from_command_line(seeds=5, points=21)  # the words have to choose callbacks=lr_range
-    torch.set_num_threads(1)
     data = assemble.data(cfg)
     grid = [LOWEST * FACTOR**point for point in range(options.points)]
     seeds = range(options.seeds)

@@ -58,20 +58,15 @@ class Loop:
         started = time.perf_counter()
         epoch_seconds = []
         for _ in range(epochs):
-            epoch_seconds.append(self.timed_epoch())
+            epoch_seconds.append(self.train_epoch())
             val_acc = self.validate()
         fit_s = time.perf_counter() - started
         return task.training_report(epoch_seconds, fit_s, self.data.steps * self.data.batch_size, val_acc, self.device)
 
-    def timed_epoch(self) -> float:
-        """Seconds of one epoch's training steps."""
+    def train_epoch(self) -> float:
+        """Train on all training images once, in whole batches; the seconds that it took."""
         self.network.train()
         started = time.perf_counter()
-        self.train_epoch()  # its last line reads numbers from the GPU, and so waits for it
-        return time.perf_counter() - started
-
-    def train_epoch(self) -> tuple[float, float]:
-        """Mean loss and accuracy of an epoch's batches, as a loop by hand would print them."""
         order = self.train_index[torch.randperm(len(self.train_index), device=self.device)]
         sums = torch.zeros(2, device=self.device)
         batch_size = self.data.batch_size
@@ -84,7 +79,8 @@ class Loop:
             loss.backward()
             self.optimizer.step()
             sums += torch.stack([loss.detach(), (logits.argmax(1) == labels).float().mean()])
-        return tuple((sums / self.data.steps).tolist())
+        (sums / self.data.steps).tolist()  # loss and accuracy, which a loop by hand would print; waits for a GPU
+        return time.perf_counter() - started
 
     @torch.inference_mode()
     def validate(self) -> float:

@@ -111,11 +111,8 @@ def wait_for(device: torch.device) -> None:
 
 def settings(device: torch.device) -> dict[str, Any]:
     """The settings of this process that change its speed, and the peak of GPU memory, for its report."""
-    report = {
-        "device": str(device),
-        "threads": torch.get_num_threads(),
-        "matmul_precision": torch.get_float32_matmul_precision(),
-    }
+    report = {"device": str(device), "threads": torch.get_num_threads()}
+    report["matmul_precision"] = torch.get_float32_matmul_precision()
     if device.type == "cuda":
         report["gpu_peak_mb"] = torch.cuda.max_memory_allocated() / 2**20
     return report
@@ -129,16 +126,9 @@ def training_report(
     epoch_seconds: of the training steps of each epoch. The first epoch warms up, so it does not count in the median
     `epoch_s` where there are others. fit_s: seconds of the whole training. images: in an epoch.
     """
+    report = {"epoch_seconds": epoch_seconds, "fit_s": fit_s, "images": images, "val_acc": val_acc}
     epoch_s = median(epoch_seconds[1:] or epoch_seconds)
-    return {
-        "epoch_seconds": epoch_seconds,
-        "epoch_s": epoch_s,
-        "images_per_s": images / epoch_s,
-        "fit_s": fit_s,
-        "images": images,
-        "val_acc": val_acc,
-        **settings(device),
-    }
+    return {**report, "epoch_s": epoch_s, "images_per_s": images / epoch_s, **settings(device)}
 
 
 def write_report(report: dict[str, Any]) -> None:
