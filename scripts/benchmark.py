@@ -57,7 +57,7 @@ OPTIONS = {
     "workers": {"help": "of the DataLoader: a number, or best, which tries 0, 1, 2, 4, 8, 16 up to the cores"},
     "matmul_precision": {
         "choices": ("highest", "high", "medium"),
-        "help": "of athanor and plain; without it Athanor's own choice. conventional has torch's default",
+        "help": "of athanor and plain; else Athanor's choice",
     },
 }
 

@@ -2,21 +2,24 @@
 
 import argparse
 import math
+from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from contenders import process, tables
-from contenders.rounds import Results, best_workers, compare_in_turns, show_progress, with_workers
-from contenders.workload import (
-    MLP,
-    RESNET,
-    TRAIN,
-    athanor_command,
-    data_source,
-    describe_data,
-    module_command,
-    workload,
-)
+from contenders import tables
+from contenders.process import data_dir
+from contenders.rounds import Results, best_workers, compare_in_turns, describe_data, measure, value_of, with_workers
+
+TRAIN = str(Path(__file__).resolve().parents[2] / "train.py")
+MLP = ["data=mnist", "data.batch_size=128", "model=mlp", "model.widths=[64,128,64]", "optim=adam", "optim.lr=1e-3"]
+RESNET = [
+    *("data=cifar10", "data.batch_size=128", "data.augment.crop=4", "data.augment.flip=true"),
+    *("model=resnet", "model.depth=20", "optim=nesterov", "optim.lr=0.1", "optim.weight_decay=1e-4"),
+]
+FILES = {  # any one of the files means that the data set is there; data sets that are not named come with the package
+    "mnist": ("MNIST/raw/train-images-idx3-ubyte", "MNIST/raw/train-images-idx3-ubyte.gz"),
+    "cifar10": ("cifar-10-batches-py", "cifar-10-python.tar.gz", "cifar10"),
+}
 
 FEW = 12_800  # images, enough to see which number of workers is fastest
 TIMES = ["epoch_s", "fit_s", "command_s"]
@@ -38,7 +41,7 @@ NAMES = {"minimum": "minimum / 10", "steepest": "steepest", "valley": "valley", 
 
 def measure_mlp(options: argparse.Namespace) -> Results:
     """An MLP on MNIST: seconds of an epoch."""
-    words = workload(MLP, options)
+    words = training_words(MLP, options)
     workers = conventional_workers(words, options)
     pairs = [("conventional", "athanor"), ("athanor", "plain")]
     title = f"mlp: MLP 784-64-128-64-10, epochs {options.epochs}, DataLoader workers {workers}"
@@ -47,7 +50,7 @@ def measure_mlp(options: argparse.Namespace) -> Results:
 
 def measure_resnet20(options: argparse.Namespace) -> Results:
     """ResNet-20 on CIFAR-10, in float32 and bfloat16: seconds of an epoch."""
-    words = workload(RESNET, options)
+    words = training_words(RESNET, options)
     workers = conventional_workers(words, options)
     commands = {}
     for name, precision in {"fp32": "32-true", "bf16": "bf16-mixed"}.items():
@@ -60,24 +63,11 @@ def measure_resnet20(options: argparse.Namespace) -> Results:
     return compare_in_turns(title, words, commands, options, TIMES, BESIDE, pairs)
 
 
-def three_contenders(words: list[str], workers: int) -> dict[str, list[str]]:
-    return {
-        "athanor": athanor_command(words),
-        "plain": module_command("plain_loop", words),
-        "conventional": with_workers(module_command("conventional", words), workers),
-    }
-
-
-def conventional_workers(words: list[str], options: argparse.Namespace) -> int:
-    few = [*words, f"data.limit={min(options.images or FEW, FEW)}", "trainer.max_epochs=2"]
-    return best_workers(options, module_command("conventional", few))
-
-
 def measure_data(options: argparse.Namespace) -> Results:
     """The data path alone, on MNIST and on CIFAR-10: images a second."""
     results = {}
     for name, base, changes in ("mnist", MLP, ""), ("cifar10", RESNET, "cropped, flipped, "):
-        words = workload(base, options)
+        words = training_words(base, options)
         paths = {path: module_command("data_paths", words, path=path) for path in ("athanor", "torchvision")}
         if workers := best_workers(options, paths["torchvision"]):
             paths[f"torchvision, workers {workers}"] = with_workers(paths["torchvision"], workers)
@@ -91,7 +81,7 @@ def measure_memory(options: argparse.Namespace) -> Results:
     """Peak memory of both trainings."""
     results = {}
     for name, base in {"mlp": MLP, "resnet20": RESNET}.items():
-        words = workload(base, options)
+        words = training_words(base, options)
         # no DataLoader workers: they would be processes of their own, with memory of their own
         pairs = [("athanor", "plain"), ("conventional", "plain")]
         keys = ["peak_mb", "gpu_peak_mb"] if options.device == "gpu" else ["peak_mb"]
@@ -102,7 +92,7 @@ def measure_memory(options: argparse.Namespace) -> Results:
 
 def measure_ema(options: argparse.Namespace) -> Results:
     """What a moving average of the weights costs a training step; validation, which it doubles, is not timed."""
-    words = workload(RESNET, options)
+    words = training_words(RESNET, options)
     commands = {"athanor": athanor_command(words), "athanor, ema": athanor_command([*words, "callbacks=ema"])}
     title = f"ema: ResNet-20 with and without a moving average of its weights, epochs {options.epochs}"
     return compare_in_turns(title, words, commands, options, ["epoch_s"], BESIDE, [("athanor, ema", "athanor")])
@@ -130,10 +120,9 @@ def measure_startup(options: argparse.Namespace) -> Results:
 
 def measure_step(options: argparse.Namespace) -> Results:
     """Where the microseconds of one training step of the MLP go."""
-    words = workload(MLP, options)
-    show_progress("step: one process trains in turns as it is, with timers, and by hand")
-    report = process.measure_process(module_command("steps", words, repeats=options.repeats), options.threads)
-    show_progress("")
+    words = training_words(MLP, options)
+    progress = "step: one process trains in turns as it is, with timers, and by hand"
+    report = measure(module_command("steps", words, repeats=options.repeats), options, progress)
     whole = median(rows["step"] for rows in report["as it is"])
     plain = median(rows["step"] for rows in report["plain"])
     pieces = tables.medians(report["timed"])
@@ -149,10 +138,8 @@ def measure_lr_range(options: argparse.Namespace) -> Results:
     results = {}
     for name in SETTINGS if options.setting == "all" else [options.setting]:
         words = [*SETTINGS[name], "trainer=cpu", *data_source(SETTINGS[name])]
-        show_progress(f"lr_range: {name}, {options.repeats} seeds")
         command = module_command("lr_range_losses", [*words, "callbacks=lr_range", "logger=[]"], seeds=options.repeats)
-        report = process.measure_process(command, options.threads)
-        show_progress("")
+        report = measure(command, options, f"lr_range: {name}, {options.repeats} seeds")
         results[f"lr_range-{name}"] = case = {"data": describe_data(words), **judge(report), **report}
         print(f"\nlr_range-{name}: {' '.join(SETTINGS[name])}\n{case['data']}\n\n{rule_table(case)}", flush=True)
     return results
@@ -181,3 +168,50 @@ def rule_table(case: dict[str, Any]) -> str:
         rows.append([NAMES[rule], tables.format_range(numbers["lr"], ".2g"), f"{numbers['spread']:.1f}", *lost])
     rows.append(["best of the grid", f"{case['best_lr']:.2g}", "", f"{case['best_loss']:.3f}", ""])
     return tables.text_table(["", "learning rate", "largest/least", "nats lost, mean", "most"], rows)
+
+
+# what is run
+
+
+def training_words(base: list[str], options: argparse.Namespace) -> list[str]:
+    """Words of train.py's command line, which all contenders understand."""
+    words = [*base, f"trainer={options.device}", "trainer.precision=32-true", *data_source(base)]
+    settings = {"images": "data.limit", "epochs": "trainer.max_epochs", "matmul_precision": "matmul_precision"}
+    words += [f"{key}={getattr(options, name)}" for name, key in settings.items() if getattr(options, name, None)]
+    return words
+
+
+def data_source(base: list[str]) -> list[str]:
+    """No word where the data set is on this machine, else the word that puts generated images in its place."""
+    name = value_of(base, "data")
+    is_there = name not in FILES or any((data_dir() / file).exists() for file in FILES[name])
+    return [] if is_there else [f"data._target_=contenders.generated.{name}"]
+
+
+def athanor_command(words: list[str], callback: str = "EpochTimes") -> list[str]:
+    """What follows `python` to train with train.py, measured by a callback of contenders.timing."""
+    return [
+        TRAIN,
+        *words,
+        "test=false",
+        "hydra.run.dir=run",
+        f"+callbacks.benchmark._target_=contenders.timing.{callback}",
+    ]
+
+
+def module_command(module: str, words: list[str], **options: object) -> list[str]:
+    """What follows `python` to run another contender, with options of its own."""
+    return ["-m", f"contenders.{module}", *(f"--{name}={option}" for name, option in options.items()), *words]
+
+
+def three_contenders(words: list[str], workers: int) -> dict[str, list[str]]:
+    return {
+        "athanor": athanor_command(words),
+        "plain": module_command("plain_loop", words),
+        "conventional": with_workers(module_command("conventional", words), workers),
+    }
+
+
+def conventional_workers(words: list[str], options: argparse.Namespace) -> int:
+    few = [*words, f"data.limit={min(options.images or FEW, FEW)}", "trainer.max_epochs=2"]
+    return best_workers(options, module_command("conventional", few))

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from contenders import process, tables
-from contenders.workload import describe_data
 
 WORKERS = (0, 1, 2, 4, 8, 16)  # numbers of DataLoader workers that are tried
 COLUMNS = {  # of the tables: what a report calls it, its heading and its number format
@@ -35,35 +34,38 @@ def compare_in_turns(
 ) -> dict[str, Results]:
     """Run the contenders in turns, print their tables, and return all measurements under the case's name.
 
-    title: starts with the case's name and a colon. words: what all contenders train. commands: by contender, what
-    follows `python`. keys: what is compared, with ranges. beside: what is only shown, as medians. pairs: of contenders,
-    whose ratios are taken.
+    title: starts with the case's name and a colon. words: of train.py's command line, what all contenders train.
+    commands: by contender, what follows `python`. keys: names in the contenders' reports that are compared, with their
+    ranges. beside: names that are only shown, as medians. pairs: of contenders, whose ratios are taken.
     """
     case = title.partition(":")[0]
     rounds: dict[str, list[Results]] = {name: [] for name in commands}
     for number, names in enumerate(tables.alternating_order(list(commands), options.repeats), start=1):
         for name in names:
-            show_progress(f"{case}: round {number} of {options.repeats}, {name}")
-            rounds[name].append(process.measure_process(commands[name], options.threads))
-    show_progress("")
+            progress = f"{case}: round {number} of {options.repeats}, {name}"
+            rounds[name].append(measure(commands[name], options, progress))
     results = {
         "title": title,
         "data": describe_data(words),
         "commands": commands,
         "contenders": {name: {"rounds": reports, "summary": summarise(reports)} for name, reports in rounds.items()},
-        "ratios": {
-            f"{a} / {b}": {key: tables.round_ratios(*([r[key] for r in rounds[n]] for n in (a, b))) for key in keys}
-            for a, b in pairs
-        },
+        "ratios": {f"{a} / {b}": tables.round_ratios(rounds[a], rounds[b], keys) for a, b in pairs},
     }
     print(f"\n{title}\n{results['data']}\n\n{contender_table(results, keys, beside)}", flush=True)
-    if pairs:
-        rows = [
-            [pair, *(tables.format_range(ratio[key], ".2f") for key in keys)]
-            for pair, ratio in results["ratios"].items()
-        ]
+    if ratios := results["ratios"].items():
+        rows = [[name, *(tables.format_range(ratio[key], ".2f") for key in keys)] for name, ratio in ratios]
         print("\n" + tables.text_table(["ratio of", *(COLUMNS[key][0] for key in keys)], rows), flush=True)
     return {case: results}
+
+
+def value_of(words: list[str], key: str) -> str | None:
+    return next((word.partition("=")[2] for word in words if word.startswith(f"{key}=")), None)
+
+
+def describe_data(words: list[str]) -> str:
+    limit = value_of(words, "data.limit")
+    kind = "GENERATED images in the shape of " if value_of(words, "data._target_") else ""
+    return f"{kind}{value_of(words, 'data')}, {f'{int(limit):,} of its' if limit else 'all'} training images"
 
 
 def summarise(reports: list[Results]) -> Results:
@@ -94,12 +96,20 @@ def best_workers(options: argparse.Namespace, command: list[str]) -> int:
     speeds = {}
     for count in WORKERS:
         if count <= os.cpu_count():
-            show_progress(f"which number of workers is best: {count}")
-            speeds[count] = process.measure_process(with_workers(command, count), options.threads)["images_per_s"]
+            report = measure(with_workers(command, count), options, f"which number of workers is best: {count}")
+            speeds[count] = report["images_per_s"]
     return max(speeds, key=speeds.get)
 
 
-def show_progress(line: str) -> None:
-    """Say what runs now, in a line that the next one replaces, on a terminal only: it is no part of the report."""
+def measure(command: list[str], options: argparse.Namespace, progress: str) -> Results:
+    """The report of a contender's process. While it runs, `progress` says so on a terminal; it is not in the output."""
+    show_line(progress)
+    report = process.measure_process(command, options.threads)
+    show_line("")
+    return report
+
+
+def show_line(text: str) -> None:
+    """A line on the terminal that replaces the one before."""
     if sys.stderr.isatty():
-        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)

@@ -20,10 +20,13 @@ def medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: median(row.get(name, 0.0) for row in rounds) for name in names}
 
 
-def round_ratios(numerators: Sequence[float], denominators: Sequence[float]) -> dict[str, Any]:
-    """The ratio of each round's two measurements, which were taken at nearly the same time, and their median."""
-    rounds = [a / b for a, b in zip(numerators, denominators, strict=True)]
-    return {"rounds": rounds, **median_and_range(rounds)}
+def round_ratios(numerators: Sequence[dict], denominators: Sequence[dict], keys: Sequence[str]) -> dict[str, Any]:
+    """For each of `keys` the ratios of the reports of each round, whose processes ran one soon after the other."""
+    ratios = {}
+    for key in keys:
+        rounds = [a[key] / b[key] for a, b in zip(numerators, denominators, strict=True)]
+        ratios[key] = {"rounds": rounds, **median_and_range(rounds)}
+    return ratios
 
 
 def format_range(values: dict[str, float], style: str) -> str:

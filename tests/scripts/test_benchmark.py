@@ -47,8 +47,9 @@ def test_contenders_take_turns_in_both_directions(scripts):
 def test_a_ratio_is_taken_within_each_round(scripts):
     from contenders import tables
 
-    ratios = tables.round_ratios([10, 30, 20], [10, 60, 5])
-    assert ratios == {"rounds": [1, 0.5, 4], "median": 1, "min": 0.5, "max": 4}  # the medians' ratio is 2
+    slow, fast = ([{"s": value} for value in values] for values in ([10, 30, 20], [10, 60, 5]))
+    ratios = tables.round_ratios(slow, fast, ["s"])
+    assert ratios == {"s": {"rounds": [1, 0.5, 4], "median": 1, "min": 0.5, "max": 4}}  # the medians' ratio is 2
 
 
 def test_the_first_epoch_warms_up_and_does_not_count(scripts):
