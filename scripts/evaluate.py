@@ -1,12 +1,13 @@
-"""Evaluate a run again: python scripts/evaluate.py <run or checkpoint> [--stage val] [overrides]
+"""Evaluate a trained model again: python scripts/evaluate.py <run or checkpoint> [--stage val] [overrides]
 
-The same split and batches give the recorded accuracy to the last digit. Overrides are those of train.py, such as
-data.limit=1000 or metrics=macro_f1; the weights and what belongs to them stay the checkpoint's.
+Prints each metric beside the value that the run recorded. With the same split and batches they are equal to the last
+digit. Overrides are those of train.py, such as data.limit=1000 or metrics=macro_f1; the weights, and the settings that
+belong to them, stay those of the checkpoint.
 """
 
 import argparse
-import logging
 
+from athanor.base.errors import UserError
 from athanor.engine.app import command_line
 
 
@@ -14,15 +15,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="a run's directory, or a checkpoint in it")
     parser.add_argument("overrides", nargs="*", help="data.limit=1000, metrics=macro_f1, trainer=gpu, ...")
-    parser.add_argument("--stage", choices=("test", "val"), default="test")
+    parser.add_argument("--stage", choices=("test", "val"), default="test", help="which images (default test)")
     arguments = parser.parse_args()
 
-    from athanor.base.errors import UserError
     from athanor.engine.app.logs import set_up_logging
     from athanor.engine.config import assemble, check
     from athanor.engine.runs.run import Run, checkpoint_of, fill, read_checkpoint
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     set_up_logging()
     path = checkpoint_of(arguments.run)
     contents = read_checkpoint(path)
@@ -34,16 +33,10 @@ def main() -> None:
     fill(classifier, contents, path)
     if arguments.stage == "val" and not len(data.val_index):
         raise UserError("there are no validation images; use --stage test, or data.val_fraction above 0")
-    alone = {**config["trainer"], "devices": 1, "strategy": "auto"}
-    bare = {**config, "trainer": alone, "logger": {}, "callbacks": {}}
-    trainer = assemble.trainer(bare, str(path.parent), data, classifier.network)
-    if arguments.stage == "test":
-        results = trainer.test(classifier, data, verbose=False)[0]
-    else:
-        results = trainer.validate(classifier, data, verbose=False)[0]
-
+    trainer = assemble.bare_trainer(config, str(path.parent), data, classifier.network)
+    evaluate = trainer.test if arguments.stage == "test" else trainer.validate
     recorded = Run(path.parent.parent).results.get(arguments.stage, {})
-    for name, value in results.items():
+    for name, value in evaluate(classifier, data, verbose=False)[0].items():
         before = recorded.get(name.partition("/")[2])
         print(f"{name}  {value!r}" + ("" if before is None else f"  (recorded {before!r})"))
 

@@ -1,20 +1,22 @@
-"""A run as one file for use without Athanor: python scripts/export.py <run or checkpoint> --format onnx|torch
+"""Export a trained model to one file that works without Athanor: python scripts/export.py <run> --format onnx|torch
 
-It takes raw uint8 images [N, C, H, W] and gives logits [N, classes]; the preprocessing is inside. The file is compared
-with the classifier on test images before it counts as written.
+<run> is a run's directory or a checkpoint file. The exported model takes raw uint8 images [N, C, H, W] and gives logits
+[N, classes]; the preprocessing is part of it. The file is kept only if its logits agree with those of the
+classifier on test images.
 """
 
 import argparse
 import re
 from pathlib import Path
 
+from athanor.base.errors import UserError
 from athanor.engine.app import command_line
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="a run's directory, or a checkpoint file")
-    parser.add_argument("--format", choices=("onnx", "torch"), required=True, help=".onnx, or torch.export's .pt2")
+    parser.add_argument("--format", choices=("onnx", "torch"), required=True, help=".onnx, or .pt2 of torch.export")
     parser.add_argument("--output", metavar="FILE", help="instead of <name>.onnx or <name>.pt2 in the run's directory")
     arguments = parser.parse_args()
 
@@ -25,7 +27,7 @@ def main() -> None:
     form.require()
     checkpoint = checkpoint_of(arguments.run)
     classifier = load_classifier(checkpoint)
-    path = target(checkpoint, classifier.record["config"]["name"], form.suffix, arguments.output)
+    path = output_path(checkpoint, classifier.record["config"]["name"], form.suffix, arguments.output)
     images, whence = export.images_to_check(classifier.record)
     difference = export.export(classifier, form, path, images)
     size = path.stat().st_size
@@ -33,10 +35,8 @@ def main() -> None:
     print(form.usage.format(path=shown(path).as_posix()))
 
 
-def target(checkpoint: Path, name: str, suffix: str, output: str | None) -> Path:
-    """The file to write: `output`, or `name` in the checkpoint's run, or beside a checkpoint that is in none."""
-    from athanor.base.errors import UserError
-
+def output_path(checkpoint: Path, name: str, suffix: str, output: str | None) -> Path:
+    """The file to write: `output`, or `name` in the run of the checkpoint, or beside a checkpoint that is in no run."""
     if output is not None:
         if not output.endswith(suffix) or Path(output).is_dir():
             raise UserError(f"--output {output}: name a file that ends with {suffix}, as in --output model{suffix}")

@@ -1,28 +1,31 @@
-"""Classify image files: python scripts/predict.py <run or checkpoint> a.png "b c.jpg" [--csv predictions.csv]"""
+"""Classify image files: python scripts/predict.py <run or checkpoint> a.png "b c.jpg" [--csv predictions.csv]
+
+Prints the most probable class of each image and its probability.
+"""
 
 import argparse
 import csv
 import sys
 
+from athanor.base.errors import UserError
 from athanor.engine.app import command_line
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="a run's directory, or a checkpoint file")
-    parser.add_argument("images", nargs="+", help="files of any format that Pillow reads")
-    parser.add_argument("--csv", help="also write file, class and each class's probability to this file")
+    parser.add_argument("images", nargs="+", help="image files of any format that Pillow reads")
+    parser.add_argument("--csv", help="also write file, class and the probability of each class to this file")
     arguments = parser.parse_args()
 
     import torch
 
-    from athanor.base.errors import UserError
     from athanor.data.sources.image_file import load_image
     from athanor.engine.runs.run import checkpoint_of, load_classifier
 
     classifier = load_classifier(checkpoint_of(arguments.run))
     channels, height, width = classifier.record["input_shape"]
-    size = height if height == width else None
+    size = height if height == width else None  # other models take images of their own size only
     names = classifier.record["class_names"]
     rows = []
     with torch.inference_mode():

@@ -1,29 +1,29 @@
 """Draw learning rate and momentum of a run before it begins: python scripts/schedule.py scheduler=cosine [overrides]
 
-Words are those of train.py: scheduler.warmup=0.1 scheduler.momentum=rise trainer.max_epochs=20. The data is read, to
-know the steps of an epoch, and nothing is trained.
+Overrides are those of train.py: scheduler.warmup=0.1 scheduler.momentum=rise trainer.max_epochs=20. The data is read,
+because the number of steps in an epoch depends on it; nothing is trained.
 """
 
 import argparse
-import logging
 import math
 import re
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
-import lightning.pytorch as L
-
+from athanor.base.errors import UserError
 from athanor.engine.app import command_line
 
 if TYPE_CHECKING:
+    import lightning.pytorch as L
+
     from athanor.craft.schedule_course import Course
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", help="scheduler=one_cycle optim.lr=0.1 data=mnist ...")
-    parser.add_argument("--output", type=Path, help="a PNG; outputs/schedules/<name>_<scheduler>.png without")
+    parser.add_argument("--output", type=Path, help="a PNG file, instead of outputs/schedules/<name>_<scheduler>.png")
     arguments = parser.parse_args()
 
     from athanor.craft import figure
@@ -31,51 +31,45 @@ def main() -> None:
     from athanor.engine.app.logs import set_up_logging
     from athanor.engine.runs.run import shown
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     set_up_logging()
     config = command_line.composed(arguments.overrides)
     scheduler = config["scheduler"]["_target_"].rpartition(".")[2]
-    found = foresee(config)
-    print("\n".join(found.lines))
+    course = course_of(config)
+    print("\n".join(course.lines))
     if scheduler == "ReduceLROnPlateau":
         print(f"drawn as if it never fell: it falls when {config['monitor']['metric']} stalls, which no one knows yet")
     file = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{config['name']}_{scheduler}.png")
     title = shorten(" ".join(arguments.overrides) or scheduler, 90)
-    print(shown(figure.save(draw(found, title), arguments.output or Path("outputs/schedules") / file)))
+    print(shown(figure.save(draw(course, title), arguments.output or Path("outputs/schedules") / file)))
 
 
-def foresee(config: dict) -> "Course":
-    """Up to the first step of a run, on the processor: steps are counted over all devices."""
+def course_of(config: dict) -> "Course":
+    """The learning rate and momentum at each step of the run that this config describes.
+
+    The run is set up on one CPU, whatever the config asks for: batches are global, so the number of its steps is the
+    same. Raises UserError where the run has no last step.
+    """
+    from athanor.craft import schedule_course
     from athanor.engine.config import assemble
+    from athanor.training.at_first_step import at_first_step
 
     data = assemble.data(config)
     record = {"config": config, "input_shape": list(data.input_shape), "class_names": list(data.class_names)}
     classifier = assemble.from_record(record)
-    here = {"accelerator": "cpu", "devices": 1, "strategy": "auto", "precision": "32-true"}
-    here |= {"min_epochs": None, "min_steps": None}  # or it would not end at once
-    bare = {**config, "trainer": {**config["trainer"], **here}, "callbacks": {}}
-    trainer = assemble.trainer(bare, ".", data, classifier.network)
-    trainer.callbacks.append(probe := Probe())
-    trainer.fit(classifier, data)
+    settings = {**config["trainer"], "accelerator": "cpu", "precision": "32-true"}
+    settings |= {"min_epochs": None, "min_steps": None}  # with them the run would not end at its first step
+    trainer = assemble.bare_trainer({**config, "trainer": settings}, ".", data, classifier.network)
+
+    def planned(trainer: "L.Trainer", classifier: "L.LightningModule") -> "Course":
+        if math.isinf(classifier.run_length.steps):
+            raise UserError("this run has no end that is known; set trainer.max_epochs or trainer.max_steps")
+        schedulers = [(each.scheduler, each.interval) for each in trainer.lr_scheduler_configs]
+        return schedule_course.course(trainer.optimizers[0], schedulers, classifier.run_length)
+
+    course = at_first_step(trainer, classifier, data, planned)
     if scaled := classifier.lr_scaling.notice(config["optim"]["lr"], classifier.global_batch):
         print(scaled)
-    return probe.course
-
-
-class Probe(L.Callback):
-    """Where a run would begin: what its schedulers will do, and its end."""
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        from athanor.base.errors import UserError
-        from athanor.craft.schedule_course import course
-
-        if math.isinf(pl_module.run_length.steps):
-            raise UserError("this run has no end that is known; set trainer.max_epochs or trainer.max_steps")
-        schedulers = [
-            (each.scheduler, "epoch" if each.interval == "epoch" else "step") for each in trainer.lr_scheduler_configs
-        ]
-        self.course = course(trainer.optimizers[0], schedulers, pl_module.run_length)
-        trainer.should_stop = True
+    return course
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """scripts/benchmark.py: what it computes from measurements, and that all can be measured. No time is judged."""
 
 import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -28,46 +30,57 @@ def contender(repo, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def modules(repo, monkeypatch):
+def scripts(repo, monkeypatch):
+    """scripts/ can be imported from, as where benchmark.py runs."""
     monkeypatch.syspath_prepend(str(repo / "scripts"))
-    from contenders import clock, report
-
-    return clock, report
 
 
 # what is computed
 
 
-def test_contenders_take_turns_in_both_directions(modules):
-    _, report = modules
-    assert report.turns(["a", "b", "c"], 3) == [["a", "b", "c"], ["c", "b", "a"], ["a", "b", "c"]]
+def test_contenders_take_turns_in_both_directions(scripts):
+    from contenders import tables
+
+    assert tables.alternating_order(["a", "b", "c"], 3) == [["a", "b", "c"], ["c", "b", "a"], ["a", "b", "c"]]
 
 
-def test_a_ratio_is_taken_within_each_round(modules):
-    _, report = modules
-    found = report.ratios([10, 30, 20], [10, 60, 5])
-    assert found == {"rounds": [1, 0.5, 4], "median": 1, "min": 0.5, "max": 4}  # the medians' ratio is 2
+def test_a_ratio_is_taken_within_each_round(scripts):
+    from contenders import tables
+
+    slow, fast = ([{"s": value} for value in values] for values in ([10, 30, 20], [10, 60, 5]))
+    ratios = tables.round_ratios(slow, fast, ["s"])
+    assert ratios == {"s": {"rounds": [1, 0.5, 4], "median": 1, "min": 0.5, "max": 4}}  # the medians' ratio is 2
 
 
-def test_the_first_epoch_warms_up_and_does_not_count(modules):
-    _, report = modules
-    assert report.steady([9.0, 1.0, 2.0, 3.0]) == 2.0
-    assert report.steady([9.0]) == 9.0
+def test_the_first_epoch_warms_up_and_does_not_count(scripts):
+    from contenders import task
+
+    report = task.training_report([9.0, 1.0, 2.0, 3.0], 16.0, 100, 0.5, torch.device("cpu"))
+    assert (report["epoch_s"], report["images_per_s"]) == (2.0, 50.0)
+    assert task.training_report([9.0], 9.0, 100, 0.5, torch.device("cpu"))["epoch_s"] == 9.0
 
 
-def test_a_table_shows_medians_and_what_they_lie_between(modules):
-    _, report = modules
-    cells = [report.shown(report.spread(values), ".1f") for values in ([1, 2, 4], [3, 3, 3])]
+def test_a_span_that_is_missing_in_a_round_counts_as_zero(scripts):
+    from contenders import tables
+
+    assert tables.medians([{"a": 1.0}, {"a": 3.0, "b": 4.0}]) == {"a": 2.0, "b": 2.0}
+
+
+def test_a_table_shows_medians_and_what_they_lie_between(scripts):
+    from contenders import tables
+
+    cells = [tables.format_range(tables.median_and_range(values), ".1f") for values in ([1, 2, 4], [3, 3, 3])]
     assert cells == ["2.0 (1.0-4.0)", "3.0"]
-    assert report.table(["", "s"], [["one", "1"], ["eleven", "11"]]).splitlines() == [
+    assert tables.text_table(["", "s"], [["one", "1"], ["eleven", "11"]]).splitlines() == [
         "            s",
         "  one       1",
         "  eleven   11",
     ]
 
 
-def test_spans_within_one_another_add_up_to_the_whole(modules, monkeypatch):
-    clock, _ = modules
+def test_spans_within_one_another_add_up_to_the_whole(scripts, monkeypatch):
+    from contenders import clock
+
     now = [0.0]
     monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])
     watch = clock.Clock("rest")
@@ -90,13 +103,13 @@ def test_spans_within_one_another_add_up_to_the_whole(modules, monkeypatch):
 
 
 def test_mlp_measures_three_contenders_on_generated_images(run_process, tmp_path):
-    options = ["--repeats", 1, "--epochs", 1, "--images", 2000, "--workers", 0, "--json", "found.json"]
+    options = ["--repeats", 1, "--epochs", 1, "--images", 2000, "--workers", 0, "--json", "results.json"]
     ran = run_process(tmp_path, "scripts/benchmark.py", "mlp", *options, ATHANOR_DATA=str(tmp_path / "empty"))
     assert (ran.code, ran.err) == (0, "")
     assert "GENERATED images in the shape of mnist, 2,000 of its training images" in ran.out
-    found = json.loads((tmp_path / "found.json").read_text())
-    assert {"cpu", "cores", "threads", "torch", "load_at_start", "load_at_end"} <= set(found["machine"])
-    case = found["cases"]["mlp"]
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {"cpu", "cores", "threads", "torch", "load_at_start", "load_at_end"} <= set(results["machine"])
+    case = results["cases"]["mlp"]
     assert list(case["contenders"]) == ["athanor", "plain", "conventional"]
     for contender in case["contenders"].values():
         [record] = contender["rounds"]
@@ -118,8 +131,8 @@ def test_startup_says_where_the_time_to_the_first_step_goes(run_process, tmp_pat
 
 
 def test_the_pieces_of_a_step_are_all_found(contender):
-    found = contender("steps", *WORDS, "trainer.max_epochs=1", "trainer.log_every_n_steps=5")
-    [timed], [whole], [plain] = found["timed"], found["as it is"], found["plain"]
+    report = contender("steps", *WORDS, "trainer.max_epochs=1", "trainer.log_every_n_steps=5")
+    [timed], [whole], [plain] = report["timed"], report["as it is"], report["plain"]
     assert {"backward", "optimizer", "preprocess", "callbacks", "logging"} <= set(timed)
     assert all(amount > 0 for amount in timed.values())
     assert list(whole) == list(plain) == ["step"]
@@ -127,10 +140,18 @@ def test_the_pieces_of_a_step_are_all_found(contender):
 
 @pytest.mark.parametrize("path", ["athanor", "torchvision"])
 def test_both_data_paths_give_batches(contender, monkeypatch, path):
-    loading = pytest.importorskip("contenders.loading")
-    monkeypatch.setattr(loading, "SECONDS", 0.01)
+    monkeypatch.setattr("contenders.data_paths.SECONDS", 0.01)
     crops = ["data.augment.crop=2", "data.augment.flip=true"]
-    assert contender("loading", "--path", path, *WORDS, *crops)["images_per_s"] > 0
+    assert contender("data_paths", "--path", path, *WORDS, *crops)["images_per_s"] > 0
+
+
+def test_the_loop_by_hand_runs_without_lightning(repo, tmp_path):
+    """Its start-up time and its memory are those that Athanor's are compared with."""
+    code = "import sys; from contenders import plain_loop; plain_loop.main(); print('lightning' in sys.modules)"
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join([str(repo / "scripts"), os.environ.get("PYTHONPATH", "")])}
+    words = [sys.executable, "-c", code, *WORDS, "trainer.max_epochs=1"]
+    ran = subprocess.run(words, cwd=tmp_path, env=variables, capture_output=True, text=True, check=True)
+    assert ran.stdout == "False\n"
 
 
 # mistakes
@@ -141,7 +162,7 @@ def test_both_data_paths_give_batches(contender, monkeypatch, path):
     [
         (["mlp", "--repeats", "0"], "--repeats 0: use 1 or more"),
         (["mlp", "--workers", "many"], "--workers many: use a number from 0, or best"),
-        (["step", "--json", "nowhere/found.json"], "--json nowhere/found.json: there is no folder nowhere"),
+        (["step", "--json", "nowhere/results.json"], "--json nowhere/results.json: there is no folder nowhere"),
     ],
 )
 def test_a_mistake_is_one_sentence(run_process, tmp_path, words, sentence):
@@ -149,24 +170,24 @@ def test_a_mistake_is_one_sentence(run_process, tmp_path, words, sentence):
     assert (ran.code, ran.out, ran.err) == (1, "", f"error: {sentence}\n")
 
 
-def test_a_contender_that_fails_is_named_with_its_reason(modules):
+def test_a_contender_that_fails_is_named_with_its_reason(scripts):
     from contenders import process
 
     from athanor.base.errors import UserError
 
     words = ["-c", "print('much'); print('error: no such thing'); print('more'); raise SystemExit(1)"]
     with pytest.raises(UserError, match=r"^no such thing\n.*python -c") as failed:
-        process.run(words, threads=1)
+        process.measure_process(words, threads=1)
     assert len(str(failed.value).splitlines()) == 2
     with pytest.raises(UserError, match=r"^ZeroDivisionError: division by zero\n"):
-        process.run(["-c", "1 / 0"], threads=1)
+        process.measure_process(["-c", "1 / 0"], threads=1)
 
 
-def test_a_process_reports_its_time_memory_and_settings(modules):
+def test_a_process_reports_its_time_memory_and_settings(scripts):
     from contenders import process
 
     report = "import json, os; json.dump({'threads': os.environ['OMP_NUM_THREADS']}, open('report.json', 'w'))"
-    found = process.run(["-c", report], threads=3)
-    assert found["threads"] == "3"
-    assert found["command_s"] > 0
-    assert found["peak_mb"] > 1
+    measured = process.measure_process(["-c", report], threads=3)
+    assert measured["threads"] == "3"
+    assert measured["command_s"] > 0
+    assert measured["peak_mb"] > 1

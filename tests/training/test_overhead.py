@@ -1,9 +1,6 @@
-from types import SimpleNamespace
-
 import lightning.pytorch as L
 import torch
 
-from athanor.training import overhead
 from athanor.training.overhead import BATCH_HOOKS, NoProfiler, skip_empty_hooks
 
 
@@ -56,18 +53,3 @@ def test_no_profiler_is_a_context_that_does_nothing_and_can_be_nested():
     with profiler.profile("a"), profiler.profile("b"):
         pass
     assert profiler.summary() == ""
-
-
-def test_without_glibc_memory_is_left_as_it_is(monkeypatch):
-    def missing(name):
-        raise OSError(f"{name}: cannot open shared object file")
-
-    monkeypatch.setattr(overhead.ctypes, "CDLL", missing)
-    overhead.keep_freed_memory()
-
-
-def test_glibc_is_told_to_keep_what_is_freed(monkeypatch):
-    told = []
-    monkeypatch.setattr(overhead.ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=lambda *both: told.append(both)))
-    overhead.keep_freed_memory()
-    assert told == [(-4, 0), (-1, 2**31 - 1)]  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h

@@ -3,7 +3,6 @@
 A step of a small network takes less time than that work.
 """
 
-import ctypes
 import os
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -19,7 +18,6 @@ BATCH_HOOKS = (
     "on_before_optimizer_step",
     "on_train_batch_end",
 )
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 # Lightning sets this variable when it is imported. With it, torch.cuda.is_available(), which every optimizer step
 # calls, looks for NVIDIA's management library each time: 140 microseconds on a machine that has none.
@@ -44,17 +42,3 @@ def skip_empty_hooks(callbacks: Iterable[L.Callback]) -> None:
         for hook in BATCH_HOOKS:
             if getattr(type(callback), hook) is getattr(L.Callback, hook):
                 setattr(callback, hook, None)
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep freed memory for the next tensor instead of returning it to the system, as new pages cost time.
-
-    ResNet-20 in float32 on two cores, batches of 128: 13 % more images a second. Does nothing where there is no glibc,
-    which only Linux has.
-    """
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return
-    mallopt(M_MMAP_MAX, 0)
-    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

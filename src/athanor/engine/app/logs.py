@@ -31,6 +31,7 @@ def set_up_logging() -> None:
     """Send Lightning's lines and Python's warnings to train.log, without advertisements, from the main process only."""
     import lightning.pytorch  # noqa: F401  # installs its handlers when it is imported
 
+    logging.basicConfig(format="%(message)s")  # for scripts, to the terminal; a job has Hydra's handlers already
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("lightning")]:
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True

@@ -20,7 +20,7 @@ from athanor.engine.config.signatures import check_arguments, signature
 from athanor.optim.scaling import LRScaling
 from athanor.optim.schedules import Schedule
 from athanor.tasks.classification import Classifier
-from athanor.training import devices, overhead, precision
+from athanor.training import devices, memory, overhead, precision
 from athanor.training.agreement import Agreement
 
 THREADS = torch.get_num_threads()  # before a job of a multirun sets its own
@@ -178,7 +178,7 @@ def use_machine(cfg: dict, device: str) -> None:
     precision.set_matmul_precision(cfg["matmul_precision"], device)
     torch.set_num_threads(cfg["threads"] or THREADS)
     if device == "cpu":
-        overhead.keep_freed_memory()
+        memory.keep_freed_memory()
 
 
 def refuse(cfg: dict, data: ImageData, callbacks: dict[str, dict]) -> None:
@@ -228,3 +228,9 @@ def parameters(cfg: dict) -> dict[str, bool | int | float | str]:
     for name, group in schema.top_groups().items():
         flatten(name, cfg[name] if group.compared == "all" else {key: cfg[name].get(key) for key in group.compared})
     return table
+
+
+def bare_trainer(cfg: dict, directory: str, data: ImageData, network: nn.Module) -> L.Trainer:
+    """The trainer of a config on one device, without its loggers and callbacks, for scripts that do not train."""
+    alone = {**cfg["trainer"], "devices": 1, "strategy": "auto"}
+    return trainer({**cfg, "trainer": alone, "logger": {}, "callbacks": {}}, directory, data, network)
