@@ -2,13 +2,14 @@
 
 A sweep gives the chosen checkpoint of each of its runs, so seeds of a multirun or the best of a search. What is chosen
 is chosen on validation; the test set is read once, for that. The result is a directory like a run's, for evaluate.py,
-predict.py and export.py; with --distill, one network that is trained on what the ensemble says of the training images.
+predict.py and export.py; with --distill, one network that is trained on what the ensemble predicts for the training images.
 Predictions are kept in predictions/ of each run, so that choosing again takes no time.
 """
 
 import argparse
 import logging
 import time
+from pathlib import Path
 
 from athanor.engine.app import command_line
 
@@ -16,47 +17,60 @@ from athanor.engine.app import command_line
 def main() -> None:
     arguments = parsed()
 
+    from athanor.base.errors import UserError
     from athanor.craft.ensembles.report import numbers
     from athanor.engine.app.logs import set_up_logging
-    from athanor.engine.runs.ensembles import directory, distill, session
+    from athanor.engine.runs.ensembles.distill import distill
+    from athanor.engine.runs.ensembles.session import Session, make_ensemble, make_soup
     from athanor.engine.runs.run import shown
+    from athanor.training import checkpoint_files
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     set_up_logging()
     begun = time.perf_counter()
-    refuse_both(arguments)
-    now = session.Session(arguments.members, arguments.checkpoints, arguments.tta or "none", arguments.stage)
+    of_ensembles = [
+        name for name in ("combine", "select", "k", "tta", "distill") if getattr(arguments, name) is not None
+    ]
+    if arguments.soup and of_ensembles:
+        raise UserError(f"--{of_ensembles[0]} is of ensembles, and --soup makes one network; leave out one of them")
+    session = Session(arguments.members, arguments.checkpoints, arguments.tta or "none", arguments.stage)
     if arguments.soup:
-        made = session.soup(now, arguments.soup)
+        combination = make_soup(session, arguments.soup)
     else:
         how, select = arguments.combine or "probabilities", arguments.select or "all"
-        made = session.ensemble(now, how, select, arguments.k)
-    reports = now.reports(made)
+        combination = make_ensemble(session, how, select, arguments.k)
+    reports = session.reports(combination)
     for report in reports:
-        print("\n" + "\n".join(report.table(now.best, made.kind)))
-    folder = directory.make(arguments.output)
+        print("\n" + "\n".join(report.table(session.best, combination.kind)))
+    folder = new_directory(arguments.output)
     if arguments.distill:
-        print(distill.words(distill.distill(now, made, folder)))
+        print(distill(session, combination, folder))
     else:
-        results = {"made": made.kind, "asked": asked(arguments), "forward_passes": made.passes}
-        directory.write(folder, made.contents, {**results, **numbers(reports, now.best)}, now.data, now.tests)
-        print(f"  {made.passes} forward passes an image; made in {time.perf_counter() - begun:.2f} s")
+        path = folder / "checkpoints" / "best.ckpt"
+        path.parent.mkdir()
+        checkpoint_files.write(combination.checkpoint, path)
+        flags = {name: value for name, value in vars(arguments).items() if value and name not in ("members", "output")}
+        results = {"made": combination.kind, "asked": flags, "forward_passes": combination.passes}
+        results |= {**numbers(reports, session.best), "checkpoint": "checkpoints/best.ckpt"}
+        session.write(folder, combination.checkpoint["athanor"]["config"], results)
+        print(f"  {combination.passes} forward passes an image; made in {time.perf_counter() - begun:.2f} s")
     print(f"  python scripts/evaluate.py {shown(folder)}")
 
 
-def asked(arguments: argparse.Namespace) -> dict[str, object]:
-    """The flags that were typed."""
-    others = ("members", "output")
-    return {name: value for name, value in vars(arguments).items() if value and name not in others}
-
-
-def refuse_both(arguments: argparse.Namespace) -> None:
+def new_directory(output: str | None) -> Path:
+    """A new folder: `output`, or one below outputs/."""
     from athanor.base.errors import UserError
+    from athanor.engine.runs.claim import claim
 
-    strange = [name for name in ("combine", "select", "k", "tta") if getattr(arguments, name) is not None]
-    strange += ["distill"] if arguments.distill else []
-    if arguments.soup and strange:
-        raise UserError(f"--{strange[0]} is of ensembles, and --soup makes one network; leave out one of them")
+    if output is None:
+        return Path(claim(f"outputs/ensembles/{time.strftime('%Y-%m-%d_%H-%M-%S')}"))
+    try:
+        Path(output).mkdir(parents=True)
+    except FileExistsError:
+        raise UserError(f"--output {output} is there already; name a new folder") from None
+    except OSError as error:
+        raise UserError(f"--output {output} cannot be made ({error.strerror}); name another folder") from error
+    return Path(output)
 
 
 def parsed() -> argparse.Namespace:
@@ -67,7 +81,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--select", choices=("all", "greedy", "top"), help="which members are in, by validation (all)")
     parser.add_argument("--k", type=int, help="members of --select top (5)")
     parser.add_argument("--soup", choices=("uniform", "greedy"), help="one network of mean weights instead")
-    parser.add_argument("--distill", action="store_true", help="train one network on what the ensemble says")
+    parser.add_argument(
+        "--distill", action="store_true", default=None, help="train one network on what the ensemble says"
+    )
     parser.add_argument("--tta", choices=("none", "flip", "flip_shift"), help="views to average over (none)")
     parser.add_argument("--stage", choices=("val", "test"), help="val leaves the test set unread")
     parser.add_argument("--output", metavar="DIR", help="a new folder, instead of one below outputs/ensembles/")

@@ -17,7 +17,7 @@ import lightning.pytorch as L
 from athanor.engine.app import command_line
 
 if TYPE_CHECKING:
-    from athanor.craft.schedule_course import Course
+    from athanor.craft.schedule_figure import ScheduleCourse
 
 
 def main() -> None:
@@ -26,8 +26,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="a PNG; outputs/schedules/<name>_<scheduler>.png without")
     arguments = parser.parse_args()
 
-    from athanor.craft import figure
-    from athanor.craft.schedule_course import draw
+    from athanor.craft.figure import save_figure
+    from athanor.craft.schedule_figure import draw_schedule
     from athanor.engine.app.logs import set_up_logging
     from athanor.engine.runs.run import shown
 
@@ -35,16 +35,16 @@ def main() -> None:
     set_up_logging()
     config = command_line.composed(arguments.overrides)
     scheduler = config["scheduler"]["_target_"].rpartition(".")[2]
-    found = foresee(config)
-    print("\n".join(found.lines))
+    course = foresee(config)
+    print("\n".join(course.lines))
     if scheduler == "ReduceLROnPlateau":
         print(f"drawn as if it never fell: it falls when {config['monitor']['metric']} stalls, which no one knows yet")
     file = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{config['name']}_{scheduler}.png")
     title = shorten(" ".join(arguments.overrides) or scheduler, 90)
-    print(shown(figure.save(draw(found, title), arguments.output or Path("outputs/schedules") / file)))
+    print(shown(save_figure(draw_schedule(course, title), arguments.output or Path("outputs/schedules") / file)))
 
 
-def foresee(config: dict) -> "Course":
+def foresee(config: dict) -> "ScheduleCourse":
     """Up to the first step of a run, on the processor: steps are counted over all devices."""
     from athanor.engine.config import assemble
 
@@ -67,14 +67,14 @@ class Probe(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         from athanor.base.errors import UserError
-        from athanor.craft.schedule_course import course
+        from athanor.craft.schedule_figure import ScheduleCourse
 
         if math.isinf(pl_module.run_length.steps):
             raise UserError("this run has no end that is known; set trainer.max_epochs or trainer.max_steps")
         schedulers = [
             (each.scheduler, "epoch" if each.interval == "epoch" else "step") for each in trainer.lr_scheduler_configs
         ]
-        self.course = course(trainer.optimizers[0], schedulers, pl_module.run_length)
+        self.course = ScheduleCourse.of(trainer.optimizers[0], schedulers, pl_module.run_length)
         trainer.should_stop = True
 
 

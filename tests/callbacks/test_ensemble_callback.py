@@ -56,8 +56,8 @@ def test_it_is_said_and_shown(ran):
 
 
 def test_each_member_is_asked_once(train, run_here, monkeypatch):
-    asked, original = [], predictions.predicted
-    monkeypatch.setattr(predictions, "predicted", lambda *args, **kw: asked.append(1) or original(*args, **kw))
+    asked, original = [], predictions.predict_logits
+    monkeypatch.setattr(predictions, "predict_logits", lambda *args, **kw: asked.append(1) or original(*args, **kw))
     assert train(*TINY, *THREE).code == 0
     assert len(asked) == 6  # three on validation, three on test
     assert train("resume=run").code == 0

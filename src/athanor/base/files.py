@@ -1,7 +1,10 @@
 """Writing files so that they are complete at any moment."""
 
+import csv
+import io
 import os
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: Path, contents: str | bytes) -> None:
@@ -16,3 +19,12 @@ def write_atomically(path: Path, contents: str | bytes) -> None:
     except OSError:
         beside.unlink(missing_ok=True)  # on a full disk the incomplete file would stay in the way
         raise
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows as CSV under the keys of them all, in the order in which they first occur; see `write_atomically`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())

@@ -9,8 +9,8 @@ from typing import Literal
 import lightning.pytorch as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from athanor.craft import figure
-from athanor.craft.lr_range.curves import draw, table
+from athanor.craft.figure import save_figure
+from athanor.craft.lr_range.range_report import draw_range_test, rules_table
 from athanor.craft.lr_range.range_test import RULES, RangeTest, ladder, range_test
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class LRRange(L.Callback):
             return  # a resumed run has its learning rate from the checkpoint
         test = self.find(trainer, pl_module)
         words = self.overrides(pl_module, test)
-        log.info("%s\n%s", table(test, self.rule), f"  to start with it: {' '.join(words)}")
+        log.info("%s\n%s", rules_table(test, self.rule), f"  to start with it: {' '.join(words)}")
         for warning in test.warnings:
             log.warning("the range test cannot be trusted: %s", warning)
         self._set(trainer, pl_module, test.suggestion(self.rule))
@@ -79,8 +79,8 @@ class LRRange(L.Callback):
 
     def _show(self, trainer: L.Trainer, test: RangeTest) -> None:
         folder = Path(trainer.default_root_dir) / "figures"
-        drawn = draw(test, self.rule)
-        figure.save(drawn, folder / "lr_range.png")
+        drawn = draw_range_test(test, self.rule)
+        save_figure(drawn, folder / "lr_range.png")
         write(test, folder / "lr_range.csv")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
