@@ -1,9 +1,9 @@
 """One classifier of several: python scripts/ensemble.py <run, sweep or checkpoint> ... [--select greedy]
 
-A sweep gives the chosen checkpoint of each of its runs, so seeds of a multirun or the best of a search. What is chosen
-is chosen on validation; the test set is read once, for that. The result is a directory like a run's, for evaluate.py,
-predict.py and export.py; with --distill, one network that is trained on what the ensemble predicts for the training images.
-Predictions are kept in predictions/ of each run, so that choosing again takes no time.
+A sweep gives the chosen checkpoint of each of its runs, so seeds of a multirun or the best of a search. Members are
+chosen on validation; the test set is read once, for the result. That is a directory like a run's, for evaluate.py,
+predict.py and export.py; with --distill it has one network that is trained on the ensemble's predictions for the
+training images. Predictions are kept in predictions/ of each run, so that choosing again takes no time.
 """
 
 import argparse
