@@ -17,10 +17,10 @@ def schedule(run_here, monkeypatch):
 
     def schedule(*words):
         drawn = []
-        save = figure.save
-        monkeypatch.setattr(figure, "save", lambda made, path: drawn.append(made) or save(made, path))
+        save = figure.save_figure
+        monkeypatch.setattr(figure, "save_figure", lambda made, path: drawn.append(made) or save(made, path))
         ran = run_here("scripts/schedule.py", *WORDS, *words)
-        monkeypatch.setattr(figure, "save", save)
+        monkeypatch.setattr(figure, "save_figure", save)
         return ran, [axis.lines[0].get_xydata().T.tolist() for made in drawn for axis in made.axes]
 
     return schedule

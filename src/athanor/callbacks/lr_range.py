@@ -10,8 +10,8 @@ import lightning.pytorch as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from athanor.base.errors import UserError
-from athanor.craft import figure
-from athanor.craft.lr_range.curves import draw, table
+from athanor.craft.figure import save_figure
+from athanor.craft.lr_range.range_report import draw_range_test, rules_table
 from athanor.craft.lr_range.range_test import RULES, RangeTest, ladder, range_test
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class LRRange(L.Callback):
             return  # a resumed run has its learning rate from the checkpoint
         test = self.find(trainer, pl_module)
         overrides = self.overrides(pl_module, test)
-        log.info("%s\n%s", table(test, self.rule), f"  to start with it: {' '.join(overrides)}")
+        log.info("%s\n%s", rules_table(test, self.rule), f"  to start with it: {' '.join(overrides)}")
         for warning in test.warnings:
             log.warning("the range test cannot be trusted: %s", warning)
         # a new optimizer and new schedules, as they may have computed other values from the old learning rate
@@ -84,8 +84,8 @@ class LRRange(L.Callback):
 
     def _show(self, trainer: L.Trainer, test: RangeTest) -> None:
         folder = Path(trainer.default_root_dir) / "figures"
-        curves = draw(test, self.rule)
-        figure.save(curves, folder / "lr_range.png")
+        curves = draw_range_test(test, self.rule)
+        save_figure(curves, folder / "lr_range.png")
         write_csv(test, folder / "lr_range.csv")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

@@ -1,16 +1,21 @@
 """Files of checkpoints: never incomplete, and written in a thread while training goes on."""
 
+import hashlib
 import os
+import re
+import zipfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.apply_func import apply_to_collection
 from torch import Tensor
 
+from athanor.base.errors import UserError, first_line
 from athanor.base.files import hard_link, part_of, sync_folder
 
 
@@ -70,3 +75,32 @@ def write_checkpoint(checkpoint: dict, path: Path) -> None:
         part.unlink(missing_ok=True)  # on a full disk the incomplete file would stay in the way
         raise
     sync_folder(path.parent)
+
+
+def read_checkpoint_file(path: Path, weights: bool = True) -> Any:
+    """The contents of a checkpoint file: tensors, on the CPU, and plain data. Nothing in the file can run code.
+
+    Without `weights` the tensors are memory-mapped and their checksums are not compared: for readers of the rest only.
+    Raises UserError where there is no such file, and where it is not a checkpoint, is damaged, or would run code.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = weights and archive.testzip()  # torch compares no checksums: a flipped bit would be a weight
+        if damaged:
+            raise zipfile.BadZipFile(f"{damaged} in it has a wrong checksum")
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=not weights)
+    except FileNotFoundError:
+        raise UserError(f"there is no checkpoint {path}") from None
+    except Exception as error:
+        if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise UserError(f"{path} is not loaded, as it would call {code[1]}; a checkpoint holds data only") from None
+        raise UserError(f"{path} is not a checkpoint, or torn: {first_line(error)}") from error
+
+
+def checkpoint_digest(path: Path) -> str:
+    """Names what a checkpoint file holds, in 16 hexadecimal digits. The file is not read as a whole: it is a ZIP
+    archive, whose directory lists the checksum of each entry.
+    """
+    with zipfile.ZipFile(path) as archive:
+        entries = [(entry.filename.partition("/")[2], entry.CRC, entry.file_size) for entry in archive.infolist()]
+    return hashlib.sha256(repr(sorted(entries)).encode()).hexdigest()[:16]

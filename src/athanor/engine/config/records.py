@@ -10,7 +10,7 @@ from typing import Any, get_args
 import yaml
 from omegaconf import OmegaConf
 
-from athanor.base.errors import UserError
+from athanor.base.errors import UserError, first_line
 from athanor.engine.config import schema
 from athanor.engine.config.secrets import INTERPOLATION
 
@@ -37,11 +37,6 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a config of a run: no run records {unknown[0][:80]}")
     refuse_strange(config, str(path))
     return config
-
-
-def config_text(config: dict[str, Any]) -> str:
-    """What config.yaml says for a config of plain values."""
-    return OmegaConf.to_yaml(OmegaConf.create(config))
 
 
 def check_config(config: dict, path: Path) -> None:
@@ -131,10 +126,6 @@ def refuse_strange(node: object, where: str) -> None:
         raise UserError(f"{where} is no plain value but a {type(node).__name__}")
 
 
-def first_line(error: BaseException) -> str:
-    """Of YAML's errors, with the place; of others the first of their lines."""
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    if mark and problem:
-        return f"line {mark.line + 1}: {problem}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+def config_text(config: dict[str, Any]) -> str:
+    """What config.yaml holds: YAML of a config in plain values, in which ${oc.env:NAME} stands for a secret."""
+    return OmegaConf.to_yaml(OmegaConf.create(config))

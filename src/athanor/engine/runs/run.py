@@ -2,13 +2,11 @@
 
 import json
 import logging
-import re
-import zipfile
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from athanor.base.errors import UserError
+from athanor.base.errors import UserError, first_line
 from athanor.base.files import write_atomically
 from athanor.engine.config import records, schema, trust
 
@@ -56,12 +54,6 @@ class Run:
             raise UserError(f"{path} is not the results of a run")
         return results
 
-    def write_results(self, results: dict[str, Any]) -> None:
-        write_atomically(self.dir / "results.json", json.dumps(results, indent=2) + "\n")
-
-    def write_config(self, config: dict[str, Any]) -> None:
-        write_atomically(self.dir / "config.yaml", records.config_text(config))
-
     @property
     def config(self) -> dict[str, Any]:
         """What config.yaml says, in plain values, for reading; secrets are ${oc.env:NAME}."""
@@ -74,6 +66,14 @@ class Run:
         records.check_config(config, self.dir / "config.yaml")
         trust.check(config)
         return config
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write config.yaml, in one piece; `config` holds plain values, with ${oc.env:NAME} for secrets."""
+        write_atomically(self.dir / "config.yaml", records.config_text(config))
+
+    def write_results(self, results: dict[str, Any]) -> None:
+        """Write results.json, in one piece."""
+        write_atomically(self.dir / "results.json", json.dumps(results, indent=2) + "\n")
 
     @cached_property
     def checkpoint(self) -> Path:
@@ -113,7 +113,7 @@ def load_classifier(checkpoint: Path) -> "Classifier":
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{checkpoint} does not fit this version of Athanor: {records.first_line(error)}") from error
+        raise UserError(f"{checkpoint} does not fit this version of Athanor: {first_line(error)}") from error
     fill(classifier, contents, checkpoint)
     return classifier.eval()
 
@@ -123,7 +123,7 @@ def fill(classifier: "Classifier", contents: dict[str, Any], checkpoint: Path) -
     try:
         classifier.load_state_dict(contents["state_dict"])
     except RuntimeError as error:
-        raise UserError(f"{checkpoint} is of another classifier: {records.first_line(error)}") from error
+        raise UserError(f"{checkpoint} is of another classifier: {first_line(error)}") from error
 
 
 def checkpoint_record(path: Path) -> dict[str, Any]:
@@ -132,24 +132,10 @@ def checkpoint_record(path: Path) -> dict[str, Any]:
 
 
 def read_checkpoint(path: Path, weights: bool = True) -> dict[str, Any]:
-    """A checkpoint's contents: tensors and plain data. Nothing in the file can run code.
+    """The contents of a checkpoint that has a record: see `read_checkpoint_file` for `weights` and what is refused."""
+    from athanor.training.checkpoint_files import read_checkpoint_file  # imports torch, which takes a second
 
-    Without `weights` its tensors are memory-mapped and their checksums not looked at: for who reads the rest only.
-    """
-    import torch
-
-    try:
-        with zipfile.ZipFile(path) as archive:
-            torn = weights and archive.testzip()  # torch does not look at them: a flipped bit would be a weight
-        if torn:
-            raise zipfile.BadZipFile(f"{torn} in it has a wrong checksum")
-        contents = torch.load(path, map_location="cpu", weights_only=True, mmap=not weights)
-    except FileNotFoundError:
-        raise UserError(f"there is no checkpoint {path}") from None
-    except Exception as error:
-        if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise UserError(f"{path} is not loaded, as it would call {code[1]}; a checkpoint holds data only") from None
-        raise UserError(f"{path} is not a checkpoint, or torn: {records.first_line(error)}") from error
+    contents = read_checkpoint_file(path, weights)
     records.check_record(contents, path)
     return contents
 
