@@ -149,21 +149,6 @@ def quoted(text: str | Path) -> str:
     return "'" + doubled.replace("${", "\\${") + "'"
 
 
-def changed(directory: Path, overrides: list[str]) -> dict:
-    """The recorded config of a run with overrides of the command line, for scripts, which log nothing anywhere."""
-    from hydra import compose, initialize_config_dir
-
-    from athanor.engine.config.check import plain
-    from athanor.engine.runs.run import Run
-
-    words = [to_addition(to_group(override)) for override in overrides]
-    register(Run(directory))
-    with initialize_config_dir(str(options.CONFIGS), version_base="1.3"):
-        cfg = compose(RECORDED, words)
-    # the environment variables from which loggers take their keys need not be set
-    return plain(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "logger"]))
-
-
 def composed(words: list[str]) -> dict:
     """The checked config that train.py would have for these words, for scripts that ask before any run begins.
 
