@@ -153,9 +153,9 @@ class Job(Run):
         if is_main_process() if is_mistake else is_first:
             explanation = explain(error, shown(self.dir / "train.log"), self.settings)
             print(secrets.hide(explanation, self.secrets), file=sys.stderr)
-            summary = secrets.hide(f"{type(error).__name__}: {error}", self.secrets)
+            text = secrets.hide(f"{type(error).__name__}: {error}", self.secrets)
             with contextlib.suppress(OSError):  # the disk may be full, or the folder gone
-                self.write_results({**self.results, "status": "failed", "error": summary})
+                self.write_results({**self.results, "status": "failed", "error": text})
         with contextlib.suppress(OSError), open(self.dir / "train.log", "a") as file:
             file.write(secrets.hide("".join(traceback.format_exception(error)), self.secrets))
         if isinstance(error, UserError) and self.is_single and not (self.dir / "config.yaml").exists():

@@ -76,7 +76,9 @@ def spread(config: dict, directory: Path) -> bool:
 
     trust.extend(trust.modules_of(config))  # the processes load from a file the config that was composed here
     reading, writing = os.pipe()
-    port = free_port()
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]  # one that is free
     try:
         watch([start(rank, number, directory, reading, port) for rank in range(number)], directory)
     finally:
@@ -117,13 +119,11 @@ def watch(ranks: list[subprocess.Popen], directory: Path) -> None:
     dead = dead or next((rank for rank in ranks if rank.returncode), None)
     # a process that raised an error has printed and recorded it
     if dead and (dead.returncode < 0 or Run(directory).results.get("status") != "failed"):
-        raise ChildProcessError(reason_of_death(ranks.index(dead), dead.returncode, len(ranks), directory))
-
-
-def reason_of_death(rank: int, code: int, number: int, directory: Path) -> str:
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-    memory = ", perhaps as memory ran out" if code == -signal.SIGKILL else ""
-    return f"process {rank} of {number} {how}{memory}; go on with python train.py resume={directory}"
+        code = dead.returncode
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        how += ", perhaps as memory ran out" if code == -signal.SIGKILL else ""
+        place = f"process {ranks.index(dead)} of {len(ranks)}"
+        raise ChildProcessError(f"{place} {how}; go on with python train.py resume={directory}")
 
 
 def disconnect() -> None:
@@ -136,12 +136,6 @@ def disconnect() -> None:
 def end_with_parent(pipe: int) -> None:
     os.read(pipe, 1)  # returns when the pipe is closed: nothing is ever written into it
     os._exit(1)
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
 
 
 def agreed(find: Callable[[], str]) -> str:

@@ -45,17 +45,16 @@ def check(cfg: dict) -> None:
 def check_settings(cfg: dict) -> None:
     """The values that stand in train.yaml itself."""
     for path, hint in schema.SETTINGS.items():
-        node, _, key = path.rpartition(".")
-        if path.partition(".")[0] not in cfg:
-            top = path.partition(".")[0]
+        top, _, key = path.partition(".")
+        if top not in cfg:
             raise UserError(f"{top} is missing: leave out what took it away, or type +{top}=<value>")
-        if node:
-            check_value(node, cfg[node], dict, "train.yaml")
-        check_value(path, (cfg[node] if node else cfg).get(key), type_hint(hint), "train.yaml")
-    for node in schema.EXAMPLES:
-        for key in cfg[node]:
-            names = [path.partition(".")[2] for path in schema.SETTINGS if path.startswith(f"{node}.")]
-            check_key(f"{node}.{key}", names, "train.yaml")
+        if key:
+            check_value(top, cfg[top], dict, "train.yaml")
+        check_value(path, cfg[top].get(key) if key else cfg[top], type_hint(hint), "train.yaml")
+    for top in schema.EXAMPLES:
+        names = [path.partition(".")[2] for path in schema.SETTINGS if path.startswith(f"{top}.")]
+        for key in cfg[top]:
+            check_key(f"{top}.{key}", names, "train.yaml")
     if not 0 <= cfg["seed"] < 2**32:
         raise UserError(f"seed={cfg['seed']} is not a seed; use 0 to {2**32 - 1}")
     if cfg["threads"] is not None and cfg["threads"] < 1:

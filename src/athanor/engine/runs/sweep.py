@@ -1,13 +1,12 @@
 """A sweep is a directory of runs, with one folder for each job of a multirun."""
 
-import csv
 import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from athanor.base.errors import UserError
-from athanor.base.files import write_atomically
+from athanor.base.files import write_atomically, write_csv
 from athanor.engine.runs import repeats
 from athanor.engine.runs.run import Run, shown
 
@@ -69,11 +68,7 @@ class Sweep:
     def collect(self, table: list[str] | None = None) -> str:
         """Write results.csv and give a text for the terminal: the table of its study, else the jobs one by one."""
         rows = self.rows()
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        with open(self.dir / "results.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(rows + repeats.seed_rows(self.runs))
+        write_csv(self.dir / "results.csv", rows + repeats.seed_rows(self.runs))
         shared = set.intersection(*(set(row["overrides"].split()) for row in rows)) if len(rows) > 1 else set()
         lines = []
         for row in rows:
