@@ -5,6 +5,7 @@ from torch.optim import lr_scheduler
 
 from athanor.optim import rates
 from athanor.optim.groups import parameter_groups
+from athanor.optim.schedulers import MomentumSchedule
 
 SCHEDULES = {
     "none": None,
@@ -149,7 +150,9 @@ def test_rmsprop_takes_momentum_before_its_first_step_and_not_after(network):
     assert "began with it" in rates.reason_against_change(optimizer, [], "momentum")
 
 
-@pytest.mark.parametrize("schedule", ["one cycle", "cyclic"])
+@pytest.mark.parametrize("schedule", ["one cycle", "cyclic", "momentum", "lambda"])
 def test_momentum_that_a_schedule_sets_cannot_be_changed(schedule, network):
     optimizer = optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
-    assert "at each step" in rates.reason_against_change(optimizer, [SCHEDULES[schedule](optimizer)], "momentum")
+    make = SCHEDULES | {"momentum": lambda o: MomentumSchedule(o, lambda step: 0.5)}
+    reason = rates.reason_against_change(optimizer, [make[schedule](optimizer)], "momentum")
+    assert reason == (None if schedule == "lambda" else "the schedule sets it at each step (scheduler.momentum)")
