@@ -194,56 +194,59 @@ def test_metrics_can_be_given_to_a_resumed_run(fit):
 def save_and_resume(fit, tmp_path):
     """Save in the hook when so many steps are made, train on from there, and give the resumed trainer."""
 
-    def save_and_resume(hook, step, corrected=True, resumed_hooks=(), logger=False, **limits):
+    def save_and_resume(hook, step, limits, resumed_hooks, logger=False):
         path = tmp_path / "saved.ckpt"
 
         def save(trainer):
             if trainer.global_step == step and not path.exists():
                 trainer.save_checkpoint(path, weights_only=False)
 
-        def correct(trainer, module, checkpoint):
+        def correct(callback, trainer, module, checkpoint):
             internals.correct_saved_progress(trainer, checkpoint)
 
         with pytest.MonkeyPatch.context() as patch:
-            if corrected:
-                patch.setattr(L.Callback, "on_save_checkpoint", lambda self, *arguments: correct(*arguments))
+            patch.setattr(L.Callback, "on_save_checkpoint", correct)
             fit(hooks={hook: save}, **limits)
-        return fit(path, step % 4, logger, resumed_hooks, max_epochs=2)
+        unlimited = {"max_steps": 1000} if limits else {}
+        return fit(path, step % 4, logger, resumed_hooks, max_epochs=2, val_check_interval=2, **unlimited)
 
     return save_and_resume
 
 
+SAVED = [  # by which hook, at which step, in a run with which limits
+    ("on_train_batch_start", 2, {}),
+    ("on_train_batch_start", 2, {"max_steps": 100}),
+    ("on_train_epoch_end", 4, {}),
+    ("on_train_epoch_end", 4, {"max_steps": 100}),
+    ("on_train_epoch_end", 2, {"max_steps": 2}),
+]
+
+
 @needed_by(internals.correct_saved_progress)
-@pytest.mark.parametrize(
-    ("hook", "step", "limits"),
-    [
-        ("on_train_batch_start", 2, {}),
-        ("on_train_epoch_end", 4, {}),
-        ("on_train_epoch_end", 4, {"max_steps": 100}),
-        ("on_train_epoch_end", 2, {"max_steps": 2}),
-    ],
-)
+@pytest.mark.parametrize(("hook", "step", "limits"), SAVED)
 def test_a_run_resumed_from_a_corrected_checkpoint_makes_the_remaining_steps(hook, step, limits, save_and_resume):
     batches = []
 
     def note(trainer):
         batches.append((trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_idx))
 
-    trainer = save_and_resume(hook, step, resumed_hooks={"on_train_batch_end": note}, **limits)
+    trainer = save_and_resume(hook, step, limits, {"on_train_batch_end": note})
     assert batches == [(epoch, batch) for epoch in (0, 1) for batch in range(4)][step:]
     assert (trainer.global_step, trainer.current_epoch) == (8, 2)
+    assert trainer.lightning_module.validated_at == [at for at in (2, 4, 6, 8) if at > step]
 
 
 @needed_by(internals.set_logged_step)
-def test_a_resumed_run_logs_at_the_step_that_it_makes(save_and_resume):
+@pytest.mark.parametrize(("hook", "step", "limits"), SAVED)
+def test_a_resumed_run_logs_at_the_step_that_it_makes(hook, step, limits, save_and_resume):
     logger, first = Logged(), iter([True])
 
     def correct(trainer):
         if next(first, False):
             internals.set_logged_step(trainer)
 
-    save_and_resume("on_train_batch_start", 2, resumed_hooks={"on_train_batch_start": correct}, logger=logger)
-    assert logger.steps == [(step, step) for step in range(2, 8)]
+    save_and_resume(hook, step, limits, {"on_train_batch_start": correct}, logger)
+    assert logger.steps == [(made, made) for made in range(step, 8)]
 
 
 # torch
