@@ -19,9 +19,10 @@ from torch import nn
 
 from athanor.data.preprocess import Standardize
 from athanor.data.split import stratified
-from athanor.engine.config.options import CONFIGS
 from athanor.engine.config.signatures import signature
 from athanor.optim.groups import parameter_groups
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 def from_command_line(**defaults: Any) -> tuple[dict[str, Any], argparse.Namespace]:
@@ -109,7 +110,7 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def settings(device: torch.device) -> dict[str, Any]:
+def process_settings(device: torch.device) -> dict[str, Any]:
     """The settings of this process that change its speed, and the peak of GPU memory, for its report."""
     report = {"device": str(device), "threads": torch.get_num_threads()}
     report["matmul_precision"] = torch.get_float32_matmul_precision()
@@ -128,7 +129,7 @@ def training_report(
     """
     report = {"epoch_seconds": epoch_seconds, "fit_s": fit_s, "images": images, "val_acc": val_acc}
     epoch_s = median(epoch_seconds[1:] or epoch_seconds)
-    return {**report, "epoch_s": epoch_s, "images_per_s": images / epoch_s, **settings(device)}
+    return {**report, "epoch_s": epoch_s, "images_per_s": images / epoch_s, **process_settings(device)}
 
 
 def write_report(report: dict[str, Any]) -> None:
