@@ -8,7 +8,7 @@ from athanor.engine.app import command_line
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(cfg: DictConfig) -> None:
-    # here, not above: `--cfg job`, `--help` and tab completion need no torch
+    # imported here, so that `--cfg job`, `--help` and tab completion need not load torch
     import lightning.pytorch as L
 
     from athanor.engine.app.job import Job

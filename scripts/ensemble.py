@@ -8,6 +8,7 @@ for the training images. Predictions are kept in predictions/ of each run, so th
 
 import argparse
 import time
+from pathlib import Path
 
 from athanor.base.errors import UserError
 from athanor.engine.app import command_line
@@ -18,29 +19,50 @@ def main() -> None:
 
     from athanor.craft.ensembles.report import numbers
     from athanor.engine.app.logs import set_up_logging
-    from athanor.engine.runs.ensembles import directory, distill, session
+    from athanor.engine.runs.ensembles.distill import distill
+    from athanor.engine.runs.ensembles.session import Session, make_ensemble, make_soup
     from athanor.engine.runs.run import shown
+    from athanor.training import checkpoint_files
 
     set_up_logging()
     started = time.perf_counter()
-    now = session.Session(arguments.members, arguments.checkpoints, arguments.tta or "none", arguments.stage)
+    session = Session(arguments.members, arguments.checkpoints, arguments.tta or "none", arguments.stage)
     if arguments.soup:
-        made = session.soup(now, arguments.soup)
+        combination = make_soup(session, arguments.soup)
     else:
         how, select = arguments.combine or "probabilities", arguments.select or "all"
-        made = session.ensemble(now, how, select, arguments.k)
-    reports = now.reports(made)
+        combination = make_ensemble(session, how, select, arguments.k)
+    reports = session.reports(combination)
     for report in reports:
-        print("\n" + "\n".join(report.table(now.best, made.kind)))
-    folder = directory.make(arguments.output)
+        print("\n" + "\n".join(report.table(session.best, combination.kind)))
+    folder = new_directory(arguments.output)
     if arguments.distill:
-        print(distill.words(distill.distill(now, made, folder)))
+        print(distill(session, combination, folder))
     else:
-        typed = {key: value for key, value in vars(arguments).items() if value and key not in ("members", "output")}
-        results = {"made": made.kind, "asked": typed, "forward_passes": made.passes}
-        directory.write(folder, made.contents, {**results, **numbers(reports, now.best)}, now.data, now.tests)
-        print(f"  {made.passes} forward passes an image; made in {time.perf_counter() - started:.2f} s")
+        path = folder / "checkpoints" / "best.ckpt"
+        path.parent.mkdir()
+        checkpoint_files.write_checkpoint(combination.checkpoint, path)
+        flags = {name: value for name, value in vars(arguments).items() if value and name not in ("members", "output")}
+        results = {"made": combination.kind, "asked": flags, "forward_passes": combination.passes}
+        results |= {**numbers(reports, session.best), "checkpoint": "checkpoints/best.ckpt"}
+        session.write(folder, combination.checkpoint["athanor"]["config"], results)
+        print(f"  {combination.passes} forward passes an image; made in {time.perf_counter() - started:.2f} s")
     print(f"  python scripts/evaluate.py {shown(folder)}")
+
+
+def new_directory(output: str | None) -> Path:
+    """A new folder: `output`, or one below outputs/."""
+    from athanor.engine.runs.claim import claim
+
+    if output is None:
+        return Path(claim(f"outputs/ensembles/{time.strftime('%Y-%m-%d_%H-%M-%S')}"))
+    try:
+        Path(output).mkdir(parents=True)
+    except FileExistsError:
+        raise UserError(f"--output {output} is there already; name a new folder") from None
+    except OSError as error:
+        raise UserError(f"--output {output} cannot be made ({error.strerror}); name another folder") from error
+    return Path(output)
 
 
 def parse_arguments() -> argparse.Namespace:

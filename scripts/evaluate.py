@@ -19,14 +19,13 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from athanor.engine.app.logs import set_up_logging
-    from athanor.engine.config import assemble, check
+    from athanor.engine.config import assemble
     from athanor.engine.runs.run import Run, checkpoint_of, fill, read_checkpoint
 
     set_up_logging()
     path = checkpoint_of(arguments.run)
     contents = read_checkpoint(path)
-    config = command_line.changed(Run.at(arguments.run).dir, arguments.overrides)
-    check.check(config)
+    config = command_line.composed([f"run={Run.at(arguments.run).dir}", *arguments.overrides])
     data = assemble.data(config)
     assemble.refuse_other_data(contents["athanor"], data)
     classifier = assemble.from_record({**contents["athanor"], "config": config})

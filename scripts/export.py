@@ -6,11 +6,18 @@ classifier on test images.
 """
 
 import argparse
+import math
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from athanor.base.errors import UserError
 from athanor.engine.app import command_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+IMAGES, PIXELS = 256, 2**22  # at most, to check a file on: 256 images of 3x32x32, 27 of 3x224x224
 
 
 def main() -> None:
@@ -28,7 +35,7 @@ def main() -> None:
     checkpoint = checkpoint_of(arguments.run)
     classifier = load_classifier(checkpoint)
     path = output_path(checkpoint, classifier.record["config"]["name"], form.suffix, arguments.output)
-    images, whence = export.images_to_check(classifier.record)
+    images, whence = images_to_check(classifier.record)
     difference = export.export(classifier, form, path, images)
     size = path.stat().st_size
     print(f"{shown(path)}  {size:,} bytes, logits within {difference:.1e} of the classifier's on {whence}")
@@ -45,6 +52,28 @@ def output_path(checkpoint: Path, name: str, suffix: str, output: str | None) ->
     if (folder.parent / "config.yaml").is_file():
         folder = folder.parent
     return folder / (re.sub(r"[^A-Za-z0-9._-]+", "-", name) + suffix)
+
+
+def images_to_check(record: dict) -> "tuple[Tensor, str]":
+    """Test images of a checkpoint's own data, or else random ones: uint8 [N, C, H, W], and what they are."""
+    import torch
+
+    from athanor.craft.export import BATCHES, root_cause
+    from athanor.engine.config import assemble, trust
+
+    most = max(sum(BATCHES), min(IMAGES, PIXELS // math.prod(record["input_shape"])))
+    try:
+        trust.check({"data": record["config"]["data"]})  # a checkpoint may be anybody's
+        data = assemble.data(record["config"])
+        assemble.refuse_other_data(record, data)
+        count = min(most, len(data.test_index))
+        index = data.test_index[torch.linspace(0, len(data.test_index) - 1, count).long()]  # may be sorted by class
+        name = record["config"]["data"]["_target_"].rpartition(".")[2]
+        return data.source.test_images[index], f"{count} test images of {name}"
+    except Exception as error:  # a person's own source may raise anything where its files are missing
+        shape = (most, *record["input_shape"])
+        images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        return images, f"{most} random images, as its data cannot be loaded ({root_cause(error)})"
 
 
 if __name__ == "__main__":

@@ -26,11 +26,11 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="model=cnn data=mnist optim=nesterov callbacks.lr_range.steps=200")
     words = parser.parse_args().overrides
 
-    from athanor.callbacks.lr_range import write
-    from athanor.craft import figure
-    from athanor.craft.lr_range.curves import compare, draw, draw_axis, table
-    from athanor.engine.app.directories import claim
+    from athanor.callbacks.lr_range import write_csv
+    from athanor.craft.figure import save_figure
+    from athanor.craft.lr_range.range_report import comparison_table, draw_comparison, draw_range_test, rules_table
     from athanor.engine.app.logs import set_up_logging
+    from athanor.engine.runs.claim import claim
     from athanor.engine.runs.run import shown
 
     axis, settings = separate_values(words)
@@ -39,7 +39,7 @@ def main() -> None:
     tests: dict[str, RangeTest] = {}
     for value, config in configs.items():
         tests[value], rule, answer = run_test(config)
-        print(("" if axis is None else f"{axis}={value}  ") + table(tests[value], rule))
+        print(("" if axis is None else f"{axis}={value}  ") + rules_table(tests[value], rule))
         print(f"  to start with it: {' '.join(answer)}", flush=True)
         for warning in tests[value].warnings:
             logging.warning("  the range test cannot be trusted: %s", warning)
@@ -47,13 +47,13 @@ def main() -> None:
         claim(f"outputs/lr_range/{time.strftime('%Y-%m-%d_%H-%M-%S')}_{next(iter(configs.values()))['name']}")
     )
     for value, test in tests.items():
-        write(test, folder / ("lr_range.csv" if axis is None else f"{axis}={value}.csv"))
+        write_csv(test, folder / ("lr_range.csv" if axis is None else f"{axis}={value}.csv"))
     if axis is None:
-        drawing = draw(test, rule, f"learning-rate range test: {' '.join(words)}")
+        drawing = draw_range_test(test, rule, f"learning-rate range test: {' '.join(words)}")
     else:
-        print("\n" + compare(tests, axis, rule))
-        drawing = draw_axis(tests, axis, rule)
-    print(f"  {shown(figure.save(drawing, folder / 'lr_range.png'))}")
+        print("\n" + comparison_table(tests, axis, rule))
+        drawing = draw_comparison(tests, axis, rule)
+    print(f"  {shown(save_figure(drawing, folder / 'lr_range.png'))}")
 
 
 def separate_values(words: list[str]) -> tuple[str | None, dict[str, list[str]]]:

@@ -17,7 +17,7 @@ from athanor.engine.app import command_line
 if TYPE_CHECKING:
     import lightning.pytorch as L
 
-    from athanor.craft.schedule_course import Course
+    from athanor.craft.schedule_figure import ScheduleCourse
 
 
 def main() -> None:
@@ -26,8 +26,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="a PNG file, instead of outputs/schedules/<name>_<scheduler>.png")
     arguments = parser.parse_args()
 
-    from athanor.craft import figure
-    from athanor.craft.schedule_course import draw
+    from athanor.craft.figure import save_figure
+    from athanor.craft.schedule_figure import draw_schedule
     from athanor.engine.app.logs import set_up_logging
     from athanor.engine.runs.run import shown
 
@@ -40,16 +40,16 @@ def main() -> None:
         print(f"drawn as if it never fell: it falls when {config['monitor']['metric']} stalls, which no one knows yet")
     file = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{config['name']}_{scheduler}.png")
     title = shorten(" ".join(arguments.overrides) or scheduler, 90)
-    print(shown(figure.save(draw(course, title), arguments.output or Path("outputs/schedules") / file)))
+    print(shown(save_figure(draw_schedule(course, title), arguments.output or Path("outputs/schedules") / file)))
 
 
-def course_of(config: dict) -> "Course":
+def course_of(config: dict) -> "ScheduleCourse":
     """The learning rate and momentum at each step of the run that this config describes.
 
     The run is set up on one CPU, whatever the config asks for: batches are global, so the number of its steps is the
     same. Raises UserError where the run has no last step.
     """
-    from athanor.craft import schedule_course
+    from athanor.craft.schedule_figure import ScheduleCourse
     from athanor.engine.config import assemble
     from athanor.training.at_first_step import at_first_step
 
@@ -60,14 +60,14 @@ def course_of(config: dict) -> "Course":
     settings |= {"min_epochs": None, "min_steps": None}  # with them the run would not end at its first step
     trainer = assemble.bare_trainer({**config, "trainer": settings}, ".", data, classifier.network)
 
-    def planned(trainer: "L.Trainer", classifier: "L.LightningModule") -> "Course":
+    def planned(trainer: "L.Trainer", classifier: "L.LightningModule") -> "ScheduleCourse":
         if math.isinf(classifier.run_length.steps):
             raise UserError("this run has no end that is known; set trainer.max_epochs or trainer.max_steps")
         schedulers = [(each.scheduler, each.interval) for each in trainer.lr_scheduler_configs]
-        return schedule_course.course(trainer.optimizers[0], schedulers, classifier.run_length)
+        return ScheduleCourse.of(trainer.optimizers[0], schedulers, classifier.run_length)
 
     course = at_first_step(trainer, classifier, data, planned)
-    if scaled := classifier.lr_scaling.words(config["optim"]["lr"], classifier.global_batch):
+    if scaled := classifier.lr_scaling.notice(config["optim"]["lr"], classifier.global_batch):
         print(scaled)
     return course
 

@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from athanor.data.augment import Augment
 from athanor.data.module import ImageData
 from athanor.data.sources.source import Source
-from athanor.engine.app import command_line, job
+from athanor.engine.app import command_line
 from athanor.engine.config import options
 
 REPO = Path(__file__).resolve().parents[1]
@@ -117,7 +117,6 @@ def as_in_a_new_process() -> Iterator[None]:
     handlers, level, environment = root.handlers[:], root.level, dict(os.environ)
     excepthook = threading.excepthook
     GlobalHydra.instance().clear()
-    job.failed_jobs.clear()
     try:
         with warnings.catch_warnings():
             # shown, not raised: as a person sees them, so that tests can look for them in what a command said

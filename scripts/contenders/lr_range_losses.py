@@ -10,7 +10,7 @@ from typing import Any
 import lightning.pytorch as L
 from lightning.pytorch.tuner import Tuner
 
-from athanor.callbacks.lr_range import scaled_rates
+from athanor.callbacks.lr_range import scaled_lrs
 from athanor.craft.lr_range.range_test import RULES
 from athanor.engine.config import assemble
 from athanor.tasks.classification import CONSTANT
@@ -67,9 +67,9 @@ def val_loss(cfg: dict, data: Any, seed: int, lr: float) -> float:
     if not math.isfinite(lr):
         return math.inf
     classifier, trainer = fresh_training(cfg, data, seed)
-    classifier.trainer = trainer  # scaled_rates asks it for the size of a batch
+    classifier.trainer = trainer  # scaled_lrs asks it for the size of a batch
     trainer.datamodule = data
-    classifier.make_optimizer.keywords.update(scaled_rates(classifier, lr))
+    classifier.make_optimizer.keywords.update(scaled_lrs(classifier, lr))
     try:
         trainer.fit(classifier, data)
     except FloatingPointError:

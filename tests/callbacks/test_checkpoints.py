@@ -7,12 +7,12 @@ import lightning.pytorch as L
 import pytest
 import torch
 
+from athanor.base.files import hard_link
 from athanor.callbacks import checkpoints
 from athanor.callbacks.checkpoints import Checkpoints
 from athanor.engine.config import assemble, check
 from athanor.tasks.classification import Classifier
-from athanor.training import checkpoint_files
-from athanor.training.checkpoint_files import BackgroundCheckpointIO, write
+from athanor.training.checkpoint_files import BackgroundCheckpointIO, write_checkpoint
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -177,7 +177,7 @@ def test_a_run_killed_between_writing_last_and_best_goes_on_with_both(fit, writt
 
     with monkeypatch.context() as patch:
         fit(losses[:2])
-        patch.setattr(checkpoints, "link", killed)
+        patch.setattr(checkpoints, "hard_link", killed)
         with pytest.raises(SystemExit):
             fit(losses, resume=True)
     assert written() == {"last.ckpt": 2, "best.ckpt": 1}
@@ -188,7 +188,7 @@ def test_a_run_killed_between_writing_last_and_best_goes_on_with_both(fit, writt
 
 def test_a_killed_write_leaves_the_file_from_before(tmp_path, monkeypatch):
     path = tmp_path / "last.ckpt"
-    write({"epoch": 1}, path)
+    write_checkpoint({"epoch": 1}, path)
 
     def torn(contents, file):
         file.write(b"half of it")
@@ -196,9 +196,9 @@ def test_a_killed_write_leaves_the_file_from_before(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(torch, "save", torn)
-        write({"epoch": 2}, path)
+        write_checkpoint({"epoch": 2}, path)
     assert torch.load(path, weights_only=True) == {"epoch": 1}
-    write({"epoch": 3}, path)
+    write_checkpoint({"epoch": 3}, path)
     assert torch.load(path, weights_only=True) == {"epoch": 3}
     assert sorted(os.listdir(path.parent)) == ["last.ckpt", "previous.ckpt"]
     assert torch.load(path.with_name("previous.ckpt"), weights_only=True) == {"epoch": 1}
@@ -220,7 +220,7 @@ def slow_disk(monkeypatch):
 def test_training_goes_on_while_a_checkpoint_is_written_which_holds_what_was_there(tmp_path, slow_disk):
     io, weight, kept = BackgroundCheckpointIO(), torch.zeros(3), [1]
     io.save_checkpoint({"weight": weight, "states": {"kept": kept}}, tmp_path / "last.ckpt")
-    io.then(checkpoint_files.link, tmp_path / "last.ckpt", tmp_path / "best.ckpt")
+    io.then(hard_link, tmp_path / "last.ckpt", tmp_path / "best.ckpt")
     weight += 1
     kept.append(2)
     assert io.pending is None

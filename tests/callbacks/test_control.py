@@ -339,7 +339,7 @@ def test_a_run_without_the_file_looks_for_it_now_and_then(monkeypatch, tmp_path)
     clock, looks = [100.0], []
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     callback = Control()
-    monkeypatch.setattr(callback, "_stamp", lambda: looks.append(clock[0]))
+    monkeypatch.setattr(callback, "_time_and_size", lambda: looks.append(clock[0]))
     trainer = SimpleNamespace(default_root_dir=tmp_path, world_size=1, is_global_zero=True)
     callback.on_fit_start(trainer, None)
     for _ in range(1000):

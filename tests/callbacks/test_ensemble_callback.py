@@ -4,6 +4,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from athanor.callbacks.ensemble import CheckpointEnsemble
 from athanor.craft.ensembles import predictions
 from athanor.engine.config import assemble
 from athanor.engine.runs.run import Run, load_classifier
@@ -56,12 +57,33 @@ def test_it_is_said_and_shown(ran):
 
 
 def test_each_member_is_asked_once(train, run_here, monkeypatch):
-    asked, original = [], predictions.predicted
-    monkeypatch.setattr(predictions, "predicted", lambda *args, **kw: asked.append(1) or original(*args, **kw))
+    asked, original = [], predictions.predict_logits
+    monkeypatch.setattr(predictions, "predict_logits", lambda *args, **kw: asked.append(1) or original(*args, **kw))
     assert train(*TINY, *THREE).code == 0
     assert len(asked) == 6  # three on validation, three on test
     assert train("resume=run").code == 0
+    assert run_here("scripts/ensemble.py", "run", "--checkpoints", "--output", "made").code == 0
     assert len(asked) == 6
+    combined = Run("made").results
+    for stage in "val", "test":
+        assert combined[stage] == Run("run").results["ensemble"][stage]["ensemble"]
+
+
+def test_the_trained_module_is_what_it_was(train, monkeypatch):
+    """Its weights, its mode and its trainer, though other weights are asked in its place."""
+    judge, stages = CheckpointEnsemble._judge, []
+
+    def watched(self, trainer, pl_module, stage):
+        state = {name: value.clone() for name, value in pl_module.state_dict().items()}
+        modes = [module.training for module in pl_module.modules()]
+        judge(self, trainer, pl_module, stage)
+        assert all(torch.equal(value, state[name]) for name, value in pl_module.state_dict().items())
+        assert modes == [module.training for module in pl_module.modules()] and pl_module.trainer is trainer
+        stages.append(stage)
+
+    monkeypatch.setattr(CheckpointEnsemble, "_judge", watched)
+    assert train(*TINY, *THREE).code == 0
+    assert stages == ["val", "test"]
 
 
 def test_without_a_test_only_validation_is_read(train):

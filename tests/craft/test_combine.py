@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from athanor.craft.ensembles.combine import calibration_error, combined, disagreement, greedy, scores
+from athanor.craft.ensembles.combine import calibration_error, combined, disagreement, scores
+from athanor.craft.ensembles.selection import greedy
 
 HOWS = ("probabilities", "logits", "vote")
 every_how = pytest.mark.parametrize("how", HOWS)

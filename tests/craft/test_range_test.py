@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from athanor.craft.lr_range import range_test
-from athanor.craft.lr_range.range_test import RangeTest, Sweep, ladder
+from athanor.craft.lr_range.range_test import RangeSweep, RangeTest, ladder
 from athanor.data.module import ImageData
 from athanor.engine.config import assemble, check
 
@@ -18,7 +18,7 @@ LRS = ladder(1e-6, 10, 141)  # 20 steps a decade
 
 
 def planted(loss_at, smoothing=0.0, diverged=True):
-    return Sweep(LRS, [loss_at(math.log10(lr)) for lr in LRS], smoothing, diverged)
+    return RangeSweep(LRS, [loss_at(math.log10(lr)) for lr in LRS], smoothing, diverged)
 
 
 def test_a_ladder_multiplies_by_the_same_number_at_every_step():
@@ -60,11 +60,11 @@ def test_the_longest_fall_is_the_longest(seed):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.5, 0.9, 0.98])
 def test_smoothing_is_debiased_from_the_first_step_on(smoothing):
-    assert list(range_test.averages([3.0] * 5, smoothing)) == pytest.approx([3.0] * 5)
+    assert range_test.smoothed_losses([3.0] * 5, smoothing) == pytest.approx([3.0] * 5)
     losses = [2.0, 1.0, 4.0]
     weights = [[smoothing ** (n - i) for i in range(n + 1)] for n in range(3)]
     expected = [sum(w * x for w, x in zip(row, losses, strict=False)) / sum(row) for row in weights]
-    assert list(range_test.averages(losses, smoothing)) == pytest.approx(expected)
+    assert range_test.smoothed_losses(losses, smoothing) == pytest.approx(expected)
 
 
 def test_the_answer_is_the_median_of_the_sweeps_to_two_digits():
@@ -199,7 +199,7 @@ def test_everything_is_to_the_bit_what_it_was_and_no_validation_image_is_read(wo
 
 def test_every_group_keeps_its_ratio_and_a_step_takes_as_many_batches_as_the_run(at_start, monkeypatch):
     rates, batches = [], []
-    step, endless = range_test.Step.__call__, range_test.endless
+    step, endless = range_test.SweepStep.__call__, range_test.endless_batches
 
     def watched_step(self, source, lr):
         loss = step(self, source, lr)
@@ -211,8 +211,8 @@ def test_every_group_keeps_its_ratio_and_a_step_takes_as_many_batches_as_the_run
             batches.append(len(batch[1]))
             yield batch
 
-    monkeypatch.setattr(range_test.Step, "__call__", watched_step)
-    monkeypatch.setattr(range_test, "endless", watched_batches)
+    monkeypatch.setattr(range_test.SweepStep, "__call__", watched_step)
+    monkeypatch.setattr(range_test, "endless_batches", watched_batches)
     words = ["optim=muon", "optim.lr=0.02", "optim.adam_lr=0.004", "trainer.accumulate_grad_batches=3"]
     tests = []
     at_start(lambda finder, *both: tests.append(finder.find(*both)), "model=mlp", *words)

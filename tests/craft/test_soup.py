@@ -1,12 +1,9 @@
 """Averages of weights, and the statistics of batch norm that go with them."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import nn
 
-from athanor.base.errors import UserError
 from athanor.craft.ensembles import soup
 from athanor.data.preprocess import Preprocess
 from athanor.tasks.classification import Classifier
@@ -17,19 +14,19 @@ def state(value, count):
 
 
 def test_weights_are_averaged_and_counters_are_those_of_the_first():
-    mean = soup.average(iter([state(1.0, 3), state(2.0, 9), state(6.0, 1)]))
+    mean = soup.mean_state(iter([state(1.0, 3), state(2.0, 9), state(6.0, 1)]))
     assert torch.equal(mean["weight"], torch.full((2, 2), 3.0)) and mean["weight"].dtype == torch.float32
     assert mean["count"] == 3
 
 
 def test_many_small_weights_are_summed_in_float64():
     large = [{"weight": torch.tensor([2.0**24])}, *[{"weight": torch.tensor([1.0])}] * 7]
-    assert soup.average(iter(large))["weight"].item() == 2**21 + 1  # in float32 2^24 + 1 is 2^24
+    assert soup.mean_state(iter(large))["weight"].item() == 2**21 + 1  # in float32 2^24 + 1 is 2^24
 
 
 def test_the_states_that_are_averaged_stay_what_they_are():
     first = state(1.0, 0)
-    soup.average(iter([first, state(5.0, 0)]))
+    soup.mean_state(iter([first, state(5.0, 0)]))
     assert (first["weight"] == 1).all()
 
 
@@ -75,33 +72,3 @@ def test_dropout_draws_nothing_meanwhile(classifier, make_data):
     classifier.train()
     soup.renew_statistics(classifier, make_data(), "cpu")
     assert modes and not any(modes)
-
-
-def member(name, **changes):
-    config = {"model": {"width": 1}, "data": {"preprocess": {"_target_": "a"}}}
-    return SimpleNamespace(name=name, record={"config": config, "start": "0"} | changes)
-
-
-def test_what_began_as_one_network_is_taken():
-    soup.refuse_other_starts([member("a"), member("b")])
-
-
-@pytest.mark.parametrize(
-    ("changes", "text"),
-    [
-        ({"start": "1"}, "b and a started from other weights"),
-        ({"members": []}, "b is an ensemble"),
-        ({"config": {"model": {"width": 2}, "data": {"preprocess": {"_target_": "a"}}}}, "b has other settings"),
-        ({"config": {"model": {"width": 1}, "data": {"preprocess": {"_target_": "b"}}}}, "b has other settings"),
-    ],
-)
-def test_what_did_not_is_refused(changes, text):
-    with pytest.raises(UserError, match=text):
-        soup.refuse_other_starts([member("a"), member("b", **changes)])
-
-
-def test_a_checkpoint_from_before_starts_were_recorded_is_refused():
-    old = member("old")
-    del old.record["start"]
-    with pytest.raises(UserError, match="old was written before"):
-        soup.refuse_other_starts([old, member("a")])

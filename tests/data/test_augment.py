@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from athanor.base.errors import UserError
 from athanor.data.augment import Augment, crop, cutout, flip, shift_and_rotate
 
 SHAPES = pytest.mark.parametrize("shape", [(12, 1, 8, 8), (12, 3, 6, 10)], ids=str)
@@ -45,8 +46,8 @@ def offsets(count, padding):
 def test_crop_equals_padding_and_slicing_image_by_image(shape, padding, mode):
     images, offset = noise(*shape), offsets(shape[0], padding)
     before = images.clone()
-    found = crop(images, offset, padding, mode)
-    assert torch.equal(found, cropped_one_by_one(images, offset, padding, mode))
+    windows = crop(images, offset, padding, mode)
+    assert torch.equal(windows, cropped_one_by_one(images, offset, padding, mode))
     assert torch.equal(images, before)
 
 
@@ -88,8 +89,8 @@ def test_flip_mirrors_the_chosen_images_and_no_other(shape):
 def test_alternating_flip_takes_what_it_is_told_and_draws_nothing():
     images, draws = noise(12, 3, 6, 10), generator()
     mirrored = torch.arange(12) % 3 == 0
-    found = augment(flip="alternating")(images, draws, total=12, mirrored=mirrored)
-    assert torch.equal(found, flip(images, mirrored))
+    flipped = augment(flip="alternating")(images, draws, total=12, mirrored=mirrored)
+    assert torch.equal(flipped, flip(images, mirrored))
     assert torch.equal(draws.get_state(), generator().get_state())
 
 
@@ -181,7 +182,7 @@ def test_the_generator_decides_and_the_images_that_came_in_are_untouched():
 
 @pytest.mark.parametrize("knob", ["crop", "cutout", "shift", "rotate"])
 def test_negative_knobs_are_refused(knob):
-    with pytest.raises(ValueError, match=rf"data\.augment\.{knob}=-1 is negative; use 0 to switch it off"):
+    with pytest.raises(UserError, match=rf"data\.augment\.{knob}=-1 is negative; use 0 to switch it off"):
         augment(**{knob: -1})
 
 

@@ -30,14 +30,14 @@ def mirrored(epoch, count=2000, **knobs):
     same = torch.arange(2, dtype=torch.uint8).view(1, 1, 1, 2).repeat(count, 1, 1, 1)
     numbers = torch.arange(count)
     settings = dict(index=numbers, batch_size=50, seed=0, augment=ALTERNATING, position=lambda: (epoch, 0)) | knobs
-    found = torch.full((count,), 2)
+    flips = torch.full((count,), 2)
     for images, labels in TrainBatches(same, numbers, **settings):
-        found[labels] = images[:, 0, 0, 0].long()  # 1 lies left in a mirror image
-    return found
+        flips[labels] = images[:, 0, 0, 0].long()  # 1 lies left in a mirror image
+    return flips
 
 
-def assert_equal(found, expected):
-    for (images, labels), (other_images, other_labels) in zip(found, expected, strict=True):
+def assert_equal(batches_seen, expected):
+    for (images, labels), (other_images, other_labels) in zip(batches_seen, expected, strict=True):
         assert torch.equal(images, other_images)
         assert torch.equal(labels, other_labels)
 

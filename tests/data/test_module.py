@@ -5,6 +5,7 @@ import lightning.pytorch as L
 import pytest
 import torch
 
+from athanor.base.errors import UserError
 from athanor.data.augment import Augment
 
 
@@ -76,16 +77,16 @@ def test_a_limit_above_the_number_of_images_keeps_all(make_data):
         ({"eval_batch_size": 0}, r"data\.eval_batch_size=0"),
         ({"val_fraction": 1}, r"data\.val_fraction=1 is not a fraction; use 0 \(no validation\) to below 1"),
         ({"val_fraction": -0.1}, r"data\.val_fraction=-0\.1 is not a fraction"),
-        ({"folds": 5, "fold": 5}, r"data\.folds=5 data\.fold=5: use folds of at least 2 and a fold from 0 to folds-1"),
-        ({"folds": 5, "fold": -1}, r"data\.fold=-1: use folds"),
-        ({"folds": 1}, r"data\.folds=1 data\.fold=0: use folds of at least 2"),
+        ({"folds": 5, "fold": 5}, r"data\.folds=5 data\.fold=5: use 2 or more folds and a fold from 0 to folds-1"),
+        ({"folds": 5, "fold": -1}, r"data\.fold=-1: use 2 or more folds"),
+        ({"folds": 1}, r"data\.folds=1 data\.fold=0: use 2 or more folds"),
         ({"limit": 7}, r"data\.limit=7 is too few for 4 classes; use at least two a class"),
         ({"limit": 0}, r"data\.limit=0 is too few"),
     ],
     ids=str,
 )
 def test_wrong_knobs_are_refused_with_what_is_allowed(make_data, knobs, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         make_data(**knobs)
 
 
@@ -95,7 +96,7 @@ def test_a_crop_that_mirrors_more_than_the_image_has_is_refused(make_data, crop)
         rf"^data\.augment\.crop={crop} mirrors more than images of 8x6 have; "
         r"use a smaller crop, or data\.augment\.padding_mode=zeros$"
     )
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         make_data(augment=Augment(crop, "reflect", False, 0, 0, 0))
     make_data(augment=Augment(crop, "zeros", False, 0, 0, 0))
 
@@ -108,7 +109,7 @@ def test_the_largest_crop_that_can_be_mirrored_works(make_data, make_trainer):
 
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused(make_data):
     of_world_size(make_data(batch_size=16), 4).setup("fit")
-    with pytest.raises(ValueError, match=r"data\.batch_size=16 does not divide over 3 devices; use a multiple of 3"):
+    with pytest.raises(UserError, match=r"data\.batch_size=16 does not divide over 3 devices; use a multiple of 3"):
         of_world_size(make_data(batch_size=16), 3).setup("fit")
 
 

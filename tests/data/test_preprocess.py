@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from athanor.base.errors import UserError
 from athanor.data import preprocess
 from athanor.data.preprocess import PCA, ZCA, MeanImage, Preprocess, Standardize, Symmetric
 
@@ -171,5 +172,5 @@ def test_the_images_that_come_in_are_untouched(make, images):
     ],
 )
 def test_wrong_knobs_are_refused(make, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         make()

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from athanor.base.errors import UserError
 from athanor.models.resnet import ResNet, Subsample
 
 KNOBS = {"depth": 20, "width": None, "shortcut": True, "option": None, "norm": "batch"}
@@ -77,10 +78,10 @@ def test_he_initialisation():
         ({"depth": 19}, r"model\.depth=19 must be 6n\+2 \(8, 14, 20, 32, 44, 56, 110, \.\.\.\) or 18"),
         ({"depth": 2}, r"model\.depth=2 must be 6n\+2"),
         ({"width": 0}, r"model\.width=0 must be at least 1"),
-        ({"option": "C"}, r"model\.option=C is not known; choose one of A, B"),
-        ({"norm": "instance"}, r"model\.norm=instance is not known.*choose one of none, batch, group, layer"),
+        ({"option": "C"}, r"model\.option=C is not known; choose from: A, B"),
+        ({"norm": "instance"}, r"model\.norm=instance is not known; choose from: batch, group, layer, none$"),
     ],
 )
 def test_errors_name_the_knob(knobs, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         resnet(**knobs)

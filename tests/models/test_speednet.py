@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from athanor.base.errors import UserError
 from athanor.data.sources.digits import digits
 from athanor.data.sources.source import Source
 from athanor.engine.config import assemble, check
@@ -48,11 +49,11 @@ def test_images_become_logits(shape, residual, convs_per_stage):
 
 @pytest.mark.parametrize("size, sizes", [(32, [15, 7, 3]), (28, [13, 6, 3]), (9, [4, 2, 1])])
 def test_the_first_layer_takes_one_pixel_and_each_stage_halves_once(size, sizes):
-    model, found = speednet((3, size, size)), []
+    model, shapes = speednet((3, size, size)), []
     for stage in model.stages:
-        stage.register_forward_hook(lambda stage, inputs, output: found.append(tuple(output.shape[1:])))
+        stage.register_forward_hook(lambda stage, inputs, output: shapes.append(tuple(output.shape[1:])))
     model(torch.randn(2, 3, size, size))
-    assert found == [(width, side, side) for width, side in zip(KNOBS["widths"], sizes, strict=True)]
+    assert shapes == [(width, side, side) for width, side in zip(KNOBS["widths"], sizes, strict=True)]
 
 
 def test_images_that_cannot_be_halved_so_often_are_refused():
@@ -60,7 +61,7 @@ def test_images_that_cannot_be_halved_so_often_are_refused():
         r"^model\.widths=\[8, 16, 12\] halves the image 3 times, which needs 9 pixels or more, not 40x8; "
         r"use fewer widths$"
     )
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         speednet((3, 8, 40))
     assert speednet((3, 8, 40), widths=[8, 16])(torch.randn(2, 3, 8, 40)).shape == (2, 10)
 
@@ -156,13 +157,13 @@ def matmul_precision():
 
 
 def test_the_whitening_does_not_depend_on_what_an_earlier_job_of_a_multirun_has_set(matmul_precision):
-    found = []
+    filters = []
     for precision in "highest", "medium":
         matmul_precision(precision)
         model = speednet((1, 8, 8), widths=[8])
         model.init_from_data(digits().train_images / 255 - 0.3)
-        found.append(model.whiten.weight)
-    assert torch.equal(*found)
+        filters.append(model.whiten.weight)
+    assert torch.equal(*filters)
 
 
 def test_only_the_weight_of_the_first_layer_is_set_and_it_stays_frozen():
@@ -229,8 +230,8 @@ def test_networks_without_such_a_layer_are_left_alone(compose):
     torch.manual_seed(0)
     fresh = assemble.build(config["model"], input_shape=(1, 8, 8), num_classes=10).state_dict()
     torch.manual_seed(0)
-    found = assemble.classifier(config, assemble.data(config)).network.state_dict()
-    assert all(torch.equal(found[name], value) for name, value in fresh.items())
+    state = assemble.classifier(config, assemble.data(config)).network.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in fresh.items())
 
 
 # in a run
@@ -245,14 +246,14 @@ def whitening(run):
 @pytest.fixture
 def whitenings(monkeypatch):
     """What each call of init_from_data has set."""
-    found, init_from_data = [], SpeedNet.init_from_data
+    filters, init_from_data = [], SpeedNet.init_from_data
 
     def watched(self, pixels):
         init_from_data(self, pixels)
-        found.append(self.whiten.weight.clone())
+        filters.append(self.whiten.weight.clone())
 
     monkeypatch.setattr(SpeedNet, "init_from_data", watched)
-    return found
+    return filters
 
 
 def test_the_whitening_stays_what_it_was_and_comes_back_from_a_checkpoint(train, whitenings):
@@ -265,8 +266,8 @@ def test_the_whitening_stays_what_it_was_and_comes_back_from_a_checkpoint(train,
     assert len(whitenings) == 1
     source = digits()
     with torch.inference_mode():
-        found = (classifier(source.test_images).argmax(1) == source.test_labels).float().mean()
-    assert found.item() == pytest.approx(Run("a").results["test"]["acc"], abs=1e-6)
+        accuracy = (classifier(source.test_images).argmax(1) == source.test_labels).float().mean()
+    assert accuracy.item() == pytest.approx(Run("a").results["test"]["acc"], abs=1e-6)
 
 
 @pytest.mark.parametrize("verb", ["weights=a", "resume=a"])

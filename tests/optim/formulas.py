@@ -72,11 +72,11 @@ def factors(name, unit, total, per_epoch, warmup=0):
     """The factor of each step; `warmup` steps rise to the first that the schedule makes itself."""
     knobs, form = knobs_of(name, unit, total, per_epoch), FORMS[name][1]
     times = {key: knobs[key] for key in ("every", "milestones") if key in knobs}
-    found = []
+    values = []
     for step in range(warmup, total):
         if name in ENDING:
             t = Fraction(step - warmup, total - 1 - warmup)
         else:
             t = Fraction(step) / {"fraction": total - 1, "epochs": per_epoch, "steps": 1}[unit]
-        found.append(form(t, **times))
-    return [(step + 1) / (warmup + 1) * found[0] for step in range(warmup)] + found
+        values.append(form(t, **times))
+    return [(step + 1) / (warmup + 1) * values[0] for step in range(warmup)] + values

@@ -7,7 +7,7 @@ from athanor.engine.config import assemble, check
 from athanor.optim.groups import parameter_groups
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "model").glob("*.yaml"))
-NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 
 
 @pytest.mark.parametrize("model", [path.stem for path in CONFIGS])

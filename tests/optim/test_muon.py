@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from athanor.base.errors import UserError
 from athanor.engine.runs.run import Run
 from athanor.optim.groups import parameter_groups
 from athanor.optim.muon import COEFFICIENTS, Muon, orthogonalize
@@ -71,9 +72,9 @@ def matrix(weight):
 )
 def test_five_steps_bring_every_singular_value_near_one(shape):
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    found = orthogonalize(1e-3 * matrices, 5)
-    assert (found.shape, found.dtype) == (matrices.shape, torch.float32)
-    values = torch.linalg.svdvals(found)
+    orthogonal = orthogonalize(1e-3 * matrices, 5)
+    assert (orthogonal.shape, orthogonal.dtype) == (matrices.shape, torch.float32)
+    values = torch.linalg.svdvals(orthogonal)
     assert values.max() < 1.3
     assert values.quantile(0.05) > 0.6  # a square matrix has some that are nearly 0
 
@@ -83,10 +84,10 @@ def test_it_is_near_the_orthogonal_factor_of_the_singular_value_decomposition(ro
     generator = torch.Generator().manual_seed(0)
     u, _, v = torch.linalg.svd(torch.randn(rows, columns, generator=generator), full_matrices=False)
     for spread in torch.ones(len(v)), torch.linspace(1, 9, len(v)):
-        found = orthogonalize((u * spread @ v)[None], 5)[0]
-        cosine = (found * (u @ v)).sum() / found.norm() / (u @ v).norm()
+        orthogonal = orthogonalize((u * spread @ v)[None], 5)[0]
+        cosine = (orthogonal * (u @ v)).sum() / orthogonal.norm() / (u @ v).norm()
         assert cosine > 0.97
-        values = torch.linalg.svdvals(found)
+        values = torch.linalg.svdvals(orthogonal)
         assert values.min() > 0.6 and values.max() < 1.3
 
 
@@ -97,8 +98,8 @@ def test_a_step_is_the_quintic_of_the_singular_values(steps):
     expected = values / values.norm()
     for _ in range(steps):
         expected = a * expected + b * expected**3 + c * expected**5
-    found = orthogonalize(torch.diag(values)[None], steps)[0]
-    torch.testing.assert_close(found, torch.diag(expected), rtol=0.05, atol=0.02)  # three digits of bfloat16
+    orthogonal = orthogonalize(torch.diag(values)[None], steps)[0]
+    torch.testing.assert_close(orthogonal, torch.diag(expected), rtol=0.05, atol=0.02)  # three digits of bfloat16
 
 
 @pytest.mark.parametrize("shape", [(5, 16, 40), (5, 40, 16), (5, 16, 16)], ids=str)
@@ -367,7 +368,7 @@ def test_the_state_follows_its_parameters_to_another_device():
 @pytest.mark.parametrize("model", [nn.Linear(4, 3), nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3))], ids=str)
 def test_a_model_without_hidden_weights_is_refused(model):
     message = "^optim=muon is for hidden layers, and this model has none; use another optimizer$"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         muon(model)
 
 
@@ -381,12 +382,12 @@ def test_a_model_without_hidden_weights_is_refused(model):
         ({"weight_decay": -1.0}, r"optim\.weight_decay=-1\.0 is not in \[0, inf\)"),
         ({"adam_betas": (0.9, 1.5)}, r"optim\.adam_betas\[1\]=1\.5 is not in \[0, 1\)"),
         ({"adam_lr": -1e-3}, r"optim\.adam_lr=-0\.001 is not in \[0, inf\)"),
-        ({"newton_schulz_steps": 0}, r"optim\.newton_schulz_steps=0 orthogonalises nothing; use 3 to 5"),
+        ({"newton_schulz_steps": 0}, r"optim\.newton_schulz_steps=0 must be at least 1; use 3 to 5"),
     ],
     ids=str,
 )
 def test_wrong_knobs_are_refused_with_what_is_allowed(knobs, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         muon(network(), **knobs)
 
 

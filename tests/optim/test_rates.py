@@ -35,15 +35,15 @@ def followed(network, make, change, ratio=2.0):
     groups = [{"params": network[0].parameters()}, {"params": network[1:].parameters(), "lr": 0.1 * ratio}]
     optimizer = optim.SGD(groups, lr=0.1, momentum=0.9)
     schedulers = [make(optimizer)] if make else []
-    found = []
+    lrs = []
     for step in range(12):
         if step == 5:
             change(optimizer, schedulers)
-        found.append([group["lr"] for group in optimizer.param_groups])
+        lrs.append([group["lr"] for group in optimizer.param_groups])
         optimizer.step()
         for scheduler in schedulers:
             scheduler.step()
-    return torch.tensor(found, dtype=torch.float64)
+    return torch.tensor(lrs, dtype=torch.float64)
 
 
 @pytest.mark.filterwarnings("ignore:The epoch parameter")  # torch's, of its own SequentialLR
@@ -60,12 +60,12 @@ def test_plateau_goes_on_from_there_to_its_floor(network):
     optimizer = optim.SGD(network.parameters(), lr=0.1)
     plateau = lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=0, min_lr=1e-3)
     rates.scale_lr(optimizer, [plateau], 0.5)
-    found = []
+    lrs = []
     for _ in range(4):
         plateau.step(1.0)
-        found.append(optimizer.param_groups[0]["lr"])
-    assert found == pytest.approx([0.05, 0.005, 1e-3, 1e-3])
-    assert plateau.get_last_lr() == found[-1:]
+        lrs.append(optimizer.param_groups[0]["lr"])
+    assert lrs == pytest.approx([0.05, 0.005, 1e-3, 1e-3])
+    assert plateau.get_last_lr() == lrs[-1:]
 
 
 @pytest.mark.parametrize("schedule", ["none", "lambda", "step", "exponential", "cosine", "sequential"])
@@ -94,7 +94,7 @@ def test_a_group_that_is_split_trains_as_two_that_were_there_from_the_start(sche
     assert all(map(torch.equal, split[0], whole[0]))
     assert split[1]["param_groups"] == whole[1]["param_groups"]
     assert str(split[1]["state"]) == str(whole[1]["state"])
-    for scheduler in rates.each(split[2]):
+    for scheduler in rates.with_parts(split[2]):
         assert all(len(getattr(scheduler, name, "ab")) == 2 for name in ("base_lrs", "lr_lambdas", "_last_lr"))
 
 
@@ -125,10 +125,10 @@ def test_optimizers_step_with_a_momentum_that_was_changed_in_the_middle(kind, kn
     optimizer = kind(network.parameters(), lr=0.01, **knobs)
     for momentum in None, 0.0, 0.5:
         if momentum is not None:
-            assert rates.obstacle(optimizer, [], "momentum") is None
+            assert rates.reason_against_change(optimizer, [], "momentum") is None
             for group in optimizer.param_groups:
                 rates.set_momentum(group, momentum)
-            assert rates.current(optimizer, "momentum") == momentum
+            assert rates.current_value(optimizer, "momentum") == momentum
         network(torch.randn(5, 4)).square().mean().backward()
         optimizer.step()
     assert all(p.isfinite().all() for p in network.parameters())
@@ -143,13 +143,13 @@ def test_a_group_without_momentum_is_left_alone(network):
 
 def test_rmsprop_takes_momentum_before_its_first_step_and_not_after(network):
     optimizer = optim.RMSprop(network.parameters(), lr=0.01)
-    assert rates.obstacle(optimizer, [], "momentum") is None
+    assert rates.reason_against_change(optimizer, [], "momentum") is None
     network(torch.randn(5, 4)).square().mean().backward()
     optimizer.step()
-    assert "began with it" in rates.obstacle(optimizer, [], "momentum")
+    assert "began with it" in rates.reason_against_change(optimizer, [], "momentum")
 
 
 @pytest.mark.parametrize("schedule", ["one cycle", "cyclic"])
-def test_a_schedule_of_momentum_is_an_obstacle(schedule, network):
+def test_momentum_that_a_schedule_sets_cannot_be_changed(schedule, network):
     optimizer = optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
-    assert "at each step" in rates.obstacle(optimizer, [SCHEDULES[schedule](optimizer)], "momentum")
+    assert "at each step" in rates.reason_against_change(optimizer, [SCHEDULES[schedule](optimizer)], "momentum")

@@ -10,13 +10,14 @@ from formulas import ENDING, FLOORS, FORMS, UNITS, factors, knobs_of, plain, who
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
+from athanor.base.errors import UserError
 from athanor.engine.config import assemble, check
-from athanor.optim import schedules
+from athanor.optim import schedulers, schedules
 from athanor.optim.scaling import LRScaling
-from athanor.optim.schedules import Length, Schedule
+from athanor.optim.schedules import RunLength, Schedule
 
 TOTAL, PER_EPOCH, LR = 103, 10, 0.3
-RUN = Length(TOTAL, PER_EPOCH)
+RUN = RunLength(TOTAL, PER_EPOCH)
 # what is typed, and how many steps that is
 WARMUPS = {(7, "steps"): 7, (1.25, "epochs"): 12, (0.2, "fraction"): 21, (0, None): 0}
 
@@ -29,15 +30,15 @@ def rates(schedule, run=RUN, optimizer=None):
     """The learning rate that each step of a run is made with, over the configured one, and the momentum."""
     optimizer = optimizer or sgd()
     schedulers = schedule.schedulers(optimizer, run)
-    found = []
+    points = []
     for _ in range(run.steps):
         group = optimizer.param_groups[0]
-        found.append((group["lr"] / LR, group["momentum"]))
+        points.append((group["lr"] / LR, group["momentum"]))
         optimizer.step()
         for scheduler, interval in schedulers:
             assert interval == "step"
             scheduler.step()
-    return found
+    return points
 
 
 def lrs(factor, run=RUN, **settings):
@@ -47,7 +48,7 @@ def lrs(factor, run=RUN, **settings):
 def of(name, **knobs):
     """A closed form with the knobs of formulas.py but for these."""
     known = {k: v for k, v in FORMS[name][0].items() if k != "length"}
-    return partial(getattr(schedules, {"one_over_t": "inverse"}.get(name, name)), **known | knobs)
+    return partial(getattr(schedules, {"one_over_t": "inverse", "step": "step_decay"}.get(name, name)), **known | knobs)
 
 
 @pytest.mark.parametrize("warmup", WARMUPS, ids=str)
@@ -59,18 +60,18 @@ def test_every_closed_form_equals_its_formula_at_every_step(name, unit, warmup):
         knobs["power"] = 1.0
     length = knobs.pop("length", None)
     amount, warmup_unit = warmup
-    found = lrs(of(name, **knobs), unit=unit, length=length, warmup=amount, warmup_unit=warmup_unit)
+    curve = lrs(of(name, **knobs), unit=unit, length=length, warmup=amount, warmup_unit=warmup_unit)
     expected = factors(name, unit, TOTAL, PER_EPOCH, WARMUPS[warmup])
-    assert found == pytest.approx(expected, rel=0, abs=1e-12)
+    assert curve == pytest.approx(expected, rel=0, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", FORMS)
 def test_every_option_builds_the_form_of_its_name(name, compose):
     config = check.plain(compose(f"scheduler={name}", "scheduler.warmup=3", "scheduler.warmup_unit=steps"))
     schedule = assemble.schedule(config)
-    found = [lr for lr, _ in rates(schedule)]
-    assert found[:3] == pytest.approx([share * found[3] for share in (1 / 4, 2 / 4, 3 / 4)])
-    assert max(found) == pytest.approx(1, abs=1e-3) or name in (
+    curve = [lr for lr, _ in rates(schedule)]
+    assert curve[:3] == pytest.approx([share * curve[3] for share in (1 / 4, 2 / 4, 3 / 4)])
+    assert max(curve) == pytest.approx(1, abs=1e-3) or name in (
         "exponential",
         "inverse",
         "one_over_t",
@@ -84,9 +85,9 @@ def test_every_option_builds_the_form_of_its_name(name, compose):
         "one_over_t": lambda t: 1 / (1 + 10 * t),
     }
     if name in forms:
-        assert found[3:] == pytest.approx([forms[name](s / (TOTAL - 1)) for s in range(3, TOTAL)], abs=1e-12)
+        assert curve[3:] == pytest.approx([forms[name](s / (TOTAL - 1)) for s in range(3, TOTAL)], abs=1e-12)
     else:
-        assert found[-1] == pytest.approx(schedule.factor.keywords["floor"], abs=1e-16)
+        assert curve[-1] == pytest.approx(schedule.factor.keywords["floor"], abs=1e-16)
 
 
 @pytest.mark.parametrize("warmup", [0, 0.3])
@@ -95,52 +96,54 @@ def test_every_option_builds_the_form_of_its_name(name, compose):
 def test_the_last_step_is_made_with_the_floor_exactly(name, unit, warmup):
     for steps in 7, 103, 1000:
         length = float(whole(unit, steps, PER_EPOCH))
-        found = lrs(of(name), Length(steps, PER_EPOCH), unit=unit, length=length, warmup=warmup, warmup_unit="fraction")
-        assert found[-1] * LR == pytest.approx(FLOORS[name] * LR, rel=1e-15)
-        found = lrs(of(name, floor=0.0), Length(steps, PER_EPOCH), unit=unit, length=length)
-        assert found[-1] == 0.0
+        curve = lrs(
+            of(name), RunLength(steps, PER_EPOCH), unit=unit, length=length, warmup=warmup, warmup_unit="fraction"
+        )
+        assert curve[-1] * LR == pytest.approx(FLOORS[name] * LR, rel=1e-15)
+        curve = lrs(of(name, floor=0.0), RunLength(steps, PER_EPOCH), unit=unit, length=length)
+        assert curve[-1] == 0.0
 
 
 @pytest.mark.parametrize("name", ENDING)
 def test_what_is_shorter_than_the_run_stays_at_its_floor(name):
-    found = lrs(of(name), unit="epochs", length=4, warmup=5, warmup_unit="steps")
-    assert found[:40] == pytest.approx(factors(name, "steps", 40, PER_EPOCH, 5), abs=1e-12)
-    assert found[40:] == [found[39]] * (TOTAL - 40)
-    assert found[39] == pytest.approx(FLOORS[name], abs=1e-15)
+    curve = lrs(of(name), unit="epochs", length=4, warmup=5, warmup_unit="steps")
+    assert curve[:40] == pytest.approx(factors(name, "steps", 40, PER_EPOCH, 5), abs=1e-12)
+    assert curve[40:] == [curve[39]] * (TOTAL - 40)
+    assert curve[39] == pytest.approx(FLOORS[name], abs=1e-15)
 
 
 @pytest.mark.parametrize("every", [0.1, 0.2, 0.3, 0.7])
 def test_step_drops_at_multiples_that_floating_point_cannot_hold(every):
     """0.3 / 0.1 is 2.9999999999999996"""
-    found = lrs(partial(schedules.step, every=every, gamma=0.5), Length(101, 10), unit="fraction")
-    assert found == pytest.approx([0.5 ** (step // round(100 * every)) for step in range(101)], rel=1e-12)
+    curve = lrs(partial(schedules.step_decay, every=every, gamma=0.5), RunLength(101, 10), unit="fraction")
+    assert curve == pytest.approx([0.5 ** (step // round(100 * every)) for step in range(101)], rel=1e-12)
 
 
 def test_step_and_multistep_drop_at_whole_epochs():
-    found = lrs(partial(schedules.step, every=3, gamma=0.1))
-    assert [found.index(pytest.approx(0.1**n)) for n in range(4)] == [0, 30, 60, 90]
-    found = lrs(partial(schedules.multistep, milestones=[2, 7], gamma=0.1))
-    assert [found.index(pytest.approx(0.1**n)) for n in range(3)] == [0, 20, 70]
+    curve = lrs(partial(schedules.step_decay, every=3, gamma=0.1))
+    assert [curve.index(pytest.approx(0.1**n)) for n in range(4)] == [0, 30, 60, 90]
+    curve = lrs(partial(schedules.multistep, milestones=[2, 7], gamma=0.1))
+    assert [curve.index(pytest.approx(0.1**n)) for n in range(3)] == [0, 20, 70]
 
 
 @pytest.mark.parametrize("peak_at", [0.0, 0.3, 0.5, 1.0])
 def test_one_cycle_peaks_at_its_peak_with_the_configured_rate(peak_at):
-    found = lrs(of("one_cycle", peak_at=peak_at), Length(101, 10), unit="fraction", length=1.0)
+    curve = lrs(of("one_cycle", peak_at=peak_at), RunLength(101, 10), unit="fraction", length=1.0)
     peak = round(100 * peak_at)
-    assert found[peak] == max(found) == 1
-    assert found[:peak] == sorted(found[:peak])
-    assert found[peak:] == sorted(found[peak:], reverse=True)
+    assert curve[peak] == max(curve) == 1
+    assert curve[:peak] == sorted(curve[:peak])
+    assert curve[peak:] == sorted(curve[peak:], reverse=True)
 
 
 def test_a_run_of_one_step_has_the_start_of_its_schedule():
-    assert lrs(of("cosine"), Length(1, 1), unit="fraction", length=1.0) == [1]
+    assert lrs(of("cosine"), RunLength(1, 1), unit="fraction", length=1.0) == [1]
 
 
 def test_a_warm_up_may_leave_two_steps_and_no_less():
-    found = lrs(of("cosine", floor=0.0), Length(12, 4), unit="fraction", length=1.0, warmup=10, warmup_unit="steps")
-    assert found == pytest.approx([*((s + 1) / 11 for s in range(10)), 1, 0])
-    with pytest.raises(ValueError, match=r"^scheduler\.warmup=11 \(11 steps\) is 11 steps, and the run has 12; use a"):
-        lrs(of("cosine"), Length(12, 4), unit="fraction", length=1.0, warmup=11, warmup_unit="steps")
+    curve = lrs(of("cosine", floor=0.0), RunLength(12, 4), unit="fraction", length=1.0, warmup=10, warmup_unit="steps")
+    assert curve == pytest.approx([*((s + 1) / 11 for s in range(10)), 1, 0])
+    with pytest.raises(UserError, match=r"^scheduler\.warmup=11 \(11 steps\) is 11 steps, and the run has 12; use a"):
+        lrs(of("cosine"), RunLength(12, 4), unit="fraction", length=1.0, warmup=11, warmup_unit="steps")
 
 
 # against torch: its T_max and total_steps count to the step after the last one
@@ -148,12 +151,12 @@ def test_a_warm_up_may_leave_two_steps_and_no_less():
 
 def of_torch(make, steps):
     optimizer = sgd(momentum=0.9)
-    scheduler, found = make(optimizer), []
+    scheduler, points = make(optimizer), []
     for _ in range(steps):
-        found.append((optimizer.param_groups[0]["lr"] / LR, optimizer.param_groups[0]["momentum"]))
+        points.append((optimizer.param_groups[0]["lr"] / LR, optimizer.param_groups[0]["momentum"]))
         optimizer.step()
         scheduler.step()
-    return found
+    return points
 
 
 IN_TORCH = {  # what means the same
@@ -166,7 +169,7 @@ IN_TORCH = {  # what means the same
         partial(lr_scheduler.PolynomialLR, total_iters=TOTAL - 1, power=2.5),
     ),
     "step": (
-        Schedule(partial(schedules.step, every=30, gamma=0.3), "steps"),
+        Schedule(partial(schedules.step_decay, every=30, gamma=0.3), "steps"),
         partial(StepLR, step_size=30, gamma=0.3),
     ),
     "multistep": (
@@ -196,8 +199,8 @@ IN_TORCH = {  # what means the same
 @pytest.mark.parametrize("name", IN_TORCH)
 def test_our_schedules_equal_those_of_torch_that_mean_the_same(name):
     ours, theirs = IN_TORCH[name]
-    found, expected = rates(ours, optimizer=sgd(momentum=0.9)), of_torch(theirs, TOTAL)
-    for (lr, momentum), (lr_of_torch, momentum_of_torch) in zip(found, expected, strict=True):
+    points, expected = rates(ours, optimizer=sgd(momentum=0.9)), of_torch(theirs, TOTAL)
+    for (lr, momentum), (lr_of_torch, momentum_of_torch) in zip(points, expected, strict=True):
         assert lr == pytest.approx(lr_of_torch, rel=0, abs=1e-9)
         assert momentum == pytest.approx(momentum_of_torch, rel=0, abs=1e-9)
 
@@ -207,18 +210,18 @@ def test_our_schedules_equal_those_of_torch_that_mean_the_same(name):
 
 @pytest.mark.parametrize("unit, interval", [("epochs", "epoch"), ("steps", "step")])
 def test_schedulers_of_torch_move_by_their_unit(unit, interval):
-    [(scheduler, found)] = Schedule(partial(StepLR, step_size=2), unit).schedulers(sgd(), Length(math.inf, 10))
+    [(scheduler, moved_at)] = Schedule(partial(StepLR, step_size=2), unit).schedulers(sgd(), RunLength(math.inf, 10))
     assert isinstance(scheduler, StepLR)
-    assert found == interval
+    assert moved_at == interval
 
 
 def test_a_plateau_gets_its_warm_up_beside_it():
-    found = Schedule(partial(ReduceLROnPlateau), warmup=2).schedulers(sgd(), RUN)
-    assert [(type(scheduler), interval) for scheduler, interval in found] == [
-        (schedules.WarmUp, "step"),
+    pairs = Schedule(partial(ReduceLROnPlateau), warmup=2).schedulers(sgd(), RUN)
+    assert [(type(scheduler), interval) for scheduler, interval in pairs] == [
+        (schedulers.WarmUp, "step"),
         (ReduceLROnPlateau, "epoch"),
     ]
-    assert found[0][0].steps == 20
+    assert pairs[0][0].steps == 20
 
 
 # momentum
@@ -227,8 +230,8 @@ def test_a_plateau_gets_its_warm_up_beside_it():
 def test_momentum_ends_where_its_length_does_and_warm_ups_leave_it_alone():
     rise = partial(schedules.rise, start=0.5, end=0.9)
     schedule = Schedule(of("constant"), momentum=rise, momentum_length=0.5, warmup=2)
-    found = [momentum for _, momentum in rates(schedule)]
-    assert found == pytest.approx([0.5 + 0.4 * min(s / 51, 1) for s in range(TOTAL)], abs=1e-12)
+    momenta = [momentum for _, momentum in rates(schedule)]
+    assert momenta == pytest.approx([0.5 + 0.4 * min(s / 51, 1) for s in range(TOTAL)], abs=1e-12)
 
 
 def test_adam_keeps_its_second_beta():
@@ -242,7 +245,7 @@ def test_adam_keeps_its_second_beta():
 def test_momentum_is_refused_where_there_is_none(optim):
     optimizer = optim([torch.nn.Parameter(torch.zeros(1))], LR)
     schedule = Schedule(of("constant"), momentum=partial(schedules.rise, start=0.5, end=0.9))
-    with pytest.raises(ValueError, match=rf"^scheduler\.momentum: {optim.__name__} has none; use optim=momentum, or"):
+    with pytest.raises(UserError, match=rf"^scheduler\.momentum: {optim.__name__} has none; use optim=momentum, or"):
         schedule.schedulers(optimizer, RUN)
 
 
@@ -262,21 +265,21 @@ WRONG = [
     (Schedule(of("cosine"), warmup=11), "scheduler.warmup=11 (11 epochs) is 110 steps, and the run has 103; use a"),
     (Schedule(of("cosine"), "fraction", warmup=1), "scheduler.warmup=1 (1 of the run) is 103 steps, and the run has"),
     (Schedule(of("constant"), warmup=-1), "scheduler.warmup=-1 is negative; use 0 or more"),
-    (Schedule(of("cosine"), length=0.5, warmup=1), "scheduler.length=0.5 ends within the warm-up; use a shorter one"),
+    (Schedule(of("cosine"), length=0.5, warmup=1), "scheduler.length=0.5 ends within the warm-up; use a longer length"),
     *((Schedule(of(name), length=-1), "scheduler.length=-1 must be positive") for name in ENDING),
-    *((Schedule(of(name, floor=-0.1), length=1), "scheduler.floor=-0.1 is no share of the") for name in ENDING),
-    *((Schedule(of(n, floor=-0.1), length=5, warmup=1), "scheduler.floor=-0.1 is no share") for n in ENDING),
-    (Schedule(of("cosine", floor=2), length=1), "scheduler.floor=2 is no share of the learning rate; use 0 to 1"),
+    *((Schedule(of(name, floor=-0.1), length=1), "scheduler.floor=-0.1 is not a fraction; use") for name in ENDING),
+    *((Schedule(of(n, floor=-0.1), length=5, warmup=1), "scheduler.floor=-0.1 is not a fraction") for n in ENDING),
+    (Schedule(of("cosine", floor=2), length=1), "scheduler.floor=2 is not a fraction; use 0 to 1"),
     *((Schedule(of(n, gamma=-1)), "scheduler.gamma=-1 must be positive") for n in ("exponential", "inverse")),
     (Schedule(of("step", every=1, gamma=0)), "scheduler.gamma=0 must be positive"),
     (Schedule(of("step", every=-2)), "scheduler.every=-2 must be positive"),
     (Schedule(of("inverse", power=-1), warmup=2), "scheduler.power=-1 must be positive"),
-    (Schedule(of("polynomial", power=0), length=1), "scheduler.power=0 must be positive; 1 is linear"),
-    (Schedule(of("polynomial", power=-1), length=9, warmup=2), "scheduler.power=-1 must be positive; 1 is linear"),
+    (Schedule(of("polynomial", power=0), length=1), "scheduler.power=0 must be positive"),
+    (Schedule(of("polynomial", power=-1), length=9, warmup=2), "scheduler.power=-1 must be positive"),
     (Schedule(of("cosine_restarts", cycles=0), length=1), "scheduler.cycles=0: use 1 or more"),
     (Schedule(of("cosine_restarts", growth=-1), length=1), "scheduler.growth=-1 must be positive"),
-    (Schedule(of("one_cycle", peak_at=1.5), length=1), "scheduler.peak_at=1.5 is no part of the run; use 0 to 1"),
-    (Schedule(of("one_cycle", start=-1), length=1), "scheduler.start=-1 is no share of the learning rate; use 0 to 1"),
+    (Schedule(of("one_cycle", peak_at=1.5), length=1), "scheduler.peak_at=1.5 is not a fraction; use 0 to 1"),
+    (Schedule(of("one_cycle", start=-1), length=1), "scheduler.start=-1 is not a fraction; use 0 to 1"),
     (Schedule(partial(StepLR, step_size=2), warmup=1), "scheduler.warmup does not fit StepLR; compose it with torch's"),
     (Schedule(partial(StepLR, step_size=2), "fraction"), "scheduler.unit=fraction does not fit StepLR; use epochs or"),
     (Schedule(partial(StepLR, step_size=2), length=1), "scheduler.length=1 does not fit StepLR; use epochs or steps"),
@@ -286,7 +289,7 @@ WRONG = [
     (Schedule(of("constant"), momentum=partial(RISE, end=1.5)), "scheduler.momentum.end=1.5: use 0 to below 1, as 0.9"),
     (
         Schedule(of("constant"), momentum=partial(schedules.cycle, high=0.9, low=0.8, peak_at=2)),
-        "scheduler.momentum.peak_at=2 is no part of the run; use 0 to 1",
+        "scheduler.momentum.peak_at=2 is not a fraction; use 0 to 1",
     ),
     *(
         (Schedule(of("multistep", milestones=[wrong]), unit), f"scheduler.milestones=[{wrong}] are not in the run")
@@ -298,7 +301,7 @@ WRONG = [
 
 @pytest.mark.parametrize("schedule, message", WRONG, ids=[message for _, message in WRONG])
 def test_a_wrong_schedule_is_refused_before_the_first_step(schedule, message):
-    with pytest.raises(ValueError) as refusal:
+    with pytest.raises(UserError) as refusal:
         schedule.schedulers(sgd(), RUN)
     assert str(refusal.value).startswith(message)
     assert "\n" not in str(refusal.value)
@@ -313,18 +316,18 @@ def test_a_wrong_schedule_is_refused_before_the_first_step(schedule, message):
     ],
 )
 def test_a_fraction_of_an_endless_run_is_refused(schedule):
-    with pytest.raises(ValueError, match=r"needs the length of the run; set trainer\.max_epochs or (trainer\.)?max_st"):
-        schedule.schedulers(sgd(), Length(math.inf, 10))
+    with pytest.raises(UserError, match=r"needs the length of the run; set trainer\.max_epochs or (trainer\.)?max_st"):
+        schedule.schedulers(sgd(), RunLength(math.inf, 10))
 
 
 def test_an_endless_run_may_have_epochs_and_a_warm_up_of_them():
-    [(scheduler, _)] = Schedule(of("exponential"), warmup=1).schedulers(sgd(), Length(math.inf, 10))
+    [(scheduler, _)] = Schedule(of("exponential"), warmup=1).schedulers(sgd(), RunLength(math.inf, 10))
     assert scheduler.get_last_lr() == [pytest.approx(LR * 0.8 / 11)]  # of what the second epoch begins with
 
 
 def test_a_trial_of_a_few_steps_finds_no_fault_with_what_would_come_later():
     late = Schedule(of("multistep", milestones=[5]), warmup=3)
-    assert len(late.schedulers(sgd(), Length(1, 1), is_trial=True)) == 1
+    assert len(late.schedulers(sgd(), RunLength(1, 1), is_trial=True)) == 1
 
 
 # the batch
@@ -339,10 +342,10 @@ def test_the_learning_rate_is_scaled_by_the_batch(rule, factor):
 
 
 def test_a_base_batch_of_none_is_refused():
-    with pytest.raises(ValueError, match=r"^optim\.base_batch=0: use 1 or more$"):
+    with pytest.raises(UserError, match=r"^optim\.base_batch=0: use 1 or more$"):
         LRScaling("linear", base_batch=0)
 
 
 def test_every_fall_of_a_line_is_the_same():
-    found = lrs(partial(schedules.polynomial, power=1, floor=0.1), Length(101, 10), unit="fraction", length=1.0)
-    assert [earlier - later for earlier, later in pairwise(found)] == pytest.approx([0.009] * 100)
+    curve = lrs(partial(schedules.polynomial, power=1, floor=0.1), RunLength(101, 10), unit="fraction", length=1.0)
+    assert [earlier - later for earlier, later in pairwise(curve)] == pytest.approx([0.009] * 100)

@@ -169,8 +169,8 @@ def test_momentum_follows_its_formula_and_the_learning_rate_its_own(fit, name, o
     last = trainer.global_step - 1
     for step, groups in watch.seen.items():
         for group in groups:
-            found = group["momentum"] if "momentum" in group else group["betas"][0]
-            assert found == pytest.approx(formula(step / last), rel=0, abs=1e-9)
+            momentum = group["momentum"] if "momentum" in group else group["betas"][0]
+            assert momentum == pytest.approx(formula(step / last), rel=0, abs=1e-9)
     assert watch.lrs == pytest.approx([LR * (1 - step / last) for step in range(last + 1)], rel=0, abs=1e-9)
 
 
@@ -189,7 +189,7 @@ def test_every_group_is_scaled_by_the_global_batch_and_a_line_says_so(fit, caplo
         configured = configured or lrs
         assert len(set(lrs)) > 1 and lrs[0] == pytest.approx(LR * factor, rel=1e-12)
         assert lrs == pytest.approx([factor * lr for lr in configured], rel=1e-12)
-        line = f"learning rate {LR} -> {LR * factor:g}: {rule} in the batch, 64 against {base}"
+        line = f"learning rate {LR} -> {LR * factor:g}: optim.lr_scaling={rule} from a batch of {base} to 64"
         assert (line in caplog.text) == (rule != "none")
 
 
@@ -225,7 +225,7 @@ def test_two_processes_have_the_rates_of_one(run_process, tmp_path):
     assert (ran.code, ran.err) == (0, "")
     lrs = [LR * 64 / 128 * factor for factor in factors("one_cycle", "fraction", 8, 2, 2)]
     for rank in 0, 1:
-        found = json.loads((tmp_path / f"rank{rank}.json").read_text())
-        assert (found["run"], found["devices"]) == ([8, 2], 2)  # so the times of every schedule are those of one
-        assert [lr for lr, _ in found["seen"]] == pytest.approx(lrs, rel=0, abs=1e-9)
-        assert [m for _, m in found["seen"]] == pytest.approx([0.5 + 0.49 * s / 7 for s in range(8)], rel=0, abs=1e-9)
+        record = json.loads((tmp_path / f"rank{rank}.json").read_text())
+        assert (record["run"], record["devices"]) == ([8, 2], 2)  # so the times of every schedule are those of one
+        assert [lr for lr, _ in record["seen"]] == pytest.approx(lrs, rel=0, abs=1e-9)
+        assert [m for _, m in record["seen"]] == pytest.approx([0.5 + 0.49 * s / 7 for s in range(8)], rel=0, abs=1e-9)

@@ -10,8 +10,9 @@ import yaml
 
 from athanor.craft.ensembles import predictions
 from athanor.engine.runs import run
-from athanor.engine.runs.ensembles import members
+from athanor.engine.runs.ensembles import session
 from athanor.engine.runs.run import Run
+from athanor.training.checkpoint_files import checkpoint_digest
 
 SMALL = ["model=cnn", "model.widths=[6]", "model.fc_widths=[]", "model.norm=batch", "data.limit=500", "logger=csv"]
 SMALL += ["trainer.max_epochs=2", "data.val_fraction=0.3", "trainer=cpu", "callbacks.checkpoints.top_k=2"]
@@ -148,7 +149,7 @@ def test_all_checkpoints_of_a_run_are_members_and_one_file_counts_once(ensemble,
 
 def test_the_test_set_stays_unread_where_a_run_has_test_false_or_one_says_val(ensemble, here, monkeypatch, caplog):
     read = []
-    monkeypatch.setattr(predictions, "stacked", spy(predictions.stacked, read))
+    monkeypatch.setattr(session, "stacked_logits", spy(session.stacked_logits, read))
     _, results = ensemble("s/0", "f/0")
     assert "s/0 has test=false; type --stage test" in caplog.text
     assert "test" not in results and "test_hash" not in results["data"]
@@ -178,7 +179,7 @@ def test_members_without_validation_images_are_tested_but_not_chosen_from(ensemb
         words = "trainer.max_epochs=1", "data.val_fraction=0", f"seed={seed}", f"hydra.run.dir=a{seed}"
         assert train(*SMALL, *words, "callbacks.early_stopping=null").code == 0
     refused(ensemble, "a0", "a1", "--select", "greedy", text="--select greedy needs validation images")
-    refused(ensemble, "a0", "a1", "--stage", "val", text="--stage val: these members have no validation images")
+    refused(ensemble, "a0", "a1", "--stage", "val", text="these members have no validation images")
     ran, results = ensemble("a0", "a1")
     assert ran.code == 0, ran.err
     assert "val" not in results and results["test"]["loss"] <= results["mean_member"]["test"]["loss"]
@@ -194,19 +195,19 @@ def test_predictions_are_computed_once_and_a_torn_file_again(ensemble, here, mon
     torn.write_bytes(torn.read_bytes()[:-9])
     flipped = next((here / "s" / "1" / "predictions").iterdir())
     flipped.write_bytes(bytes([flipped.read_bytes()[0] ^ 1]) + flipped.read_bytes()[1:])
-    computed, predicted = [], predictions.predicted
-    monkeypatch.setattr(predictions, "predicted", lambda *words: computed.append(1) or predicted(*words))
+    computed, predict = [], predictions.predict_logits
+    monkeypatch.setattr(predictions, "predict_logits", lambda *words: computed.append(1) or predict(*words))
     _, second = ensemble("s", "--stage", "val")
     assert len(computed) == 2
     assert second["members"] == first["members"] and second["val"] == first["val"]
 
 
 def test_predictions_of_a_checkpoint_that_was_replaced_are_not_used(here):
-    before = {path: members.content(path) for path in (here / "s").glob("*/checkpoints/best.ckpt")}
+    before = {path: checkpoint_digest(path) for path in (here / "s").glob("*/checkpoints/best.ckpt")}
     assert len(set(before.values())) == 3
     target = here / "s" / "0" / "checkpoints" / "best.ckpt"
     shutil.copy(here / "s" / "1" / "checkpoints" / "best.ckpt", target)
-    assert members.content(target) == before[here / "s" / "1" / "checkpoints" / "best.ckpt"]
+    assert checkpoint_digest(target) == before[here / "s" / "1" / "checkpoints" / "best.ckpt"]
 
 
 def test_kept_predictions_of_code_that_has_changed_are_refused(ensemble, here, monkeypatch):

@@ -17,10 +17,10 @@ def schedule(run_here, monkeypatch):
 
     def schedule(*words):
         drawn = []
-        save = figure.save
-        monkeypatch.setattr(figure, "save", lambda made, path: drawn.append(made) or save(made, path))
+        save = figure.save_figure
+        monkeypatch.setattr(figure, "save_figure", lambda made, path: drawn.append(made) or save(made, path))
         ran = run_here("scripts/schedule.py", *WORDS, *words)
-        monkeypatch.setattr(figure, "save", save)
+        monkeypatch.setattr(figure, "save_figure", save)
         return ran, [axis.lines[0].get_xydata().T.tolist() for made in drawn for axis in made.axes]
 
     return schedule
@@ -48,7 +48,7 @@ def test_a_plateau_is_drawn_until_it_falls_and_the_file_may_be_chosen(schedule, 
     words = ["optim.lr=0.128", "optim.lr_scaling=linear", "data.val_fraction=0.1", "scheduler=plateau"]
     ran, [(_, lrs)] = schedule(*words, "scheduler.warmup=1", "--output", "a/b.png")
     assert (ran.code, ran.err) == (0, "")
-    assert ran.out.startswith("learning rate 0.128 -> 0.016: linear in the batch, 16 against 128\n")
+    assert ran.out.startswith("learning rate 0.128 -> 0.016: optim.lr_scaling=linear from a batch of 128 to 16\n")
     assert "drawn as if it never fell: it falls when val/loss stalls" in ran.out
     assert lrs == pytest.approx([0.016 * (step + 1) / 7 for step in range(6)] + [0.016] * 18)
     assert (tmp_path / "a" / "b.png").is_file()

@@ -27,4 +27,4 @@ def test_a_process_that_is_alone_sends_nothing_and_asks_for_what_it_is_asked():
     agreement.sources |= {"control": lambda: asked.append("control") or 0, "save": lambda: asked.append("save") or 2}
     assert [agreement.ask("save", 0), agreement.ask("save", 0), agreement.ask("control", 0)] == [2, 2, 0]
     assert asked == ["save", "save", "control"]
-    assert agreement.of_main("this") == "this"
+    assert agreement.from_main("this") == "this"

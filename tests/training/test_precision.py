@@ -21,7 +21,7 @@ def matmul_precision():
     [(True, CONVOLUTION, "bf16-mixed"), (True, LINEAR, "32-true"), (False, CONVOLUTION, "32-true")],
 )
 def test_a_processor_takes_bfloat16_for_convolutions_where_it_has_it(hardware, network, expected, monkeypatch, caplog):
-    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: hardware)
+    monkeypatch.setattr(precision, "cpu_multiplies_bfloat16", lambda: hardware)
     caplog.set_level("INFO")
     assert precision.automatic("cpu", network) == expected
     assert f"trainer.precision=auto is {expected}: " in caplog.text
@@ -47,7 +47,7 @@ def test_a_gpu_takes_bfloat16_where_it_has_it(hardware, expected, monkeypatch):
 )
 def test_matmul_precision(asked, device, machine, amx, expected, monkeypatch, matmul_precision):
     monkeypatch.setattr(precision.platform, "machine", lambda: machine)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(precision, "cpu_has_amx", lambda: amx)
     precision.set_matmul_precision(asked, device)
     assert torch.get_float32_matmul_precision() == expected
 
@@ -60,7 +60,7 @@ def test_auto_keeps_the_accuracy_of_float32_on_this_processor(matmul_precision):
 
 
 def test_the_results_name_the_precision_that_was_chosen(run_here, tmp_path, monkeypatch):
-    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(precision, "cpu_multiplies_bfloat16", lambda: True)
     words = "trainer=cpu trainer.precision=auto data.limit=200 trainer.max_epochs=1 logger=null"
     ran = run_here("train.py", "model=cnn", *words.split())
     assert ran.code == 0

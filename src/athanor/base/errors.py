@@ -16,3 +16,14 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     choices = sorted(choices)
     close = difflib.get_close_matches(name, choices, n=1)
     return f"did you mean {close[0]}?" if close else f"choose from: {', '.join(choices)}"
+
+
+def first_line(error: BaseException) -> str:
+    """One line of an error's text: of a YAML error the place and the problem, of any other the first line that is not
+    empty, joined with the second where it ends in a colon. The name of the class where there is no text.
+    """
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark and problem:
+        return f"line {mark.line + 1}: {problem}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])

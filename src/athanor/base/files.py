@@ -1,7 +1,11 @@
-"""Writing files so that they are complete at any moment."""
+"""Writing, linking and syncing files such that a reader, or a run after a crash, never meets half a file."""
 
+import csv
+import io
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: Path, contents: str | bytes) -> None:
@@ -9,10 +13,47 @@ def write_atomically(path: Path, contents: str | bytes) -> None:
 
     Raises OSError where the disk refuses; the target is then what it was.
     """
-    beside = path.with_name(f".{path.name}.part")
+    part = part_of(path)
     try:
-        beside.write_bytes(contents.encode() if isinstance(contents, str) else contents)
-        os.replace(beside, path)
+        part.write_bytes(contents.encode() if isinstance(contents, str) else contents)
+        os.replace(part, path)
     except OSError:
-        beside.unlink(missing_ok=True)  # on a full disk the incomplete file would stay in the way
+        part.unlink(missing_ok=True)  # on a full disk the incomplete file would stay in the way
         raise
+
+
+def part_of(path: Path) -> Path:
+    """The name under which a file is written before it is renamed to `path`."""
+    return path.with_name(f".{path.name}.part")
+
+
+def hard_link(source: Path, target: Path) -> None:
+    """Make `target` a second name of the file `source`, or a copy where the file system has no hard links."""
+    if target.exists() and target.samefile(source):
+        return  # os.replace of two names of one file does nothing, and would leave the part behind
+    part = part_of(target)
+    part.unlink(missing_ok=True)
+    try:
+        os.link(source, part)
+    except OSError:
+        shutil.copy2(source, part)
+    os.replace(part, target)
+
+
+def sync_folder(folder: Path) -> None:
+    """Write the names in a folder to the disk; without it a power cut may undo a renaming. Windows cannot do it."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows as CSV under the keys of them all, in the order in which they first occur; see `write_atomically`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())

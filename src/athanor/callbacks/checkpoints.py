@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the last, the best and, if asked for, the best few."""
+"""Checkpoints of a run: the last, the best and, if asked for, several epochs."""
 
 import math
 import time
@@ -11,22 +11,38 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from athanor.base.errors import UserError
+from athanor.base.files import hard_link
+from athanor.base.lightning_internals import (
+    correct_saved_progress,
+    set_callback_metrics,
+    set_logged_step,
+    stop_broadcasting_sigterm,
+)
 from athanor.training.agreement import Agreement
-from athanor.training.checkpoint_files import BackgroundCheckpointIO, link
+from athanor.training.checkpoint_files import BackgroundCheckpointIO
 from athanor.training.signals import signals
 
-STATE = ("best", "kept", "last", "validated", "stopped")
-CLOCK = 1  # that `every_minutes` has passed; larger numbers are signals
+SAVED_STATE = ("best", "kept", "last", "validated", "stopped")
+TIME_IS_UP = 1  # the answer `every_minutes` has passed to the question whether to save; signals are larger numbers
 
 
 class Checkpoints(Checkpoint):
-    """Writes checkpoints/last.ckpt after each epoch, links best.ckpt to it when `monitor` improves.
+    """Writes checkpoints/last.ckpt after each epoch, and hard-links it as best.ckpt and epoch_<n>.ckpt.
 
-    With top_k above 1 a few epochs stay as epoch_<n>.ckpt too: the best, the last, or the ends of the last cycles of
-    the learning rate, as `keep` says. With every_minutes last.ckpt is written within epochs as well, and at a signal
-    that asks the run to end. What was last.ckpt is previous.ckpt until the run has finished. Unlike ModelCheckpoint it
-    writes each epoch once, never leaves a torn file, and keeps no absolute path in its state, so a run's folder can be
-    moved.
+    monitor, mode: best.ckpt is last.ckpt of the epoch with the lowest (`min`) or highest (`max`) value of this metric.
+    top_k, keep: with top_k above 1, so many epochs stay as epoch_<n>.ckpt, counted from 1: the `best`, the `last`, or
+    those at the ends of the last `cycles` of the learning rate.
+    every_minutes: write last.ckpt also within epochs, when so much time has passed; None: only at the end of epochs.
+    Raises UserError for top_k below 1 and every_minutes of 0 or less.
+
+    last.ckpt is also written when control.yaml asks for it, and at a signal that ends the run. The one before it is
+    previous.ckpt until the run has finished.
+
+    A checkpoint is first saved, which copies it to memory, and then published: when the metrics of the epoch have
+    reached the loggers, these are flushed and a thread writes the file. A checkpoint on disk thus never knows more than
+    the logs. Unlike Lightning's ModelCheckpoint this writes each epoch once, leaves no incomplete file, and keeps no
+    absolute path in its state, so that a run's directory can be moved.
     """
 
     def __init__(
@@ -39,158 +55,140 @@ class Checkpoints(Checkpoint):
         agreement: Agreement | None = None,
     ) -> None:
         if top_k < 1:
-            raise ValueError(f"callbacks.checkpoints.top_k={top_k} keeps no best checkpoint; use 1 or more")
+            raise UserError(f"callbacks.checkpoints.top_k={top_k} keeps no best checkpoint; use 1 or more")
         if every_minutes is not None and every_minutes <= 0:
-            raise ValueError(f"callbacks.checkpoints.every_minutes={every_minutes}: use more than 0, or null")
-        self.monitor, self.mode, self.top_k, self.every_minutes = monitor, mode, top_k, every_minutes
+            raise UserError(f"callbacks.checkpoints.every_minutes={every_minutes}: use more than 0, or null")
+        # settings
+        self.monitor = monitor
+        self.mode = mode
+        self.top_k = top_k
         self.keep = keep
-        self.kept: list[dict] = []  # epoch, step, score and metrics of the epochs that stay, the dearest first
-        self.best, self.last = {}, {}  # the same
-        self.metrics: dict[str, Tensor] = {}  # that the resumed checkpoint knew
-        self.validated = self.stopped = self.resumed = False
-        self.wanted = False  # last.ckpt, as soon as there is something new; the same on all processes
-        self.agreement = agreement or Agreement()
-        self.agreement.sources["save"] = self._asked
+        self.every_minutes = every_minutes
+        # epochs that have a file, as {epoch, step, score, metrics}; empty before the first
+        self.last: dict = {}
+        self.best: dict = {}
+        self.kept: list[dict] = []  # as epoch_<n>.ckpt; the best first, or the newest where keep is not `best`
+        # the state of the run
+        self.validated = False  # in the epoch that is under way
+        self.stopped = False  # by early stopping
+        self.resumed = False  # from a checkpoint, and no batch has begun yet
+        self.resumed_metrics: dict[str, Tensor] = {}
+        # how it saves
+        self.requested = False  # that last.ckpt be written at the next step; set by the control callback
         self.io = BackgroundCheckpointIO()
+        self.agreement = agreement or Agreement()
+        self.agreement.sources["save"] = self._reason_to_save
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         trainer.strategy.checkpoint_io = self.io
         self.folder = Path(trainer.default_root_dir) / "checkpoints"
         if stage == "fit" and trainer.is_global_zero and not trainer.fast_dev_run:
-            self.folder.mkdir(parents=True, exist_ok=True)  # once: a run that somebody deletes does not come back
+            self.folder.mkdir(parents=True, exist_ok=True)  # not later: a run's folder that is deleted stays deleted
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.agreement.connect(trainer)
         if trainer.world_size > 1:
-            # ours agrees on all signals; Lightning's broadcasts one of them at each step, and makes a GPU wait for it
-            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+            stop_broadcasting_sigterm(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # of a validation within the epoch, by which its end is judged
-        trainer._logger_connector._callback_metrics.update(self.metrics)
         signals.take()
         signals.somebody_saves = not trainer.fast_dev_run
         self.saved_at = time.monotonic()
-        if self.stopped:  # early; Lightning forgets it
+        set_callback_metrics(trainer, self.resumed_metrics)
+        if self.stopped:  # which Lightning does not save
             trainer.should_stop = True
-        at_end_of_epoch = self.last.get("step") == trainer.global_step
-        if at_end_of_epoch and trainer.is_global_zero and (self.folder / "last.ckpt").is_file():
-            self._arrange(
-                self.last, self.best, self.kept, []
-            )  # the run that is resumed may have been killed before it did
+        is_saved_at_epoch_end = self.last.get("step") == trainer.global_step
+        if is_saved_at_epoch_end and trainer.is_global_zero and (self.folder / "last.ckpt").is_file():
+            self._link(self.last, self.best, self.kept, [])  # the run may have been killed before it did that
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._publish(trainer)
+    # when to save, and when to publish what was saved
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int):
-        if self.resumed:  # Lightning counts a step that it resumes at twice, and logs the following one step too late
-            trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+        if self.resumed:
+            set_logged_step(trainer)
             self.resumed = False
         if batch_idx % trainer.accumulate_grad_batches:
-            return  # gradients that are half summed are in no checkpoint
-        asked = self.agreement.ask("save", (trainer.current_epoch, batch_idx))
-        if not (asked or self.wanted):
+            return  # a checkpoint does not hold gradients that are still being accumulated
+        reason = self.agreement.ask("save", (trainer.current_epoch, batch_idx))
+        if not (reason or self.requested):
             return
-        if batch_idx:  # else the end of the last epoch has just been saved
-            trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
+        if batch_idx:  # at batch 0, the end of the last epoch has just been saved
+            self._save(trainer)
             self._publish(trainer)
-            self.wanted = False
+            self.requested = False
         self.saved_at = time.monotonic()
-        if asked > CLOCK:
-            self.io.wait()
-            signals.leave(asked)
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.validated = True
+        self._end_if_signalled(reason)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.fast_dev_run:
             return
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
-        if not self.validated:  # what is there is from an earlier epoch
+        if not self.validated:  # these are from an earlier epoch
             metrics = {name: value for name, value in metrics.items() if not name.startswith("val/")}
-        self.validated, self.wanted, self.stopped = False, False, stopped_early(trainer)
         score = metrics.get(self.monitor, math.nan)
         self.last = {"epoch": trainer.current_epoch, "step": trainer.global_step, "score": score, "metrics": metrics}
-        if math.isfinite(score) and (not self.best or self._rank(self.last) < self._rank(self.best)):
-            self.best = self.last
-        ranked = sorted([*self.kept, self.last] if self._is_candidate(trainer) else self.kept, key=self._place)
-        dropped, self.kept = ranked[self.top_k :], ranked[: self.top_k]
-        trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
+        self.validated, self.requested, self.stopped = False, False, stopped_early(trainer)
+        dropped = self._update_best_and_kept(trainer)
+        self._save(trainer)
         if trainer.is_global_zero:
-            self.io.then(self._arrange, self.last, self.best, list(self.kept), dropped)
-        self.saved_at = time.monotonic()
+            self.io.then(self._link, self.last, self.best, list(self.kept), dropped)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._publish(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._publish(trainer)
-        if (asked := self.agreement.ask("save", "at the end")) > CLOCK:
-            self.io.wait()
-            signals.leave(asked)
+        self._end_if_signalled(self.agreement.ask("save", "at the end"))
         signals.somebody_saves = False
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         signals.somebody_saves = False
-        self.io.held.clear()  # the end of an epoch that may not be logged yet
+        self.io.held.clear()  # not published: the metrics of its epoch may be missing in the logs
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
-        """Lightning counts an epoch or a batch as completed only after the hooks in which we save; with max_steps set,
-        a resumed run would run the epoch again, empty, and one that stopped in mid-epoch would skip the rest of it.
-        """
-        if "loops" not in checkpoint:  # weights only
-            return
-        checkpoint["metrics"] = {name: value.item() for name, value in trainer.callback_metrics.items()}
-        loops = checkpoint["loops"]["fit_loop"]
-        epoch, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
-        if epoch["current"]["processed"] == epoch["current"]["completed"]:  # within the epoch
-            for part in "total", "current":
-                batches[part] = dict.fromkeys(batches[part], batches[part]["completed"])
-            batches["is_last_batch"] = False
-            return
-        if not trainer.fit_loop.epoch_loop._num_ready_batches_reached():
-            for part in "total", "current":
-                epoch[part]["processed"] = epoch[part]["completed"]
-            return
-        for part in "total", "current":
-            epoch[part]["completed"] = epoch[part]["processed"]
-        batches["is_last_batch"] = False
-        optimizer = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
-        for progress in (batches, loops["epoch_loop.scheduler_progress"], *optimizer.values()):
-            progress["current"] = dict.fromkeys(progress["current"], 0)
-
-    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
-        self.metrics = {name: torch.tensor(value) for name, value in checkpoint["metrics"].items()}
-
-    def _asked(self) -> int:
-        """A signal, CLOCK, or 0: of this process, before it agrees with the others, so that they save together."""
+    def _reason_to_save(self) -> int:
+        """A signal, TIME_IS_UP or 0, as this process alone sees it; the processes then agree on the largest."""
         if signals.asked:
             return signals.asked
-        return CLOCK if self.every_minutes and time.monotonic() - self.saved_at > 60 * self.every_minutes else 0
+        is_due = self.every_minutes and time.monotonic() - self.saved_at > 60 * self.every_minutes
+        return TIME_IS_UP if is_due else 0
+
+    def _save(self, trainer: L.Trainer) -> None:
+        trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
+        self.saved_at = time.monotonic()
 
     def _publish(self, trainer: L.Trainer) -> None:
-        """Let what was saved be written, now that all that was logged before it is on disk."""
         if trainer.is_global_zero and self.io.held:
             for logger in trainer.loggers:
                 logger.save()
             self.io.release()
 
-    def _rank(self, entry: dict) -> float:
+    def _end_if_signalled(self, reason: int) -> None:
+        if reason > TIME_IS_UP:
+            self.io.wait()
+            signals.leave(reason)
+
+    # which epochs to keep
+
+    def _update_best_and_kept(self, trainer: L.Trainer) -> list[dict]:
+        """Compare the epoch that has just ended with those before; the result are the epochs that no longer stay."""
+        has_score = math.isfinite(self.last["score"])
+        if has_score and (not self.best or self._cost(self.last) < self._cost(self.best)):
+            self.best = self.last
+        may_stay = {"best": has_score, "last": True, "cycles": self.keep == "cycles" and ends_cycle(trainer)}
+        epochs = [*self.kept, self.last] if may_stay[self.keep] else self.kept
+        epochs = sorted(epochs, key=self._cost if self.keep == "best" else lambda entry: -entry["epoch"])
+        self.kept = epochs[: self.top_k]
+        return epochs[self.top_k :]
+
+    def _cost(self, entry: dict) -> float:
         return entry["score"] if self.mode == "min" else -entry["score"]
 
-    def _is_candidate(self, trainer: L.Trainer) -> bool:
-        """Whether the epoch that has just ended may stay."""
-        if self.keep == "cycles":
-            return ends_cycle(trainer)
-        return self.keep == "last" or math.isfinite(self.last["score"])
-
-    def _place(self, entry: dict) -> float:
-        return self._rank(entry) if self.keep == "best" else -entry["epoch"]
-
-    def _arrange(self, last: dict, best: dict, kept: list[dict], dropped: list[dict]) -> None:
-        """Give last.ckpt the further names that it has earned."""
+    def _link(self, last: dict, best: dict, kept: list[dict], dropped: list[dict]) -> None:
+        """Hard-link last.ckpt as best.ckpt and epoch_<n>.ckpt where it is among them, and remove what was dropped."""
         if last in kept and self.top_k > 1:
-            link(self.folder / "last.ckpt", self.file(last))
+            hard_link(self.folder / "last.ckpt", self.file(last))
         if best == last:
-            link(self.folder / "last.ckpt", self.folder / "best.ckpt")
+            hard_link(self.folder / "last.ckpt", self.folder / "best.ckpt")
         for entry in dropped:
             self.file(entry).unlink(missing_ok=True)
 
@@ -199,35 +197,52 @@ class Checkpoints(Checkpoint):
 
     @property
     def chosen(self) -> dict:
-        """The epoch that is tested: the best, or the last where nothing was monitored. Has `file` in it."""
+        """The epoch that is tested, with the name of its `file`: the best, or the last where none has a score."""
         return {"file": "best.ckpt", **self.best} if self.best else {"file": "last.ckpt", **self.last}
 
+    # what a checkpoint holds
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.validated = True
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
+        if "loops" in checkpoint:  # not a checkpoint of weights only
+            checkpoint["metrics"] = {name: value.item() for name, value in trainer.callback_metrics.items()}
+            correct_saved_progress(trainer, checkpoint)
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
+        self.resumed_metrics = {name: torch.tensor(value) for name, value in checkpoint["metrics"].items()}
+
     def state_dict(self) -> dict:
-        return {name: getattr(self, name) for name in STATE}
+        return {name: getattr(self, name) for name in SAVED_STATE}
 
     def load_state_dict(self, state: dict) -> None:
-        for name in STATE:
+        for name in SAVED_STATE:
             setattr(self, name, state[name])
         self.resumed = True
 
 
 def checkpoints_of(trainer: L.Trainer) -> Checkpoints | None:
+    """The callback of this trainer, if it has one."""
     return next((callback for callback in trainer.callbacks if isinstance(callback, Checkpoints)), None)
 
 
 def ends_cycle(trainer: L.Trainer) -> bool:
-    """Whether the learning rate begins to rise again before another epoch has ended, or the training ends here."""
+    """Whether the learning rate begins to rise again before another epoch has ended, or the training ends here.
+
+    Raises UserError where no schedule is a function of the step.
+    """
     forms = [c.scheduler.lr_lambdas[0] for c in trainer.lr_scheduler_configs if isinstance(c.scheduler, LambdaLR)]
     if not forms:
-        raise ValueError("callbacks.checkpoints.keep=cycles needs a rate that has them; use scheduler=cosine_restarts")
-    run, ended = trainer.lightning_module.run_length, trainer.global_step
-    if ended >= run.steps:
+        raise UserError("callbacks.checkpoints.keep=cycles needs a rate that has them; use scheduler=cosine_restarts")
+    run, step = trainer.lightning_module.run_length, trainer.global_step
+    if step >= run.steps:
         return True
-    coming = [forms[0](step) for step in range(max(ended - 2, 0), ended + run.per_epoch)]
-    return any(a >= b < c for a, b, c in zip(coming, coming[1:], coming[2:], strict=False))
+    rates = [forms[0](at) for at in range(max(step - 2, 0), step + run.per_epoch)]
+    return any(a >= b < c for a, b, c in zip(rates, rates[1:], rates[2:], strict=False))
 
 
 def stopped_early(trainer: L.Trainer) -> bool:
-    """By a rule that a run with more epochs or more time would follow as well."""
+    """Whether EarlyStopping ends the run, which it would also do with more epochs or more time."""
     rules = [callback for callback in trainer.callbacks if isinstance(callback, EarlyStopping)]
     return trainer.should_stop and any(rule.wait_count >= rule.patience or rule.stopped_epoch for rule in rules)

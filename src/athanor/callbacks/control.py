@@ -1,4 +1,4 @@
-"""A running run that listens: control.yaml in its directory, which a person edits while it trains."""
+"""Lets a person steer a run while it trains, by editing control.yaml in its directory."""
 
 import logging
 import os
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import lightning.pytorch as L
 
+from athanor.base.errors import UserError
+from athanor.base.lightning_internals import decide_validation_after_step
 from athanor.callbacks import control_file
 from athanor.callbacks.checkpoints import checkpoints_of
 from athanor.optim import rates
@@ -15,29 +17,28 @@ from athanor.training.agreement import Agreement
 log = logging.getLogger(__name__)
 
 INTERVAL = 0.05  # seconds between two looks at the file
-STATE = ("seen", "values", "edits", "pending", "logged")
+SAVED_STATE = ("seen", "values", "edits", "pending", "logged")
 
 
 class Control(L.Callback):
-    """Does what control.yaml in the run's directory says, at the step after it is saved, and writes down what it did.
+    """Does what control.yaml in the run's directory asks for at the next optimizer step, and records it.
 
-    `lr`, `momentum` and `weight_decay` act when they are not what they were in the file before; `checkpoint`,
-    `validate` and `stop`, each time the file is saved with them true. The learning rate that is asked for is the
-    first group's at this step; the others keep their ratio to it, and the schedule goes on in proportion. A file that
-    is wrong anywhere does nothing but a warning.
+    `lr`, `momentum` and `weight_decay` take effect when their value differs from the one in the file before;
+    `checkpoint`, `validate` and `stop` each time the file is saved with them set to true. The learning rate in the file
+    is that of the first parameter group at this step: the other groups keep their ratio to it, and the schedule
+    continues in proportion. A file with any mistake changes nothing and gives a warning.
 
-    All of it is in the checkpoints: a resumed run does again what was asked for after the last of them, and nothing
-    that was asked for before.
+    Checkpoints hold all of this: a resumed run repeats what was asked for after its checkpoint, and nothing older.
     """
 
     def __init__(self, agreement: Agreement | None = None) -> None:
         self.agreement = agreement or Agreement()
-        self.agreement.sources["control"] = self._is_new
+        self.agreement.sources["control"] = self._has_changed
         self.seen: list[int] | None = None  # time and size of the file when it was last read
-        self.values: dict[str, float] = {}  # in it
-        self.edits: list[dict] = []
-        self.pending: list[str] = []  # what waits for the end of the step
-        self.logged: dict = {"step": -1, "metrics": {}}  # the last that went to the loggers
+        self.values: dict[str, float] = {}  # lr, momentum and weight_decay as the file last had them
+        self.edits: list[dict] = []  # {step, edit}, for results.json
+        self.pending: list[str] = []  # `validate` and `stop`, until the step is made
+        self.logged: dict = {"step": -1, "metrics": {}}  # what was last given to the loggers
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.path = Path(trainer.default_root_dir) / "control.yaml"
@@ -45,82 +46,71 @@ class Control(L.Callback):
         self.next_look = 0.0 if trainer.is_global_zero else float("inf")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.logged["step"] == trainer.global_step:  # the loggers of a resumed run forget the step it goes on with
+        if self.logged["step"] == trainer.global_step:  # loggers of a resumed run have removed the step it begins with
             self._log(trainer)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int):
         if batch_idx % trainer.accumulate_grad_batches:
-            return  # the same step
+            return  # within an optimizer step
         if self.agreement.ask("control", (trainer.current_epoch, batch_idx)):
-            edit = self.agreement.of_main(self._read(trainer) if trainer.is_global_zero else None)
+            edit = self.agreement.from_main(self._read(trainer) if trainer.is_global_zero else None)
             if edit:
                 self._apply(trainer, edit)
         if self.pending:
-            self._at_end_of_step(trainer)
+            decide_validation_after_step(trainer, lambda: self._validate_or_stop(trainer))
 
-    def _is_new(self) -> int:
+    def _has_changed(self) -> int:
         now = time.monotonic()
         if now < self.next_look:
             return 0
         self.next_look = now + INTERVAL
-        return int(self._stamp() not in (None, self.seen))
+        return int(self._time_and_size() not in (None, self.seen))
 
-    def _stamp(self) -> list[int] | None:
+    def _time_and_size(self) -> list[int] | None:
         try:
             status = os.stat(self.path)
         except OSError:
             return None
-        return [status.st_mtime_ns, status.st_size]  # with the size: two writes within a tick of the clock
+        return [status.st_mtime_ns, status.st_size]  # the size, as two writes may fall into one tick of the clock
 
     def _read(self, trainer: L.Trainer) -> dict[str, float | bool]:
-        """What is to be done; nothing where something is wrong, which is said."""
-        self.seen = self._stamp()  # before it is read: what is written meanwhile is new
+        """What the file asks for. Nothing if it has a mistake, which is logged as a warning."""
+        self.seen = self._time_and_size()  # before reading: what is written meanwhile will be read next time
         try:
-            found = control_file.read(self.path)
-            values = {key: value for key, value in found.items() if key in control_file.VALUES}
+            contents = control_file.read_control_file(self.path)
+            values = {key: value for key, value in contents.items() if key in control_file.VALUES}
             edit = {key: value for key, value in values.items() if value != self.values.get(key)}
-            edit |= {key: True for key in control_file.REQUESTS if found.get(key)}
+            edit |= {key: True for key in control_file.REQUESTS if contents.get(key)}
             for key in edit:
-                if reason := obstacle(trainer, key):
-                    raise ValueError(f"{key}: {reason}")
-        except (OSError, ValueError) as error:
+                if reason := why_impossible(trainer, key):
+                    raise UserError(f"{key}: {reason}")
+        except (OSError, UserError) as error:
             log.warning("control.yaml: %s; ignored", error)
             return {}
-        if found:  # an editor may empty the file before it writes
+        if contents:  # an editor may empty the file before it writes
             self.values = values
         return edit
 
     def _apply(self, trainer: L.Trainer, edit: dict[str, float | bool]) -> None:
         step, metrics = trainer.global_step, {}
         for name, value in edit.items():
-            said = name
+            description = name
             if name in control_file.VALUES:
-                said, metrics[name] = f"{name} {change(trainer, name, value):g} -> {value:g}", value
-            log.info("control.yaml: %s at step %d", said, step)
-            self.edits.append({"step": step, "edit": said})
+                description, metrics[name] = f"{name} {set_value(trainer, name, value):g} -> {value:g}", value
+            log.info("control.yaml: %s at step %d", description, step)
+            self.edits.append({"step": step, "edit": description})
         if "checkpoint" in edit:
-            checkpoints_of(trainer).wanted = True
+            checkpoints_of(trainer).requested = True
         self.pending = [request for request in ("validate", "stop") if request in edit]
         if metrics:
             self.logged = {"step": step, "metrics": metrics}
             self._log(trainer)
 
-    def _at_end_of_step(self, trainer: L.Trainer) -> None:
-        """Validate when the optimizer has made the step, and end the training there if that is asked for.
-
-        Lightning decides after each batch whether to validate, or to end, also where gradients are still being summed.
-        """
-        loop = trainer.fit_loop.epoch_loop
-
-        def decide(data_fetcher: object) -> bool:
-            if loop._should_accumulate():
-                return type(loop)._should_check_val_fx(loop, data_fetcher)
-            del loop._should_check_val_fx
-            trainer.should_stop = trainer.should_stop or "stop" in self.pending
-            self.pending = []
-            return trainer.enable_validation
-
-        loop._should_check_val_fx = decide
+    def _validate_or_stop(self, trainer: L.Trainer) -> bool:
+        """Called when the step is made. A run that is stopped is validated too, as at the end of an epoch."""
+        trainer.should_stop = trainer.should_stop or "stop" in self.pending
+        self.pending = []
+        return trainer.enable_validation
 
     def _log(self, trainer: L.Trainer) -> None:
         for logger in trainer.loggers:
@@ -131,28 +121,28 @@ class Control(L.Callback):
         return {"control": self.edits} if self.edits else {}
 
     def state_dict(self) -> dict:
-        return {name: getattr(self, name) for name in STATE}
+        return {name: getattr(self, name) for name in SAVED_STATE}
 
     def load_state_dict(self, state: dict) -> None:
-        for name in STATE:
+        for name in SAVED_STATE:
             setattr(self, name, state[name])
 
 
-def obstacle(trainer: L.Trainer, key: str) -> str | None:
-    """Why this run cannot do it, or None."""
+def why_impossible(trainer: L.Trainer, key: str) -> str | None:
+    """Why this run cannot do what the key asks for, as a phrase; None if it can."""
     if key == "checkpoint" and checkpoints_of(trainer) is None:
         return "this run has no callbacks.checkpoints"
     if key == "validate" and not trainer.enable_validation:
         return "this run has no validation images"
     if key not in control_file.VALUES:
         return None
-    return rates.obstacle(trainer.optimizers[0], schedulers(trainer), key)
+    return rates.reason_against_change(trainer.optimizers[0], schedulers(trainer), key)
 
 
-def change(trainer: L.Trainer, name: str, value: float) -> float:
-    """Set it, and say what it was."""
+def set_value(trainer: L.Trainer, name: str, value: float) -> float:
+    """Set lr, momentum or weight_decay of the optimizer and its schedules. Returns the value before."""
     optimizer = trainer.optimizers[0]
-    before = rates.current(optimizer, name)
+    before = rates.current_value(optimizer, name)
     if name == "lr":
         rates.scale_lr(optimizer, schedulers(trainer), value / before)
     elif name == "weight_decay":

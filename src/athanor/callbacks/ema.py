@@ -1,34 +1,40 @@
-"""An exponential moving average of the weights."""
+"""Exponential moving average of the weights."""
 
 import lightning.pytorch as L
 
-from athanor.callbacks.averages import Average
+from athanor.base.errors import UserError
+from athanor.callbacks.weight_average import WeightAverage
 
 
-class EMA(Average):
-    """average = d average + (1 - d) weights, after each optimizer step.
+class EMA(WeightAverage):
+    """average = d * average + (1 - d) * weights, after each optimizer step.
 
-    The decay d after t steps is min(decay, 1 - (1 + t / warmup_gamma)^-warmup_power), as in timm's ModelEmaV3: 0 at the
-    first step, so that the weights which the network was initialised with never enter, and a short run is not ruined.
+    The decay d after t steps is min(decay, 1 - (1 + t / warmup_gamma)^-warmup_power), as in timm's ModelEmaV3. It is 0
+    at the first step, so the initial weights have no part in the average, and rises so slowly that the average follows
+    the weights of a short run too.
 
-    every: optimizer steps from one update to the next, which has the decay of as many steps, d^every: it costs less,
-    and reaches as far back.
+    decay: in [0, 1). warmup_gamma, warmup_power: above 0. every: optimizer steps between updates, 1 or more; each
+    update then uses the decay of that many steps, d^every, so the average reaches back as far, and costs less.
+    Raises UserError for a value outside these ranges.
     """
 
     def __init__(self, decay: float, warmup_gamma: float, warmup_power: float, every: int) -> None:
         super().__init__()
         if not 0 <= decay < 1:
-            raise ValueError(f"callbacks.ema.decay={decay:g}: use 0 (no average) to below 1")
+            raise UserError(f"callbacks.ema.decay={decay:g}: use 0 (no average) to below 1")
         for name, value in {"warmup_gamma": warmup_gamma, "warmup_power": warmup_power}.items():
             if value <= 0:
-                raise ValueError(f"callbacks.ema.{name}={value:g}: use more than 0")
+                raise UserError(f"callbacks.ema.{name}={value:g}: use more than 0")
         if every < 1:
-            raise ValueError(f"callbacks.ema.every={every}: use 1 or more optimizer steps")
-        self.decay, self.gamma, self.power, self.every = decay, warmup_gamma, warmup_power, every
+            raise UserError(f"callbacks.ema.every={every}: use 1 or more optimizer steps")
+        self.decay = decay
+        self.warmup_gamma = warmup_gamma
+        self.warmup_power = warmup_power
+        self.every = every
 
     def decay_after(self, steps: int) -> float:
         """In [0, decay]."""
-        return min(self.decay, 1 - (1 + steps / self.gamma) ** -self.power)
+        return min(self.decay, 1 - (1 + steps / self.warmup_gamma) ** -self.warmup_power)
 
     def share(self, trainer: L.Trainer, step: int) -> float | None:
         before = step - 1

@@ -1,37 +1,41 @@
 """The checkpoints that a run has kept, as one ensemble at its end."""
 
+import copy
 import logging
+from functools import partial
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import lightning.pytorch as L
 
+from athanor.base.errors import UserError
 from athanor.callbacks.checkpoints import checkpoints_of
-from athanor.craft.ensembles import predictions
 from athanor.craft.ensembles.combine import How, combined, disagreement, scores
-from athanor.engine.config import trust
-from athanor.engine.runs.ensembles import members
+from athanor.craft.ensembles.predictions import SavedClassifier, Stage, stacked_logits, stage_labels
+from athanor.training.checkpoint_files import read_checkpoint_file
 
 log = logging.getLogger(__name__)
 
 
 class CheckpointEnsemble(L.Callback):
-    """Averages what the kept checkpoints say of the validation images, and of the test images where they are read.
+    """Combines the predictions of the kept checkpoints for the validation images, and for the test images if they are
+    read.
 
-    Which are kept, callbacks.checkpoints says: the best, the last, or the ends of cycles of the learning rate (snapshot
-    ensembles, Huang et al. 2017). Each is asked once; the answers stay in the run's `predictions/`, for
-    scripts/ensemble.py as well. The main process does it, on the run's device.
+    Which checkpoints are kept, callbacks.checkpoints says: the best, the last, or the ends of cycles of the learning
+    rate (snapshot ensembles, Huang et al. 2017). Each predicts once; its logits stay in the run's `predictions/`, where
+    scripts/ensemble.py finds them. The main process does this, on the run's device.
     """
 
     def __init__(self, combine: How) -> None:
         self.combine = combine
-        self.members: list[members.Member] = []
+        self.kept: list[Path] = []
         self.results: dict[str, Any] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.checkpoints = checkpoints_of(trainer)
         if stage == "fit" and not (self.checkpoints and self.checkpoints.top_k > 1):
-            raise ValueError(
+            raise UserError(
                 "callbacks=ensemble averages kept checkpoints; use callbacks.checkpoints.top_k of 2 or more"
             )
 
@@ -40,34 +44,42 @@ class CheckpointEnsemble(L.Callback):
             return
         if trainer.is_global_zero:
             self.checkpoints.io.wait()
-            kept = sorted(str(self.checkpoints.file(entry)) for entry in self.checkpoints.kept)
+            kept = sorted(self.checkpoints.file(entry) for entry in self.checkpoints.kept)
             if len(kept) < 2:
                 log.warning("no ensemble: %d checkpoint was kept; train for more epochs", len(kept))
             else:
-                trust.add(trust.modules_of(pl_module.record["config"]))  # what has just been trained may be loaded
-                self.members = members.find(kept)
-                self.results = {"ensemble": {"combine": self.combine, "members": [m.path.name for m in self.members]}}
+                self.kept = kept
+                self.results = {"ensemble": {"combine": self.combine, "members": [path.name for path in kept]}}
                 if len(trainer.datamodule.val_index):
                     self._judge(trainer, pl_module, "val")
         trainer.strategy.barrier("ensemble")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.members:
+        if self.kept:
             self._judge(trainer, pl_module, "test")
         trainer.strategy.barrier("ensemble")
 
-    def _judge(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: predictions.Stage) -> None:
+    def _judge(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: Stage) -> None:
         data = trainer.datamodule
-        logits = predictions.stacked(self.members, data, stage, device=str(pl_module.device))
-        labels = predictions.labels(data, stage)
+        folder = self.checkpoints.folder.parent / "predictions"
+        saved = [SavedClassifier(path, folder, partial(load_member, pl_module, path)) for path in self.kept]
+        logits = stacked_logits(saved, data, stage, device=trainer.strategy.root_device)
+        labels = stage_labels(data, stage)
         alone = [scores(member.log_softmax(-1), labels) for member in logits]
-        found = {
+        ensemble = scores(combined(logits, self.combine), labels)
+        self.results["ensemble"][stage] = {
             "members": alone,
-            "mean": {name: fmean(member[name] for member in alone) for name in alone[0]},
-            "ensemble": scores(combined(logits, self.combine), labels),
+            "mean": {name: fmean(member[name] for member in alone) for name in ensemble},
+            "ensemble": ensemble,
             "disagreement": disagreement(logits),
         }
-        self.results["ensemble"][stage] = found
-        named = {f"{stage}/{name}_ensemble": value for name, value in found["ensemble"].items()}
         for logger in trainer.loggers:
-            logger.log_metrics(named, step=trainer.global_step)
+            metrics = {f"{stage}/{name}_ensemble": value for name, value in ensemble.items()}
+            logger.log_metrics(metrics, step=trainer.global_step)
+
+
+def load_member(pl_module: L.LightningModule, path: Path) -> L.LightningModule:
+    """A copy of the module with the weights of a checkpoint: in float32, not compiled, and without its trainer."""
+    member = copy.deepcopy(pl_module).float()
+    member.load_state_dict(read_checkpoint_file(path)["state_dict"])
+    return member

@@ -1,4 +1,4 @@
-"""A progress bar that costs nothing, and one line an epoch."""
+"""A progress bar that costs next to nothing, and one line of metrics for each epoch."""
 
 import logging
 import time
@@ -12,17 +12,18 @@ log = logging.getLogger(__name__)
 
 
 class EpochProgress(ProgressBar):
-    """A Rich bar for the running epoch where there is a terminal; each epoch's metrics as a line of the log.
+    """Shows the running epoch as a Rich bar where standard error is a terminal, and logs each epoch's metrics.
 
-    The bar is drawn at most once in `refresh_seconds`; a step in between pays for one look at the clock.
+    The bar is drawn at most once in `refresh_seconds`; the steps in between only look at the clock.
     """
 
     def __init__(self, refresh_seconds: float) -> None:
         super().__init__()
-        self.refresh_seconds, self.enabled = refresh_seconds, True
+        self.refresh_seconds = refresh_seconds
+        self.enabled = True
         self.bar: Progress | None = None
         self.next_refresh = 0.0
-        self.finished: str | None = None  # the epoch whose line waits for its metrics
+        self.line: str | None = None  # of the epoch that has ended, until its metrics are complete
         self.stages = ["train"]  # that have metrics of this epoch
 
     def disable(self) -> None:
@@ -32,15 +33,15 @@ class EpochProgress(ProgressBar):
         self.enabled = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.started = time.monotonic()  # a run that is resumed in mid-epoch has no start of that epoch
+        self.started = time.monotonic()  # a run that is resumed within an epoch has no start of that epoch
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._say(trainer)
+        self._log_line(trainer)
         self.started = time.monotonic()
         if self.enabled and Console(stderr=True).is_terminal:
             columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
             self.bar = Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True)
-            self.task = self.bar.add_task(self._epoch(trainer), total=trainer.num_training_batches)
+            self.task = self.bar.add_task(epoch_of(trainer), total=trainer.num_training_batches)
             self.bar.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
@@ -52,30 +53,30 @@ class EpochProgress(ProgressBar):
         self.stages = ["train", "val"]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._close()
-        self.finished = f"{self._epoch(trainer)}  {time.monotonic() - self.started:5.1f} s"
+        self._close_bar()
+        self.line = f"{epoch_of(trainer)}  {time.monotonic() - self.started:5.1f} s"
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._close()
-        self._say(trainer)
+        self._close_bar()
+        self._log_line(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._close()
+        self._close_bar()
 
-    def _close(self) -> None:
+    def _close_bar(self) -> None:
         if self.bar:
             self.bar.stop()
             self.bar = None
 
-    def _say(self, trainer: L.Trainer) -> None:
-        """The metrics of an epoch are complete only when all that follows its last batch is done."""
-        if self.enabled and self.finished:
+    def _log_line(self, trainer: L.Trainer) -> None:
+        """Log the line of the epoch that has ended. Its metrics are complete only after all hooks of its end."""
+        if self.enabled and self.line:
             metrics = trainer.callback_metrics
             stages = [f"{s} loss {metrics[f'{s}/loss']:.4f} acc {metrics[f'{s}/acc']:.2%}" for s in self.stages]
-            log.info("   ".join([self.finished, *stages]))
-        self.finished, self.stages = None, ["train"]
+            log.info("   ".join([self.line, *stages]))
+        self.line, self.stages = None, ["train"]
 
-    @staticmethod
-    def _epoch(trainer: L.Trainer) -> str:
-        last = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
-        return f"epoch {trainer.current_epoch + 1:3d}{last}"
+
+def epoch_of(trainer: L.Trainer) -> str:
+    last = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
+    return f"epoch {trainer.current_epoch + 1:3d}{last}"

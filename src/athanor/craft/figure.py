@@ -1,4 +1,4 @@
-"""What all figures have in common: size, colours, grid, and how they are written."""
+"""What all figures share: their size, colours and grid, and how a figure is written to a file."""
 
 import io
 import os
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe & Ito 2008, which people who do not see all colours can tell apart
+# the palette of Okabe & Ito 2008, which colour-blind people can tell apart
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 
 
 def new_figure(title: str, panels: int = 1) -> tuple["Figure", list["Axes"]]:
-    """A figure with panels side by side, drawn without a screen; its file is made by `save`."""
+    """A figure with panels side by side, drawn without a screen; its file is made by `save_figure`."""
     os.environ.setdefault("MPLBACKEND", "agg")
-    from matplotlib.figure import Figure  # not above: a second that a run without figures need not wait
+    from matplotlib.figure import Figure  # here, as it takes a second that a run without figures need not wait
 
     figure = Figure(figsize=(1 + 5.5 * panels, 4.2), dpi=120, layout="constrained")
     figure.suptitle(title, fontsize=11)
@@ -31,8 +31,8 @@ def new_figure(title: str, panels: int = 1) -> tuple["Figure", list["Axes"]]:
     return figure, axes
 
 
-def save(figure: "Figure", path: Path) -> Path:
-    """Write a PNG; a file of that name is whole at any moment, the old one or the new."""
+def save_figure(figure: "Figure", path: Path) -> Path:
+    """Write a figure as PNG, in one piece; gives the path. Folders are made where they are missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = io.BytesIO()
     figure.savefig(picture, format="png")

@@ -1,4 +1,4 @@
-"""Random changes to a batch of training images, each image with its own draw, on the device where the batch lies."""
+"""Random changes to a batch of training images: each image has its own, made on the device where the batch is."""
 
 import math
 from typing import Literal
@@ -7,16 +7,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from athanor.base.errors import UserError
+
 
 class Augment:
-    """Crop, flip, cutout and shift + rotation of uint8 images [N, C, H, W]; 0 or false switches a step off.
+    """Crop, flip, cutout, and shift with rotation, of uint8 images [N, C, H, W]; 0 or false switches a step off.
 
-    crop: pad by so many pixels and cut the image out again anywhere (He et al. 2015, section 4.2: 4).
+    crop: pad by so many pixels on each side and cut a window of the old size out at a random place (He et al. 2015,
+        section 4.2, take 4).
     padding_mode: what crop pads with: zeros, or the image mirrored at its border (reflect).
-    flip: mirror left and right with probability 1/2. Wrong for digits and letters. `alternating` draws that once an
-        image, and mirrors the others in the next epoch (Jordan 2024, section 3.6): every two epochs show both views.
-    cutout: a square of so many pixels, centred anywhere, becomes the mean colour (DeVries & Taylor 2017: 16).
-    shift, rotate: up to so many pixels in x and y, and degrees, both ways, bilinear (LeCun et al. 1998 for digits).
+    flip: swap left and right with probability 1/2; wrong for digits and letters. `alternating` draws this once for
+        each image, and in every second epoch mirrors exactly the other images (Jordan 2024, section 3.6), so two
+        epochs in a row show each image both ways.
+    cutout: a square with sides of so many pixels, centred at a random pixel, gets the mean colour of the training
+        images (DeVries & Taylor 2017 take 16).
+    shift, rotate: move by up to so many pixels in x and in y, and turn by up to so many degrees, in both directions,
+        with bilinear interpolation (LeCun et al. 1998, for digits).
+    Raises UserError for a negative number.
     """
 
     def __init__(
@@ -30,10 +37,14 @@ class Augment:
     ) -> None:
         for name, value in {"crop": crop, "cutout": cutout, "shift": shift, "rotate": rotate}.items():
             if value < 0:
-                raise ValueError(f"data.augment.{name}={value} is negative; use 0 to switch it off")
-        self.crop, self.flip, self.cutout, self.shift, self.rotate = crop, flip, cutout, shift, rotate
+                raise UserError(f"data.augment.{name}={value} is negative; use 0 to switch it off")
+        self.crop = crop
         self.padding_mode = padding_mode
-        self.mean: Tensor | None = None  # colour of the training images [C, 1, 1], uint8; fills the holes of cutout
+        self.flip = flip
+        self.cutout = cutout
+        self.shift = shift
+        self.rotate = rotate
+        self.mean: Tensor | None = None  # mean colour of the training images, uint8 [C, 1, 1]: what cutout fills with
 
     def __bool__(self) -> bool:
         return any((self.crop, self.flip, self.cutout, self.shift, self.rotate))
@@ -41,10 +52,11 @@ class Augment:
     def __call__(
         self, images: Tensor, generator: torch.Generator, total: int, start: int = 0, mirrored: Tensor | None = None
     ) -> Tensor:
-        """Augment images start, start + 1, ... of a batch of `total`.
+        """Change uint8 images [N, C, H, W]: images number start to start + N - 1 of a batch of `total` images.
 
-        The draws are made for the whole batch, so that every split of it over processes sees the same changes.
-        mirrored: which images alternating flip mirrors in this epoch, bool [N].
+        Random numbers are drawn for the whole batch, so an image is changed in the same way however many processes
+        share the batch. generator: on the device of the images. mirrored: which images alternating flip mirrors in
+        this epoch, bool [N].
         """
         part = slice(start, start + len(images))
 
@@ -63,13 +75,13 @@ class Augment:
 
 
 def crop(images: Tensor, offset: Tensor, padding: int, padding_mode: str = "zeros") -> Tensor:
-    """Cut [N, C, H, W] out of the padded images at `offset` [N, 2] (y, x), each in 0..2*padding."""
+    """Cut [N, C, H, W] out of the padded images; `offset` [N, 2] (y, x) in 0..2*padding is the window's corner."""
     height, width = images.shape[-2:]
     padded = reflected(images, padding) if padding_mode == "reflect" else F.pad(images, (padding,) * 4)
-    padded = padded.contiguous()  # which channels_last images are not
+    padded = padded.contiguous()  # images in channels_last are not, and as_strided needs it
     count, channels, padded_height, padded_width = padded.shape
-    # A window is `height` rows of memory; copying rows by where they start is 3.5 times faster on the CPU than indexing
-    # every pixel. [N, C, H]
+    # A window is `height` rows of memory. Copying rows by the place [N, C, H] where each begins is 3.5 times faster on
+    # the CPU than indexing every pixel.
     start = torch.arange(count * channels, device=images.device).view(count, channels, 1) * padded_height
     start = (start + offset[:, 0, None, None] + torch.arange(height, device=images.device)) * padded_width
     start = start + offset[:, 1, None, None]
@@ -78,7 +90,7 @@ def crop(images: Tensor, offset: Tensor, padding: int, padding_mode: str = "zero
 
 
 def reflected(images: Tensor, padding: int) -> Tensor:
-    """Mirror the image at its border, which torch's own padding cannot do with bytes."""
+    """Pad by mirroring the images at their border, as F.pad(mode="reflect"), which does not take uint8."""
     left, right = images[..., 1 : padding + 1].flip(-1), images[..., -padding - 1 : -1].flip(-1)
     images = torch.cat([left, images, right], -1)
     top, bottom = images[..., 1 : padding + 1, :].flip(-2), images[..., -padding - 1 : -1, :].flip(-2)
@@ -86,13 +98,17 @@ def reflected(images: Tensor, padding: int) -> Tensor:
 
 
 def flip(images: Tensor, mirrored: Tensor) -> Tensor:
-    """Mirror the images of `mirrored`, bool [N], left and right. Choosing rows copies faster than torch.where."""
+    """Swap left and right of the images that `mirrored`, bool [N], chooses."""
+    # index_select out of the images and their mirror images is faster than torch.where
     number = torch.arange(len(images), device=images.device)
     return torch.cat([images, images.flip(-1)]).index_select(0, number + len(images) * mirrored)
 
 
 def cutout(images: Tensor, centre: Tensor, size: int, fill: Tensor | None) -> Tensor:
-    """Put `fill` [C, 1, 1] into a size x size square around `centre` [N, 2] in [0, 1) (y, x), clipped at the border."""
+    """Fill a square of size x size pixels, clipped at the border, with the colour `fill` [C, 1, 1]; None is black.
+
+    centre: [N, 2] (y, x) as fractions of height and width, in [0, 1).
+    """
 
     def inside(length: int, at: Tensor) -> Tensor:
         first = (at * length).long() - size // 2
@@ -107,7 +123,10 @@ def cutout(images: Tensor, centre: Tensor, size: int, fill: Tensor | None) -> Te
 
 
 def shift_and_rotate(images: Tensor, shift: Tensor, degrees: Tensor) -> Tensor:
-    """Move by `shift` [N, 2] pixels (x, y) and turn by `degrees` [N] about the centre; what comes in is 0."""
+    """Move by `shift` [N, 2] pixels (x right, y down) and turn by `degrees` [N], counterclockwise, about the centre.
+
+    Pixels that come in from outside are 0; the result has the dtype of the images.
+    """
     height, width = images.shape[-2:]
     cos, sin = (degrees * math.pi / 180).cos(), (degrees * math.pi / 180).sin()
     x, y = -2 * shift[:, 0] / width, -2 * shift[:, 1] / height

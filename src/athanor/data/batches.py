@@ -1,4 +1,4 @@
-"""Batches cut from whole arrays by indexing: no Python per image, no worker processes."""
+"""Batches that are cut from whole arrays by indexing, without Python code per image and without worker processes."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,24 +10,25 @@ from athanor.data.augment import Augment
 from athanor.data.seeds import mix
 
 Batch = tuple[Tensor, Tensor]
-FLIP = 0x666C6970  # names the draws of alternating flip, apart from those of (seed, epoch)
+FLIP = 0x666C6970  # "flip" in ASCII: makes the draws of alternating flip independent of those of (seed, epoch)
 
 
 @dataclass
 class TrainBatches:
-    """Shuffled batches of the global size, of which each process takes its share; the last, partial one is dropped.
+    """Shuffled batches; each process takes its part of a batch, and the last batch of an epoch, if partial, is dropped.
 
-    Order and augmentation are functions of (seed, epoch, step), and `position` says where the run stands, so a run
-    that is resumed in mid-epoch gets the batches that it would have got.
+    Gives (images uint8 [batch_size / world_size, C, H, W], labels). Order and augmentation are functions of (seed,
+    epoch, step), and `position` tells the epoch and step of the run. So a run that is resumed in the middle of an
+    epoch gets the batches that it would have got without the interruption.
     """
 
     images: Tensor  # uint8 [N, C, H, W]
-    labels: Tensor  # int64 [N]
-    index: Tensor  # which of them are trained on
-    batch_size: int
+    labels: Tensor  # int64 [N], or float [N, num_classes]: probabilities to train on
+    index: Tensor  # int64: the images that are trained on
+    batch_size: int  # global: of all processes together
     seed: int
     augment: Augment
-    position: Callable[[], tuple[int, int]] = lambda: (0, 0)  # (epoch, batches of it already done)
+    position: Callable[[], tuple[int, int]] = lambda: (0, 0)  # (epoch, number of its batches that are done)
     rank: int = 0
     world_size: int = 1
 
@@ -46,16 +47,16 @@ class TrainBatches:
             images = self.images.index_select(0, chosen)  # 6 to 10 times faster on the CPU than images[chosen]
             if self.augment:
                 draws = generator(images.device, self.seed, epoch, step)
-                now = None if mirrored is None else mirrored.index_select(0, chosen)
-                images = self.augment(images, draws, self.batch_size, first, now)
+                flips = None if mirrored is None else mirrored.index_select(0, chosen)
+                images = self.augment(images, draws, self.batch_size, first, flips)
             yield images, self.labels.index_select(0, chosen)
 
     def _mirrored(self, epoch: int) -> Tensor:
-        """Which of all images alternating flip mirrors: half of them, drawn once a run, and the others next epoch."""
-        coins = torch.rand(len(self.images), generator=generator("cpu", self.seed, FLIP)) < 0.5
-        return (coins ^ bool(epoch % 2)).to(self.images.device)
+        """Which of all N images alternating flip mirrors, bool [N]: about half of them, and the others next epoch."""
+        half = torch.rand(len(self.images), generator=generator("cpu", self.seed, FLIP)) < 0.5
+        return (half ^ bool(epoch % 2)).to(self.images.device)
 
-    # Lightning asks whether a loader can be resumed by looking for these two; `position` already knows all.
+    # Lightning takes a loader with these two methods for one that can be resumed; `position` has all that is needed.
     def state_dict(self) -> dict:
         return {}
 
@@ -65,12 +66,15 @@ class TrainBatches:
 
 @dataclass
 class EvalBatches:
-    """Every image once, in order; process r of n takes images r, r + n, ... so that none is counted twice."""
+    """Batches of every image once, in the order of `index`.
+
+    Process r of n takes images r, r + n, r + 2n and so on, so no image is counted twice.
+    """
 
     images: Tensor
     labels: Tensor
     index: Tensor
-    batch_size: int
+    batch_size: int  # of each process
     rank: int = 0
     world_size: int = 1
 
@@ -85,4 +89,5 @@ class EvalBatches:
 
 
 def generator(device: torch.device | str, *numbers: int) -> torch.Generator:
+    """A new generator whose seed is a function of these numbers alone."""
     return torch.Generator(device).manual_seed(mix(*numbers))

@@ -1,19 +1,26 @@
-"""Fitted input transforms. They are part of the model: fitted on the train split, saved in the checkpoint.
+"""Preprocessing as a part of the model: its statistics are fitted on the train split and saved in the checkpoint.
 
-Each takes raw uint8 images [N, C, H, W] and gives float32 of the same shape, so that a classifier needs nothing but
-pixels. Fitting reads the images chunk by chunk; they may be larger than memory.
+Each module takes raw uint8 images [N, C, H, W] and gives float32 of the same shape, so that a classifier needs nothing
+but pixels. Fitting reads the images in parts, because they may be larger than the memory.
 """
 
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-CHUNK = 2**24  # bytes of images at a time: large pictures must not fill the memory
+from athanor.base.errors import UserError
+from athanor.base.lightning_internals import StaysFloat32
+
+CHUNK = 2**24  # bytes of images that fitting reads at a time
 
 
-class Preprocess(nn.Module):
-    """Base: scales pixels to [0, 1]. `input_shape` is (C, H, W), which sizes the buffers before a fit or a load."""
+class Preprocess(StaysFloat32):
+    """Base class, which scales pixels to [0, 1]. It computes in float32 whatever the precision of the training: in
+    bfloat16 a mean of 123.456 would be 123.5.
+
+    input_shape: (C, H, W), which gives the shapes of the buffers before they are fitted or loaded.
+    """
 
     def __init__(self, input_shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -25,13 +32,9 @@ class Preprocess(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return images.float() / 255
 
-    def _apply(self, fn, recurse: bool = True):
-        """Follow moves to a device, but stay float32 in every precision: bf16 would turn a mean of 123.456 to 123.5."""
-        return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)
-
 
 class Standardize(Preprocess):
-    """Subtract each channel's mean, divide by its standard deviation (the CIFAR and ImageNet usage)."""
+    """Subtract each channel's mean and divide by its standard deviation (usual for CIFAR and ImageNet)."""
 
     def __init__(self, input_shape: tuple[int, int, int]) -> None:
         super().__init__(input_shape)
@@ -39,7 +42,7 @@ class Standardize(Preprocess):
         self.register_buffer("std", torch.ones(input_shape[0], 1, 1))
 
     def fit(self, images: Tensor, index: Tensor) -> None:
-        # a histogram of the 256 values gives exact moments in one pass over bytes
+        # a histogram of the 256 pixel values gives the exact mean and variance in one pass
         counts = torch.zeros(self.input_shape[0], 256, dtype=torch.int64)
         for chunk in chunks(images, index):
             for channel, pixels in enumerate(chunk.transpose(0, 1).flatten(1)):
@@ -48,15 +51,15 @@ class Standardize(Preprocess):
         mean = share @ value
         std = (share @ value**2 - mean**2).clamp_min(0).sqrt()
         self.mean.copy_(mean[:, None, None])
-        self.std.copy_(torch.where(std > 0, std, 1.0)[:, None, None])  # a constant channel stays 0, not nan
+        self.std.copy_(torch.where(std > 0, std, 1.0)[:, None, None])  # a constant channel becomes 0 instead of nan
 
     def forward(self, images: Tensor) -> Tensor:
-        # bytes to floats first: one pass each, and together a third faster than a subtraction from bytes
+        # bytes to floats first: a third faster than a subtraction from bytes
         return images.float().sub_(self.mean).mul_(self.std.reciprocal())
 
 
 class MeanImage(Preprocess):
-    """Subtract the mean image, pixel by pixel (AlexNet's usage), on a scale of [0, 1]."""
+    """Scale pixels to [0, 1] and subtract the mean image, pixel by pixel (as AlexNet does)."""
 
     def __init__(self, input_shape: tuple[int, int, int]) -> None:
         super().__init__(input_shape)
@@ -78,9 +81,10 @@ class Symmetric(Preprocess):
 
 
 class Whiten(Preprocess):
-    """Base of PCA and ZCA: a mean image and a symmetric matrix over all D = C*H*W pixels, scaled to [0, 1].
+    """Base class of PCA and ZCA: subtracts a mean image and multiplies by a symmetric matrix [D, D], D = C*H*W.
 
-    Fitting takes the eigenvectors of a D x D covariance: a second at D = 784, half a minute at D = 3072.
+    The pixels are scaled to [0, 1] first. Fitting computes the eigenvectors of the D x D covariance, which takes a
+    second for D = 784 and half a minute for D = 3072.
     """
 
     def __init__(self, input_shape: tuple[int, int, int]) -> None:
@@ -103,7 +107,7 @@ class Whiten(Preprocess):
         self.matrix.copy_(vectors @ torch.diag(self.gains(variances)) @ vectors.T)
 
     def gains(self, variances: Tensor) -> Tensor:
-        """What each principal direction is multiplied by; variances come in ascending order."""
+        """The factor of each principal direction, float64 [D]; the variances are in ascending order."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
@@ -113,15 +117,15 @@ class Whiten(Preprocess):
 
 
 class PCA(Whiten):
-    """Keep the principal components that hold `variance` of the variance, in (0, 1], and drop the rest.
+    """Keep the principal components that together have the fraction `variance`, in (0, 1], of the variance.
 
-    The result is projected back to pixels, so that it is still an image.
+    The others are set to 0, and the result is projected back to pixels, so it is still an image.
     """
 
     def __init__(self, input_shape: tuple[int, int, int], variance: float) -> None:
         super().__init__(input_shape)
         if not 0 < variance <= 1:
-            raise ValueError(f"data.preprocess.variance={variance} is not in (0, 1]; 0.99 keeps 99 % of the variance")
+            raise UserError(f"data.preprocess.variance={variance} is not in (0, 1]; 0.99 keeps 99 % of the variance")
         self.variance = variance
 
     def gains(self, variances: Tensor) -> Tensor:
@@ -130,12 +134,12 @@ class PCA(Whiten):
 
 
 class ZCA(Whiten):
-    """Whitening that stays closest to the pixels: U diag(1 / sqrt(variance + eps)) U^T (Bell & Sejnowski 1997)."""
+    """Whitening that changes the pixels least: U diag(1 / sqrt(variance + eps)) U^T (Bell & Sejnowski 1997)."""
 
     def __init__(self, input_shape: tuple[int, int, int], eps: float) -> None:
         super().__init__(input_shape)
         if eps <= 0:
-            raise ValueError(f"data.preprocess.eps={eps} must be positive, or directions without variance become noise")
+            raise UserError(f"data.preprocess.eps={eps} must be positive, or directions without variance become noise")
         self.eps = eps
 
     def gains(self, variances: Tensor) -> Tensor:
@@ -143,5 +147,6 @@ class ZCA(Whiten):
 
 
 def chunks(images: Tensor, index: Tensor) -> Iterator[Tensor]:
+    """images[index] in parts of at most CHUNK bytes, or of one image."""
     for part in index.split(max(1, CHUNK // images[0].numel())):
         yield images[part]

@@ -1,10 +1,10 @@
-"""Randomness as a function of where a run stands, so that a resumed run draws what an uninterrupted one draws."""
+"""Random seeds as functions of seed, epoch and step, so that a resumed run draws what an uninterrupted one draws."""
 
 import torch
 
 
 def mix(*numbers: int) -> int:
-    """One 63-bit seed from several integers (SplitMix64, Steele et al. 2014): near inputs give unrelated seeds."""
+    """One 63-bit seed from several integers (SplitMix64, Steele et al. 2014); similar inputs give unrelated seeds."""
     state = 0
     for number in numbers:
         state = (state ^ number) + 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
@@ -15,7 +15,10 @@ def mix(*numbers: int) -> int:
 
 
 def seed_step(device: torch.device, *numbers: int) -> None:
-    """Seed the generator that dropout draws from. `torch.manual_seed` would do, but costs 60 us a step, not 1."""
+    """Seed the default generators of the CPU and of `device`, from which dropout draws.
+
+    torch.manual_seed seeds those of all devices, and takes 60 microseconds instead of 1.
+    """
     seed = mix(*numbers)
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":

@@ -1,18 +1,23 @@
-"""Stratified splits: each class gives its share, drawn by a seed that has nothing to do with the training seed."""
+"""Which images are trained on, validated on or left out: stratified, so each class gives its share.
+
+All are drawn by `seed`, which is data.split_seed and independent of the training seed.
+"""
 
 import torch
 from torch import Tensor
+
+from athanor.base.errors import UserError
 
 
 def stratified(labels: Tensor, parts: int | float, seed: int) -> list[Tensor]:
     """Indices of `parts` disjoint folds (int), or of [rest, part] where `parts` is the part's fraction in (0, 1).
 
-    Each class is shuffled by `seed` and dealt out; the indices of each part come back sorted, int64.
+    labels: int64 [N]. Each class is shuffled and dealt out; the indices of each part come back sorted, int64.
     A fraction gives each class at least one image in either part where it has two or more.
     """
     generator = torch.Generator().manual_seed(seed)
     folds: list[list[Tensor]] = [[] for _ in range(parts if isinstance(parts, int) else 2)]
-    start = 0  # where the next class begins to be dealt, so that small classes do not all land in fold 0
+    start = 0  # the fold that gets the next class's first image; always 0 would put all small classes into fold 0
     for label in labels.unique():
         index = (labels == label).nonzero().flatten()
         index = index[torch.randperm(len(index), generator=generator)]
@@ -25,3 +30,35 @@ def stratified(labels: Tensor, parts: int | float, seed: int) -> list[Tensor]:
             folds[0].append(index[cut:])
             folds[1].append(index[:cut])
     return [torch.cat(fold).sort().values for fold in folds]
+
+
+def limited(labels: Tensor, limit: int | None, seed: int) -> Tensor:
+    """Indices of all images, or of about `limit` of them; UserError where that is less than two a class."""
+    if limit is None or limit >= len(labels):
+        return torch.arange(len(labels))
+    if limit < 2 * len(labels.unique()):
+        raise UserError(f"data.limit={limit} is too few for {len(labels.unique())} classes; use at least two a class")
+    return stratified(labels, limit / len(labels), seed)[1]
+
+
+def train_and_val(
+    labels: Tensor, val_fraction: float, folds: int | None, fold: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Indices of training and of validation images: fold `fold` of `folds`, or the fraction where folds is None.
+
+    Raises UserError for a fraction outside [0, 1) and for folds that do not exist.
+    """
+    if folds is not None:
+        if folds < 2 or not 0 <= fold < folds:
+            raise UserError(f"data.folds={folds} data.fold={fold}: use 2 or more folds and a fold from 0 to folds-1")
+        if folds > len(labels):
+            raise UserError(f"data.folds={folds}: there are {len(labels)} training images; use fewer folds")
+        parts = stratified(labels, folds, seed)
+        val = parts.pop(fold)
+        return torch.cat(parts).sort().values, val
+    if not 0 <= val_fraction < 1:
+        raise UserError(f"data.val_fraction={val_fraction} is not a fraction; use 0 (no validation) to below 1")
+    if val_fraction == 0:
+        return torch.arange(len(labels)), torch.arange(0)
+    train, val = stratified(labels, val_fraction, seed)
+    return train, val

@@ -1,37 +1,35 @@
-"""Batch norm's statistics anew, for weights that no training has seen: means of others'."""
+"""Estimates the statistics of batch norm layers again, for weights that were averaged instead of trained."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-
-def norms_of(network: nn.Module) -> dict[str, _BatchNorm]:
-    """The layers that keep statistics, by name."""
-    return {
-        name: module
-        for name, module in network.named_modules()
-        if isinstance(module, _BatchNorm) and module.track_running_stats
-    }
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
 
 @contextmanager
-def estimated(network: nn.Module) -> Iterator[dict[str, _BatchNorm]]:
-    """Within it, whatever the network is shown becomes its statistics: the plain mean over all batches.
+def new_statistics(network: nn.Module) -> Iterator[dict[str, BatchNorm]]:
+    """Forward passes inside the `with` block set the running mean and variance: the plain mean over all batches.
 
-    These layers alone are in train mode, no dropout is. Counters and momentum are what they were at the end.
+    Gives the batch norm layers that keep statistics, by their names in `network`. Only these layers are in train mode,
+    so dropout is off. Afterwards the whole network is in eval mode, and the layers' `momentum` and
+    `num_batches_tracked` have the values that they had before.
     """
-    norms = norms_of(network)
+    norms = {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, BatchNorm) and module.track_running_stats
+    }
     network.eval()
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms.values()]
     for norm in norms.values():
         norm.reset_running_stats()
-        norm.train().momentum = None
+        norm.train().momentum = None  # torch's word for a plain mean over all batches
     try:
         yield norms
     finally:
-        for norm, (momentum, seen) in zip(norms.values(), before, strict=True):
+        for norm, (momentum, num_batches) in zip(norms.values(), before, strict=True):
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(seen)
+            norm.num_batches_tracked.copy_(num_batches)
         network.eval()

@@ -1,9 +1,10 @@
-"""The VGG pattern (Simonyan & Zisserman 2015): small convolutions in stages, each stage ended by pooling."""
+"""A convolutional network of the VGG kind (Simonyan & Zisserman 2015): stages of small convolutions, then pooling."""
 
 from typing import Literal
 
 from torch import Tensor, nn
 
+from athanor.base.errors import UserError
 from athanor.models import layers
 
 
@@ -11,6 +12,7 @@ class CNN(nn.Module):
     """[[conv3x3 -> norm -> activation]*N -> maxpool2]*M -> [fc -> activation -> dropout]*K -> fc.
 
     N = convs_per_stage, M = len(widths), K = len(fc_widths). [B, C, H, W] -> [B, num_classes].
+    Raises UserError for settings that leave no layer, and for images that are too small to be halved M times.
     """
 
     def __init__(
@@ -26,16 +28,16 @@ class CNN(nn.Module):
         dropout: float,
     ):
         super().__init__()
-        widths, fc_widths = list(widths), list(fc_widths)
         channels, height, width = input_shape
-        check(widths, convs_per_stage, fc_widths, height, width)
+        check_stages(widths, convs_per_stage, height, width)
+        layers.check_widths("model.fc_widths", fc_widths)
         self.stages = nn.Sequential()
         for in_channels, out_channels in zip([channels, *widths], widths, strict=False):
-            self.stages.append(stage(in_channels, out_channels, convs_per_stage, norm, activation))
+            self.stages.append(vgg_stage(in_channels, out_channels, convs_per_stage, norm, activation))
         fan_in = widths[-1] * (height >> len(widths)) * (width >> len(widths))
         self.fcs = nn.Sequential()
         for fc_width in fc_widths:
-            fc = nn.Linear(fan_in, fc_width * layers.pieces(activation))
+            fc = nn.Linear(fan_in, fc_width * layers.inputs_per_unit(activation))
             self.fcs.append(nn.Sequential(fc, layers.activation(activation), layers.dropout(dropout)))
             fan_in = fc_width
         self.head = nn.Linear(fan_in, num_classes)
@@ -45,27 +47,27 @@ class CNN(nn.Module):
         return self.head(self.fcs(x.flatten(1)))
 
 
-def stage(in_channels: int, width: int, num_convs: int, norm: str, activation: str) -> nn.Sequential:
-    modules = nn.Sequential()
+def vgg_stage(in_channels: int, width: int, num_convs: int, norm: str, activation: str) -> nn.Sequential:
+    """[conv3x3 -> norm -> activation]*num_convs -> maxpool2: [B, in_channels, H, W] -> [B, width, H/2, W/2]."""
+    stage = nn.Sequential()
     for i in range(num_convs):
-        out_channels = width * layers.pieces(activation)
-        bias = norm == "none"  # a norm has its own shift
-        modules.append(nn.Conv2d(width if i else in_channels, out_channels, 3, padding=1, bias=bias))
-        modules.append(layers.norm2d(norm, out_channels))
-        modules.append(layers.activation(activation))
-    return modules.append(nn.MaxPool2d(2))
+        out_channels = width * layers.inputs_per_unit(activation)
+        bias = norm == "none"  # a norm layer subtracts the mean, and adds a bias of its own
+        stage.append(nn.Conv2d(width if i else in_channels, out_channels, 3, padding=1, bias=bias))
+        stage.append(layers.norm2d(norm, out_channels))
+        stage.append(layers.activation(activation))
+    return stage.append(nn.MaxPool2d(2))
 
 
-def check(widths: list[int], convs_per_stage: int, fc_widths: list[int], height: int, width: int) -> None:
+def check_stages(widths: list[int], convs_per_stage: int, height: int, width: int) -> None:
     if not widths:
-        raise ValueError("model.widths=[] leaves no stage; give one width per stage, e.g. model.widths=[32,64]")
+        raise UserError("model.widths=[] leaves no stage; give one width per stage, e.g. model.widths=[32,64]")
     layers.check_widths("model.widths", widths)
-    layers.check_widths("model.fc_widths", fc_widths)
     if convs_per_stage < 1:
-        raise ValueError(f"model.convs_per_stage={convs_per_stage} must be at least 1")
+        raise UserError(f"model.convs_per_stage={convs_per_stage} must be at least 1")
     most = min(height, width).bit_length() - 1
     if len(widths) > most:
-        raise ValueError(
-            f"model.widths={widths} makes {len(widths)} stages, each of which halves the image: "
+        raise UserError(
+            f"model.widths={list(widths)} makes {len(widths)} stages, each of which halves the image: "
             f"{height}x{width} images allow at most {most}; shorten model.widths"
         )

@@ -6,11 +6,17 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from athanor.base.errors import UserError
 from athanor.models import layers
 
 
 class MLP(nn.Module):
-    """[Linear -> norm -> activation -> dropout] per width, then Linear: [B, C, H, W] -> [B, num_classes]."""
+    """[Linear -> norm -> activation -> dropout] per width, then Linear: [B, C, H, W] -> [B, num_classes].
+
+    activation: one name for all hidden layers, or one for each.
+    residual: a hidden layer as wide as the one before it computes x + f(x).
+    Raises UserError where there is no hidden layer, or no layer that could be residual.
+    """
 
     def __init__(
         self,
@@ -24,14 +30,13 @@ class MLP(nn.Module):
         residual: bool,
     ):
         super().__init__()
-        widths = list(widths)
         if not widths:
-            raise ValueError("model.widths=[] leaves no hidden layer; use model=linear, or e.g. model.widths=[512,256]")
+            raise UserError("model.widths=[] leaves no hidden layer; use model=linear, or e.g. model.widths=[512,256]")
         layers.check_widths("model.widths", widths)
         if residual and all(a != b for a, b in pairwise(widths)):
-            raise ValueError(
-                f"model.residual=true adds x to f(x) where a width repeats, and in model.widths={widths} none does; "
-                f"use e.g. model.widths=[{widths[0]},{widths[0]}]"
+            raise UserError(
+                f"model.residual=true adds x to f(x) where a width repeats, and in model.widths={list(widths)} none "
+                f"does; use e.g. model.widths=[{widths[0]},{widths[0]}]"
             )
         fan_ins = [math.prod(input_shape), *widths]
         self.hidden = nn.Sequential()
@@ -45,14 +50,16 @@ class MLP(nn.Module):
 
 
 class Residual(nn.Sequential):
+    """x + f(x), f being the modules in their order."""
+
     def forward(self, x: Tensor) -> Tensor:
         return x + super().forward(x)
 
 
 def hidden_layer(fan_in: int, width: int, norm: str, activation: str, dropout: float) -> list[nn.Module]:
-    fan_out = width * layers.pieces(activation)
+    fan_out = width * layers.inputs_per_unit(activation)
     return [
-        nn.Linear(fan_in, fan_out, bias=norm == "none"),  # a norm has its own shift
+        nn.Linear(fan_in, fan_out, bias=norm == "none"),  # a norm layer has a bias of its own
         layers.norm1d(norm, fan_out),
         layers.activation(activation),
         layers.dropout(dropout),
@@ -62,7 +69,7 @@ def hidden_layer(fan_in: int, width: int, norm: str, activation: str, dropout: f
 def one_per_layer(activation: str | list[str], num_layers: int) -> list[str]:
     names = [activation] * num_layers if isinstance(activation, str) else list(activation)
     if len(names) != num_layers:
-        raise ValueError(
+        raise UserError(
             f"model.activation={names} has {len(names)} entries for {num_layers} hidden layers; "
             "give one name, or as many as model.widths has entries"
         )

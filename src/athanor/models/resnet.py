@@ -1,10 +1,11 @@
-"""Residual networks for small images (He et al. 2015, section 4.2), and their 18-layer wide form."""
+"""Residual networks for small images (He et al. 2015, section 4.2), and their wide form of 18 layers."""
 
 from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from athanor.base.errors import UserError
 from athanor.models import layers
 
 
@@ -13,6 +14,7 @@ class ResNet(nn.Module):
 
     depth = 6n + 2: three stages of n blocks, width 16, 32, 64, shortcut option A, as in the paper.
     depth = 18: four stages of two blocks, width 64, 128, 256, 512, shortcut option B.
+    `width` (of the first stage) and `option` replace these defaults. Raises UserError for any other depth.
     """
 
     def __init__(
@@ -27,21 +29,22 @@ class ResNet(nn.Module):
         norm: Literal["none", "batch", "group", "layer"],
     ):
         super().__init__()
-        num_stages, blocks_per_stage = stages_of(depth)
+        if depth != 18 and (depth < 8 or depth % 6 != 2):
+            raise UserError(f"model.depth={depth} must be 6n+2 (8, 14, 20, 32, 44, 56, 110, ...) or 18")
+        num_stages, blocks_per_stage = (4, 2) if depth == 18 else (3, (depth - 2) // 6)
         if width is None:
             width = 64 if depth == 18 else 16
         if width < 1:
-            raise ValueError(f"model.width={width} must be at least 1, or null for 16 (6n+2) and 64 (18)")
+            raise UserError(f"model.width={width} must be at least 1, or null for 16 (6n+2) and 64 (18)")
         if option is None:
             option = "B" if depth == 18 else "A"
         layers.check_choice("model.option", option, ("A", "B"))
-        self.stem = nn.Sequential(conv(input_shape[0], width, 3, 1, norm), layers.norm2d(norm, width), nn.ReLU())
+        self.stem = nn.Sequential(he_conv(input_shape[0], width, 3, 1, norm), layers.norm2d(norm, width), nn.ReLU())
         self.stages = nn.Sequential()
         widths = [width * 2**i for i in range(num_stages)]
+        option = option if shortcut else None
         for in_channels, out_channels in zip([width, *widths], widths, strict=False):
-            self.stages.append(
-                make_stage(in_channels, out_channels, blocks_per_stage, option if shortcut else None, norm)
-            )
+            self.stages.append(resnet_stage(in_channels, out_channels, blocks_per_stage, option, norm))
         self.head = nn.Linear(widths[-1], num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,22 +52,33 @@ class ResNet(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-def make_stage(in_channels: int, width: int, num_blocks: int, option: str | None, norm: str) -> nn.Sequential:
+def resnet_stage(in_channels: int, width: int, num_blocks: int, option: str | None, norm: str) -> nn.Sequential:
     stride = 1 if in_channels == width else 2  # the map is halved where the width doubles
     first = BasicBlock(in_channels, width, stride, option, norm)
     return nn.Sequential(first, *(BasicBlock(width, width, 1, option, norm) for _ in range(num_blocks - 1)))
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions; `option=None` is the plain twin, with no addition."""
+    """Two 3x3 convolutions, to whose result x is added: [B, in_channels, H, W] -> [B, width, H / stride, W / stride].
+
+    option: how x gets the new shape where it changes, "A" or "B". None: nothing is added (the plain network that the
+    paper compares with).
+    """
 
     def __init__(self, in_channels: int, width: int, stride: int, option: str | None, norm: str):
         super().__init__()
-        self.conv1 = conv(in_channels, width, 3, stride, norm)
+        self.conv1 = he_conv(in_channels, width, 3, stride, norm)
         self.norm1 = layers.norm2d(norm, width)
-        self.conv2 = conv(width, width, 3, 1, norm)
+        self.conv2 = he_conv(width, width, 3, 1, norm)
         self.norm2 = layers.norm2d(norm, width)
-        self.shortcut = make_shortcut(in_channels, width, stride, option, norm)
+        if option is None:
+            self.shortcut = None
+        elif in_channels == width:
+            self.shortcut = nn.Identity()
+        elif option == "A":
+            self.shortcut = Subsample()
+        else:
+            self.shortcut = nn.Sequential(he_conv(in_channels, width, 1, stride, norm), layers.norm2d(norm, width))
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.norm1(self.conv1(x)))
@@ -81,28 +95,11 @@ class Subsample(nn.Module):
         return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, x.shape[1]))
 
 
-def make_shortcut(in_channels: int, width: int, stride: int, option: str | None, norm: str) -> nn.Module | None:
-    if option is None:
-        return None
-    if in_channels == width:
-        return nn.Identity()
-    if option == "A":
-        return Subsample()
-    return nn.Sequential(conv(in_channels, width, 1, stride, norm), layers.norm2d(norm, width))
-
-
-def conv(in_channels: int, width: int, kernel_size: int, stride: int, norm: str) -> nn.Conv2d:
-    bias = norm == "none"  # a norm has its own shift
-    module = nn.Conv2d(in_channels, width, kernel_size, stride, padding=kernel_size // 2, bias=bias)
-    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+def he_conv(in_channels: int, width: int, kernel_size: int, stride: int, norm: str) -> nn.Conv2d:
+    """A convolution initialised as He et al. do: normal, of variance 2 / fan_out; its bias, if it has one, is 0."""
+    bias = norm == "none"  # a norm layer has a bias of its own
+    conv = nn.Conv2d(in_channels, width, kernel_size, stride, padding=kernel_size // 2, bias=bias)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     if bias:
-        nn.init.zeros_(module.bias)
-    return module
-
-
-def stages_of(depth: int) -> tuple[int, int]:
-    if depth == 18:
-        return 4, 2
-    if depth < 8 or depth % 6 != 2:
-        raise ValueError(f"model.depth={depth} must be 6n+2 (8, 14, 20, 32, 44, 56, 110, ...) or 18")
-    return 3, (depth - 2) // 6
+        nn.init.zeros_(conv.bias)
+    return conv

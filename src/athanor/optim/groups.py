@@ -1,16 +1,17 @@
-"""Which parameters decay."""
+"""Parameter groups of an optimizer: which parameters have weight decay."""
 
 from torch import nn
 
 
 def parameter_groups(module: nn.Module, decay: bool) -> list[dict]:
-    """Weights, and then biases and norm parameters, which weight decay leaves out (1/2 lambda w^2 on weights alone).
+    """Two groups: weights, and then biases and the parameters of norm layers, on which there is no weight decay.
 
-    Without `decay` all are one group: a second one costs an optimizer some 50 us a step.
+    A parameter of one dimension counts as a bias. The penalty is 1/2 lambda w^2 on weights alone.
+    decay=False gives one group with all parameters: a second group costs some optimizers 50 microseconds a step.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     if not decay:
         return [{"params": parameters}]
-    decayed = [p for p in parameters if p.ndim > 1]
-    kept = [p for p in parameters if p.ndim <= 1]
-    return [{"params": decayed}] + ([{"params": kept, "weight_decay": 0.0}] if kept else [])
+    weights = [p for p in parameters if p.ndim > 1]
+    biases = [p for p in parameters if p.ndim <= 1]
+    return [{"params": weights}] + ([{"params": biases, "weight_decay": 0.0}] if biases else [])

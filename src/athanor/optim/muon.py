@@ -1,4 +1,4 @@
-"""Muon: momentum whose steps are orthogonal matrices, for the weights of hidden layers of any dimension.
+"""Muon, an optimizer for the weights of hidden layers of any dimension: its steps are nearly orthogonal matrices.
 
 Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks". torch.optim.Muon takes 2-D weights only.
 """
@@ -12,17 +12,26 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic; steepest at 0, so that few steps suffice (Jordan et al.)
+from athanor.base.errors import UserError
+from athanor.base.lightning_internals import momentum_directions, norms_of_tensors, scale_tensors
+
+# Of the polynomial a x + b x^3 + c x^5, which each iteration applies to the singular values; steep at 0, so that few
+# iterations are enough (Jordan et al.).
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 class Muon(Optimizer):
-    """Muon for all weights but the last, which is the classifier's; AdamW for that (adam_lr) and for biases and norms.
+    """Muon for all weights but the last, which is the classifier's; AdamW for that one, for biases and for norms.
 
-    A convolution [out, in, h, w] is taken as the matrix [out, in*h*w]. A step changes it by lr times a matrix of the
-    norm sqrt(out): with `normalize`, which holds a weight at that norm, lr is the relative change. Use that where each
-    weight is followed by a norm, which makes its own scale meaningless; else `weight_decay`, decoupled as in AdamW.
+    A convolution [out, in, h, w] is taken as the matrix [out, in*h*w]. A step changes a weight by lr times a matrix
+    whose norm is about sqrt(out). With `normalize`, which brings each weight back to that norm before each step, lr is
+    therefore the relative change. Use that where each weight is followed by a norm layer, so that the weight's own
+    scale has no effect; use `weight_decay`, decoupled as in AdamW, elsewhere (with `normalize` it does nothing).
 
-    newton_schulz_steps: 3 suffice for the CIFAR-10 records, 5 are the paper's.
+    lr, momentum, nesterov, newton_schulz_steps, normalize, weight_decay: of the weights of hidden layers.
+        newton_schulz_steps: 3 are enough for the CIFAR-10 records, the paper takes 5.
+    adam_lr: learning rate of the last weight. bias_lr: of biases and norms; None: adam_lr.
+    Raises UserError for a model without hidden layers and for settings out of range.
     """
 
     def __init__(
@@ -40,18 +49,18 @@ class Muon(Optimizer):
         adam_betas: tuple[float, float],
     ) -> None:
         bias_lr = adam_lr if bias_lr is None else bias_lr
-        check(1, momentum=momentum, **{f"adam_betas[{i}]": beta for i, beta in enumerate(adam_betas)})
-        check(math.inf, lr=lr, adam_lr=adam_lr, bias_lr=bias_lr, weight_decay=weight_decay)
+        check_range(1, momentum=momentum, **{f"adam_betas[{i}]": beta for i, beta in enumerate(adam_betas)})
+        check_range(math.inf, lr=lr, adam_lr=adam_lr, bias_lr=bias_lr, weight_decay=weight_decay)
         if newton_schulz_steps < 1:
-            raise ValueError(f"optim.newton_schulz_steps={newton_schulz_steps} orthogonalises nothing; use 3 to 5")
-        every = [p for group in params for p in (group["params"] if isinstance(group, dict) else [group])]
-        *weights, last = [p for p in every if p.ndim > 1] or [None]
+            raise UserError(f"optim.newton_schulz_steps={newton_schulz_steps} must be at least 1; use 3 to 5")
+        parameters = [p for group in params for p in (group["params"] if isinstance(group, dict) else [group])]
+        *weights, last = [p for p in parameters if p.ndim > 1] or [None]
         if not weights:
-            raise ValueError("optim=muon is for hidden layers, and this model has none; use another optimizer")
+            raise UserError("optim=muon is for hidden layers, and this model has none; use another optimizer")
         # `fused` makes Optimizer.load_state_dict put the step counters where the parameters are
         adam = {"hidden": False, "weight_decay": 0.0, "fused": True}
         groups = [{"params": weights, "lr": lr, "hidden": True}, {"params": [last], "lr": adam_lr, **adam}]
-        biases = [p for p in every if p.ndim <= 1]
+        biases = [p for p in parameters if p.ndim <= 1]
         groups += [{"params": biases, "lr": bias_lr, **adam}] if biases else []
         shared = dict(momentum=momentum, nesterov=nesterov, newton_schulz_steps=newton_schulz_steps)
         shared |= dict(normalize=normalize, weight_decay=weight_decay, betas=tuple(adam_betas), eps=1e-8)
@@ -70,24 +79,21 @@ class Muon(Optimizer):
         return loss
 
     def _step_hidden(self, group: dict, params: list[Tensor]) -> None:
-        buffers, grads = [self._buffer(p, "momentum_buffer") for p in params], [p.grad for p in params]
-        torch._foreach_mul_(buffers, group["momentum"])
-        torch._foreach_add_(buffers, grads)
-        directions = torch._foreach_add(grads, buffers, alpha=group["momentum"]) if group["nesterov"] else buffers
-        same: dict[tuple, list[int]] = defaultdict(list)  # one batched product for all weights of a shape
-        for i, p in enumerate(params):
-            same[len(p), p.numel() // len(p)].append(i)
+        grads, buffers = [p.grad for p in params], [self._buffer(p, "momentum_buffer") for p in params]
+        directions = momentum_directions(grads, buffers, group["momentum"], group["nesterov"])
         if group["normalize"]:
-            norms = torch._foreach_norm(params)
-            torch._foreach_mul_(params, [len(p) ** 0.5 / (norm + 1e-12) for p, norm in zip(params, norms, strict=True)])
+            norms = norms_of_tensors(params)
+            scale_tensors(params, [len(p) ** 0.5 / (norm + 1e-12) for p, norm in zip(params, norms, strict=True)])
         elif group["weight_decay"]:
-            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-        for (rows, columns), members in same.items():
-            matrices = torch.stack([directions[i].reshape(rows, columns) for i in members])
-            steps = orthogonalize(matrices, group["newton_schulz_steps"])
+            scale_tensors(params, 1 - group["lr"] * group["weight_decay"])
+        of_shape: dict[tuple, list[int]] = defaultdict(list)  # one batched product for all weights of a shape
+        for i, p in enumerate(params):
+            of_shape[len(p), p.numel() // len(p)].append(i)
+        for (rows, columns), numbers in of_shape.items():
+            matrices = torch.stack([directions[i].reshape(rows, columns) for i in numbers])
             scale = group["lr"] * max(1, rows / columns) ** 0.5
-            for i, step in zip(members, steps, strict=True):
-                params[i].sub_(step.view(params[i].shape), alpha=scale)
+            for i, change in zip(numbers, orthogonalize(matrices, group["newton_schulz_steps"]), strict=True):
+                params[i].sub_(change.view(params[i].shape), alpha=scale)
 
     def _step_adam(self, group: dict, params: list[Tensor]) -> None:
         for p in params:
@@ -111,22 +117,24 @@ class Muon(Optimizer):
         )
 
     def _buffer(self, parameter: Tensor, name: str) -> Tensor:
+        """A tensor of the parameter's state, of the parameter's shape, 0 at first."""
         state = self.state[parameter]
         if name not in state:
             state[name] = torch.zeros_like(parameter)
         return state[name]
 
 
-def check(limit: float, **knobs: float) -> None:
-    for name, value in knobs.items():
+def check_range(limit: float, **settings: float) -> None:
+    for name, value in settings.items():
         if not 0 <= value < limit:
-            raise ValueError(f"optim.{name}={value} is not in [0, {limit})")
+            raise UserError(f"optim.{name}={value} is not in [0, {limit})")
 
 
 def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
-    """Newton-Schulz iteration towards U V^T of each U S V^T: [N, rows, columns], the same in float32.
+    """Newton-Schulz iteration towards U V^T of each U S V^T: [N, rows, columns] -> the same shape and dtype.
 
-    With these coefficients singular values end between about 0.7 and 1.2, which trains as well as exactly 1.
+    It is computed in bfloat16. With COEFFICIENTS the singular values end between about 0.7 and 1.2, which trains as
+    well as exactly 1.
     """
     a, b, c = COEFFICIENTS
     x = matrices.bfloat16()

@@ -1,28 +1,29 @@
-"""Changes of an optimizer's rates within a run, which its schedules and its checkpoints keep."""
+"""Changes of learning rate, momentum and weight decay during a run, in the optimizer and in its schedulers.
+
+Both are saved in checkpoints, so a change holds for the rest of the run, and after a resume.
+"""
 
 from collections.abc import Iterable, Iterator
 
 from torch.optim import Optimizer, RMSprop
 from torch.optim.lr_scheduler import LRScheduler
 
-OF_A_GROUP = ("lr", "initial_lr", "max_lr", "min_lr")  # the last two are OneCycleLR's
-OF_A_SCHEDULER = ("base_lrs", "max_lrs", "_last_lr")  # one for each group; min_lrs is plateau's floor, and stays
+from athanor.base.lightning_internals import names_of_rates, parts_of_scheduler
+
+GROUP_RATES = ("lr", "initial_lr", "max_lr", "min_lr")  # in a parameter group; the last two are OneCycleLR's
 
 
 def scale_lr(optimizer: Optimizer, schedulers: Iterable[LRScheduler], factor: float) -> None:
-    """Multiply the learning rate of each group, now and in all that its schedules will set."""
+    """Multiply the learning rate of each group by `factor`, now and in all that the schedulers will set later."""
     for group in optimizer.param_groups:
-        for key in OF_A_GROUP:
-            if key in group:
-                group[key] = group[key] * factor
-    for scheduler in each(schedulers):
-        for name in OF_A_SCHEDULER:
-            if hasattr(scheduler, name):
-                setattr(scheduler, name, [lr * factor for lr in getattr(scheduler, name)])
+        group.update({key: group[key] * factor for key in GROUP_RATES if key in group})
+    for scheduler in with_parts(schedulers):
+        for name in names_of_rates(scheduler):
+            setattr(scheduler, name, [lr * factor for lr in getattr(scheduler, name)])
 
 
 def set_momentum(group: dict, value: float) -> None:
-    """Of a parameter group: `momentum`, or the first of Adam's betas; a group may have neither."""
+    """Set `momentum` of a parameter group, or the first of Adam's betas; a group that has neither is left alone."""
     if "momentum" in group:
         group["momentum"] = value
     elif "betas" in group:
@@ -30,61 +31,64 @@ def set_momentum(group: dict, value: float) -> None:
 
 
 def set_weight_decay(optimizer: Optimizer, schedulers: Iterable[LRScheduler], value: float) -> None:
-    """Of weights alone. A run that began without decay has them in one group with biases and norms: it is split."""
+    """Set the weight decay of weights; biases and norm layers have none.
+
+    A run that began without weight decay has all parameters in one group, which is split for it.
+    """
     if value and len(optimizer.param_groups) == 1:
-        split(optimizer, schedulers)
-    for group in decaying(optimizer):
+        split_group(optimizer, schedulers)
+    for group in decayed_groups(optimizer):
         group["weight_decay"] = value
 
 
-def split(optimizer: Optimizer, schedulers: Iterable[LRScheduler]) -> None:
-    """The only group into the two that `parameter_groups` makes for a run with decay, in the same order."""
+def split_group(optimizer: Optimizer, schedulers: Iterable[LRScheduler]) -> None:
+    """Split the only group into the two that `parameter_groups` makes for a run with decay, in the same order."""
     [group] = optimizer.param_groups
-    kept = [p for p in group["params"] if p.ndim <= 1]
-    if not kept:
+    biases = [p for p in group["params"] if p.ndim <= 1]
+    if not biases:
         return
     group["params"] = [p for p in group["params"] if p.ndim > 1]
-    optimizer.add_param_group({**group, "params": kept, "weight_decay": 0.0})
-    for scheduler in each(schedulers):
-        for name in (*OF_A_SCHEDULER, "min_lrs", "lr_lambdas"):
+    optimizer.add_param_group({**group, "params": biases, "weight_decay": 0.0})
+    for scheduler in with_parts(schedulers):
+        for name in (*names_of_rates(scheduler), "min_lrs", "lr_lambdas"):  # lists with one entry for each group
             if hasattr(scheduler, name):
                 setattr(scheduler, name, [*getattr(scheduler, name)] * 2)
 
 
-def decaying(optimizer: Optimizer) -> list[dict]:
-    """The groups whose weights decay, or would at another weight_decay: for Muon those of its hidden layers."""
-    able = [group for group in optimizer.param_groups if "weight_decay" in group and group.get("hidden", True)]
-    return [g for g in able if not g.get("normalize") and any(p.ndim > 1 for p in g["params"])]
+def decayed_groups(optimizer: Optimizer) -> list[dict]:
+    """The groups of weights, whose weight decay can be set: of Muon's groups only the one of the hidden layers."""
+    groups = [group for group in optimizer.param_groups if "weight_decay" in group and group.get("hidden", True)]
+    return [g for g in groups if not g.get("normalize") and any(p.ndim > 1 for p in g["params"])]
 
 
-def each(schedulers: Iterable[LRScheduler]) -> Iterator[LRScheduler]:
-    """Also those that a SequentialLR or a ChainedScheduler is made of."""
+def with_parts(schedulers: Iterable[LRScheduler]) -> Iterator[LRScheduler]:
+    """The schedulers, and those that a SequentialLR or a ChainedScheduler among them is made of."""
     for scheduler in schedulers:
         yield scheduler
-        yield from each(getattr(scheduler, "_schedulers", ()))
+        yield from with_parts(parts_of_scheduler(scheduler))
 
 
-def current(optimizer: Optimizer, name: str) -> float | None:
+def current_value(optimizer: Optimizer, name: str) -> float | None:
     """The first group's `lr`, `momentum` or `weight_decay`; None where it has none."""
     if name == "weight_decay":
-        return next((group[name] for group in decaying(optimizer)), None)
+        return next((group[name] for group in decayed_groups(optimizer)), None)
     first = optimizer.param_groups[0]
     return first.get(name, first["betas"][0] if name == "momentum" and "betas" in first else None)
 
 
-def obstacle(optimizer: Optimizer, schedulers: Iterable[LRScheduler], name: str) -> str | None:
-    """Why `lr`, `momentum` or `weight_decay` cannot be changed, as a sentence, or None."""
+def reason_against_change(optimizer: Optimizer, schedulers: Iterable[LRScheduler], name: str) -> str | None:
+    """Why `lr`, `momentum` or `weight_decay` cannot be changed, as a sentence; None where it can."""
     kind = type(optimizer).__name__
     if name == "weight_decay" and any(group.get("normalize") for group in optimizer.param_groups):
         return f"{kind} holds the norms of the weights (optim.normalize), so they cannot decay"
-    value = current(optimizer, name)
+    value = current_value(optimizer, name)
     if value is None:
         return f"{kind} has no {name}"
     if name == "lr" and value == 0:
         return "the schedule has brought the learning rate to 0, which no factor changes"
     if name != "momentum":
         return None
-    if any(sets_momentum(scheduler) for scheduler in each(schedulers)):
+    if any(sets_momentum(scheduler) for scheduler in with_parts(schedulers)):
         return "the schedule sets it at each step (scheduler.momentum)"
     if isinstance(optimizer, RMSprop) and any("momentum_buffer" not in state for state in optimizer.state.values()):
         return "RMSprop has momentum only where it began with it (optim.momentum above 0)"
@@ -92,5 +96,5 @@ def obstacle(optimizer: Optimizer, schedulers: Iterable[LRScheduler], name: str)
 
 
 def sets_momentum(scheduler: LRScheduler) -> bool:
-    """athanor's MomentumSchedule, which imports this file, or one of torch's cyclic ones."""
-    return type(scheduler).__name__ == "MomentumSchedule" or getattr(scheduler, "cycle_momentum", False)
+    """Whether it sets momentum at each step: MomentumSchedule does, and torch's OneCycleLR and CyclicLR can."""
+    return getattr(scheduler, "cycle_momentum", False)

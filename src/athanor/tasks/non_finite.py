@@ -1,100 +1,92 @@
-"""Where numbers stopped being finite: run once, when a run fails for it."""
+"""Finds the first value that is not finite (nan or infinite) in a network, after a training run has failed by one."""
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import MethodType
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from athanor.data.seeds import seed_step
-
-if TYPE_CHECKING:
-    from athanor.tasks.classification import Classifier
-
-ABSURD = 1e6  # times the loss of guessing
+USELESS_LOSS = 1e6  # multiple of the loss of guessing, above which a person is warned
 
 
-class Found(Exception):  # noqa: N818  # no error: it ends the forward pass at the place that was looked for
-    pass
+class NonFiniteValue(Exception):  # noqa: N818  # raised to end the forward pass, not to report an error
+    """The place at which a forward pass produced the first value that is not finite."""
 
 
-def first_non_finite(classifier: "Classifier", images: Tensor | None, batch_idx: int) -> str:
-    """`first non-finite values: ...`: a parameter, else the first output on the batch that failed.
+def first_non_finite(module: nn.Module, forward: Callable[[], object] | None = None) -> str | None:
+    """A phrase that names the first parameter of `module` with non-finite values, else the first input or output of
+    one of its submodules while `forward()` runs; None if all are finite.
 
-    images: that batch; None looks at the parameters alone. Never raises, and leaves the model as it was. Every process
-    looks for itself: one that has nothing to report would not take part in a collective operation.
+    forward: repeats the forward pass that failed; None looks at the parameters only. Never raises, and leaves buffers
+    and random number generators as they were. Each process looks for itself: a collective operation would wait for the
+    processes that have nothing to report.
     """
     try:
-        named = list(classifier.named_parameters())
-        broken = [name for name, parameter in named if not parameter.isfinite().all()]
+        parameters = dict(module.named_parameters())
+        broken = [name for name, parameter in parameters.items() if not is_finite(parameter)]
         if broken:
-            place = f"parameter {broken[0]} ({len(broken)} of {len(named)} parameters have some)"
-        elif images is None:
-            return ""
+            place = f"parameter {broken[0]} ({len(broken)} of {len(parameters)} parameters have some)"
         else:
-            place = _first_output(classifier, images, batch_idx)
-        return f"first non-finite values: {place}"
-    except Exception as error:  # of a model that is somebody's own, on a machine that may have no memory left
+            place = _first_in_forward(module, forward) if forward else None
+        return place and f"first non-finite values: {place}"
+    except Exception as error:  # by a person's own model, or for lack of memory: the loss must be reported all the same
         return f"no look at its layers, for {type(error).__name__}"
 
 
-def absurd(loss: float, num_classes: int) -> str | None:
-    """What to say of a loss that is finite, and means nothing."""
+def useless_loss(loss: float, num_classes: int) -> str | None:
+    """A warning about a loss that is finite but more than a million times that of guessing, log(num_classes)."""
     guessing = math.log(max(num_classes, 2))
-    if not loss > ABSURD * guessing:
+    if not loss > USELESS_LOSS * guessing:
         return None
     return f"warning: the train loss is {loss:.3g}, and guessing gives {guessing:.3g}; try a smaller optim.lr"
 
 
-def _first_output(classifier: "Classifier", images: Tensor, batch_idx: int) -> str:
-    names = {module: name for name, module in classifier.named_modules()}
-    watched = [module for part in (classifier.preprocess, classifier.network) for module in part.modules()]
-
-    def look(module: nn.Module, inputs: tuple, output: object) -> None:
-        called = f"{names[module]} ({type(module).__name__})"
-        if not finite(inputs):  # what came between two modules
-            raise Found(f"input of {called}")
-        if not finite(output):
-            raise Found(f"output of {called}")
-
-    handles = [module.register_forward_hook(look) for module in dict.fromkeys(watched)]
-    try:
-        with torch.no_grad(), _as_it_was(classifier), torch.compiler.set_stance("force_eager"):
-            seed_step(images.device, classifier.seed, classifier.global_rank, classifier.current_epoch, batch_idx)
-            classifier(images)
-    except Found as found:
-        return str(found)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return f"the loss itself ({type(classifier.loss).__name__}), of outputs that are finite"
-
-
-def finite(values: object) -> bool:
+def is_finite(values: object) -> bool:
+    """Whether all tensors are finite, also those within lists, tuples and dictionaries."""
     if isinstance(values, Tensor):
         return bool(values.isfinite().all())
     if isinstance(values, dict):
         values = tuple(values.values())
-    return not isinstance(values, (list, tuple)) or all(map(finite, values))
+    return not isinstance(values, (list, tuple)) or all(map(is_finite, values))
+
+
+def _first_in_forward(module: nn.Module, forward: Callable[[], object]) -> str | None:
+    names = {submodule: name for name, submodule in module.named_modules() if name}
+
+    def check(submodule: nn.Module, inputs: tuple, output: object) -> None:
+        layer = f"{names[submodule]} ({type(submodule).__name__})"
+        if not is_finite(inputs):  # produced by operations between two modules
+            raise NonFiniteValue(f"input of {layer}")
+        if not is_finite(output):
+            raise NonFiniteValue(f"output of {layer}")
+
+    hooks = [submodule.register_forward_hook(check) for submodule in names]
+    try:
+        with torch.no_grad(), _state_kept(module), torch.compiler.set_stance("force_eager"):
+            forward()
+    except NonFiniteValue as place:
+        return str(place)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return None
 
 
 @contextlib.contextmanager
-def _as_it_was(classifier: "Classifier") -> Iterator[None]:
-    """Put back running statistics and random numbers; batch norm over all processes works on this one's images."""
-    buffers = {name: buffer.clone() for name, buffer in classifier.network.named_buffers()}
-    together = [module for module in classifier.network.modules() if isinstance(module, nn.SyncBatchNorm)]
-    for module in together:
-        module.forward = MethodType(_BatchNorm.forward, module)
-    devices = [classifier.device] if classifier.device.type == "cuda" else []
+def _state_kept(module: nn.Module) -> Iterator[None]:
+    """Restore buffers and random number generators at the end; within, SyncBatchNorm uses this process's batch only."""
+    buffers = {buffer: buffer.clone() for buffer in module.buffers()}
+    synchronised = [submodule for submodule in module.modules() if isinstance(submodule, nn.SyncBatchNorm)]
+    for norm in synchronised:
+        norm.forward = MethodType(nn.BatchNorm1d.forward, norm)  # which is the same for any number of dimensions
+    devices = {parameter.device for parameter in module.parameters() if parameter.device.type == "cuda"}
     try:
         with torch.random.fork_rng(devices):
             yield
     finally:
-        for module in together:
-            del module.forward
-        for name, buffer in classifier.network.named_buffers():
-            buffer.copy_(buffers[name])
+        for norm in synchronised:
+            del norm.forward
+        for buffer, before in buffers.items():
+            buffer.copy_(before)

@@ -1,4 +1,4 @@
-"""Test-time augmentation: the mean of the logits over changed views of each image, for more forward passes."""
+"""Test-time augmentation: averages the logits over changed views of each image, at the cost of more forward passes."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -12,10 +12,11 @@ Kind = Literal["none", "flip", "flip_shift"]
 
 
 def averaged(forward: Callable[[Tensor], Tensor], images: Tensor, kind: Kind, logits: Tensor) -> Tensor:
-    """Logits [N, num_classes] of uint8 images [N, C, H, W], averaged over views; `logits` are the images' own.
+    """Mean logits [N, num_classes] over views of uint8 images [N, C, H, W].
 
-    flip: the image and its mirror image, 2 passes. flip_shift: those count one half, and the other half is both views
-    moved by one pixel up and left, and down and right, 6 passes (Jordan 2024, section 3.5).
+    logits: those of the images as they are.
+    flip: the image and its mirror image, 2 forward passes. flip_shift: 6 forward passes; those two count one half, and
+    the other half is both of them moved by one pixel up and left, and down and right (Jordan 2024, section 3.5).
     """
     if kind == "none":
         return logits
@@ -28,6 +29,8 @@ def averaged(forward: Callable[[Tensor], Tensor], images: Tensor, kind: Kind, lo
 
 
 def shifted(images: Tensor, corner: int) -> Tensor:
-    """The window at (corner, corner) of the images, mirrored by one pixel at their border: 1 is the image itself."""
+    """Images [N, C, H, W] padded by one mirrored pixel, and cut to their size at (corner, corner): 0 moves them down
+    and right, 1 leaves them as they are, 2 moves them up and left.
+    """
     height, width = images.shape[-2:]
     return reflected(images, 1)[..., corner : corner + height, corner : corner + width]

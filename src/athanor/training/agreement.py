@@ -1,4 +1,4 @@
-"""What the processes of a run agree on at a step."""
+"""Lets the processes of a run agree at a step on what one of them alone can see: a signal, a clock, a file."""
 
 from collections.abc import Callable, Hashable
 
@@ -8,26 +8,28 @@ import torch.distributed as dist
 
 
 class Agreement:
-    """Callbacks that act on what one process alone can see - a signal, a clock, a file - ask here, and all processes
-    get the same answer at the same step.
+    """Gives callbacks in all processes the same answer at the same step.
 
-    `sources` has a function for each name, whose integer is this process's own answer; the largest counts. Whoever
-    asks first at a moment asks for all, so a step costs one message however many ask. One process sends none.
+    `sources` has a function for each question, whose integer is this process's own answer; the agreed answer is the
+    largest of all processes. The first question at a moment is asked together with all others, so a step costs one
+    message, however many callbacks ask. A run of one process sends none.
     """
 
     def __init__(self) -> None:
         self.sources: dict[str, Callable[[], int]] = {}
         self.agreed: dict[str, int] = {}
-        self.alone, self.group, self.moment = True, None, None
+        self.alone = True
+        self.group: dist.ProcessGroup | None = None
+        self.moment: Hashable = None
 
     def connect(self, trainer: L.Trainer) -> None:
-        """Before the first question of a fit; all processes at once, any number of times."""
+        """To be called by all processes before the first question of a fit, any number of times."""
         self.alone, self.moment = trainer.world_size == 1, None
         if not self.alone and self.group is None and dist.get_backend() != "gloo":
-            self.group = dist.new_group(backend="gloo")  # a GPU would have to wait for its answer
+            self.group = dist.new_group(backend="gloo")  # a message by NCCL would make the GPU wait for its answer
 
     def ask(self, name: str, moment: Hashable) -> int:
-        """The same on all processes. All of them ask at the same moments; no two moments that follow are equal."""
+        """The agreed answer. All processes must ask at the same moments; successive moments must differ."""
         if self.alone:
             return self.sources[name]()
         if moment != self.moment:
@@ -36,10 +38,10 @@ class Agreement:
             self.moment, self.agreed = moment, dict(zip(self.sources, answers.tolist(), strict=True))
         return self.agreed[name]
 
-    def of_main(self, thing: object) -> object:
-        """What the main process has, on all."""
+    def from_main(self, value: object) -> object:
+        """The value of the main process, in all processes."""
         if self.alone:
-            return thing
-        box = [thing]
-        dist.broadcast_object_list(box, src=0, group=self.group)
-        return box[0]
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self.group)
+        return values[0]

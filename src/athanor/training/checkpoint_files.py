@@ -1,40 +1,45 @@
-"""Files of checkpoints: whole at any moment, and written while training goes on."""
+"""Files of checkpoints: never incomplete, and written in a thread while training goes on."""
 
+import hashlib
 import os
-import shutil
+import re
+import zipfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.apply_func import apply_to_collection
 from torch import Tensor
 
+from athanor.base.errors import UserError, first_line
+from athanor.base.files import hard_link, part_of, sync_folder
+
 
 class BackgroundCheckpointIO(TorchCheckpointIO):
-    """Copies what is to be saved, holds it until `release`, and then writes it in a thread, while training goes on,
-    beside the target, which is renamed at last.
+    """Copies a checkpoint to memory at once, and writes it in a thread after `release` has been called.
 
-    A run that is killed meanwhile keeps the file from before. One write is under way at a time; its error is raised by
-    the next one, or at the end of the fit.
+    Whoever saves can thus first write the logs that belong to the checkpoint. A run that is killed meanwhile keeps the
+    file from before. One write is under way at a time; its error is raised by the next save, or at the end of the fit.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.thread = ThreadPoolExecutor(1, "checkpoint")
-        self.pending: Future[None] | None = None
-        self.held: list[Callable[[], None]] = []
+        self.pending: Future[None] | None = None  # the write that is under way
+        self.held: list[Callable[[], None]] = []  # what `release` hands to the thread
 
     def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options: object = None) -> None:
         self.release()
         self.wait()
-        copied = apply_to_collection(checkpoint, Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
-        self.then(write, copied, Path(path))
+        copy = apply_to_collection(checkpoint, Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
+        self.then(write_checkpoint, copy, Path(path))
 
     def then(self, function: Callable[..., None], *arguments: object) -> None:
-        """Call it in the thread after what is held, if that succeeds."""
+        """Call the function in the thread, after what is held already has succeeded."""
         self.held.append(partial(function, *arguments))
 
     def release(self) -> None:
@@ -44,6 +49,7 @@ class BackgroundCheckpointIO(TorchCheckpointIO):
             self.pending = self.thread.submit(lambda: [function() for function in held])
 
     def wait(self) -> None:
+        """Until the write that is under way has ended. Raises its error."""
         pending, self.pending = self.pending, None
         if pending:
             pending.result()
@@ -54,40 +60,47 @@ class BackgroundCheckpointIO(TorchCheckpointIO):
         self.thread.shutdown()
 
 
-def write(checkpoint: dict, path: Path) -> None:
-    beside = path.with_name(f".{path.name}.part")
+def write_checkpoint(checkpoint: dict, path: Path) -> None:
+    """Write the file beside its target, sync it to the disk and rename it. What was last.ckpt becomes previous.ckpt."""
+    part = part_of(path)
     try:
-        with open(beside, "wb") as file:
+        with open(part, "wb") as file:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
         if path.name == "last.ckpt" and path.is_file():
-            link(path, path.with_name("previous.ckpt"))
-        os.replace(beside, path)
+            hard_link(path, path.with_name("previous.ckpt"))
+        os.replace(part, path)
     except BaseException:
-        beside.unlink(missing_ok=True)  # half a file on a full disk is in the way
+        part.unlink(missing_ok=True)  # on a full disk the incomplete file would stay in the way
         raise
-    sync(path.parent)
+    sync_folder(path.parent)
 
 
-def sync(folder: Path) -> None:
-    """The names in a folder to disk, or a power cut could undo the renaming. Windows does not open folders."""
-    if os.name == "posix":
-        opened = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
+def read_checkpoint_file(path: Path, weights: bool = True) -> Any:
+    """The contents of a checkpoint file: tensors, on the CPU, and plain data. Nothing in the file can run code.
 
-
-def link(source: Path, target: Path) -> None:
-    """A second name for a file, or a copy where the file system has no links."""
-    if target.exists() and target.samefile(source):
-        return  # os.replace would do nothing, and leave the part
-    beside = target.with_name(f".{target.name}.part")
-    beside.unlink(missing_ok=True)
+    Without `weights` the tensors are memory-mapped and their checksums are not compared: for readers of the rest only.
+    Raises UserError where there is no such file, and where it is not a checkpoint, is damaged, or would run code.
+    """
     try:
-        os.link(source, beside)
-    except OSError:
-        shutil.copy2(source, beside)
-    os.replace(beside, target)
+        with zipfile.ZipFile(path) as archive:
+            damaged = weights and archive.testzip()  # torch compares no checksums: a flipped bit would be a weight
+        if damaged:
+            raise zipfile.BadZipFile(f"{damaged} in it has a wrong checksum")
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=not weights)
+    except FileNotFoundError:
+        raise UserError(f"there is no checkpoint {path}") from None
+    except Exception as error:
+        if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise UserError(f"{path} is not loaded, as it would call {code[1]}; a checkpoint holds data only") from None
+        raise UserError(f"{path} is not a checkpoint, or torn: {first_line(error)}") from error
+
+
+def checkpoint_digest(path: Path) -> str:
+    """Names what a checkpoint file holds, in 16 hexadecimal digits. The file is not read as a whole: it is a ZIP
+    archive, whose directory lists the checksum of each entry.
+    """
+    with zipfile.ZipFile(path) as archive:
+        entries = [(entry.filename.partition("/")[2], entry.CRC, entry.file_size) for entry in archive.infolist()]
+    return hashlib.sha256(repr(sorted(entries)).encode()).hexdigest()[:16]

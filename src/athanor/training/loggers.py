@@ -1,4 +1,4 @@
-"""TensorBoard and CSV logs that a run's directory can keep: nothing is deleted, and a multirun's table is whole."""
+"""Loggers for TensorBoard and for a CSV file, which keep what a run logged before it was resumed."""
 
 from pathlib import Path
 
@@ -13,11 +13,13 @@ HEADER = "step,epoch,metric,value\n"
 
 
 class TensorBoard(TensorBoardLogger):
-    """Events straight in the run's directory, with this run's line of the HPARAMS table.
+    """Writes event files directly into the run's directory, with this run's row of TensorBoard's HPARAMS table.
 
-    What Lightning's logger writes for that table holds an `experiment` summary, of which TensorBoard reads the first
-    run's alone: parameters and metrics that only other runs have would be missing. Without it the table is the union.
-    A resumed run hides what was logged at `purge_step` and after it, which it will log again.
+    Lightning's logger writes an `experiment` summary for that table, and TensorBoard reads only the summary of the
+    first run: parameters and metrics that only other runs have would be missing. Without summaries, the table has all.
+
+    save_dir: the run's directory. parameters: its row's settings, by name. purge_step: the step at which the run is
+    resumed; what was logged there and later is hidden, as it will be logged again.
     """
 
     def __init__(self, save_dir: str, parameters: dict, purge_step: int | None = None) -> None:
@@ -27,35 +29,37 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        metrics = {name: value for name, value in metrics.items() if name != "epoch"}  # a chart that says nothing
+        metrics = {name: value for name, value in metrics.items() if name != "epoch"}  # Lightning adds it to each call
         super().log_metrics(metrics, step)
         self.latest |= {name: float(v) for name, v in metrics.items() if name.startswith(("val/", "test/"))}
 
     @rank_zero_only
     def log_hyperparams(self, params: object, *args: object, **kwargs: object) -> None:
-        """They are written at the end, with the metrics that they led to."""
+        """Does nothing: `finalize` writes the parameters together with the final metrics."""
 
     @rank_zero_only
     def save(self) -> None:
-        """Lightning's would write an empty hparams.yaml as well; the parameters are in config.yaml."""
+        """Flush. Lightning's logger would also write an empty hparams.yaml; the parameters are in config.yaml."""
         self.experiment.flush()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         if self.latest:
             _, session_start, session_end = hparams(self.parameters, self.latest)
-            writer = self.experiment._get_file_writer()
-            writer.add_summary(session_start)
-            writer.add_summary(session_end)
+            self.experiment.file_writer.add_summary(session_start)
+            self.experiment.file_writer.add_summary(session_end)
         self.experiment.flush()
 
 
 class CSVLog(Logger):
-    """metrics.csv: appends `step,epoch,metric,value`, so a resumed run goes on in its file and metrics may come late.
+    """Appends rows `step,epoch,metric,value` to metrics.csv in `save_dir`.
 
-    pandas: pd.read_csv("metrics.csv").pivot_table(index="step", columns="metric", values="value")
-    Lightning's CSVLogger deletes the file of the run that it resumes. Here a resumed run takes out the rows of
-    `purge_step` and after it, which it will log again.
+    One row for each value, so that a metric may appear for the first time at any step, and a resumed run can append
+    (Lightning's CSVLogger deletes the file). As a table of metrics by step:
+    pd.read_csv("metrics.csv").pivot_table(index="step", columns="metric", values="value")
+
+    purge_step: the step at which the run is resumed; rows of that step and later are removed, as they will be logged
+    again.
     """
 
     def __init__(self, save_dir: str, purge_step: int | None = None) -> None:
@@ -68,9 +72,8 @@ class CSVLog(Logger):
     @rank_zero_only
     def _purge(self, step: int) -> None:
         header, *rows = self.path.read_text().splitlines(keepends=True) or [HEADER]
-        kept = [
-            row for row in rows if row.endswith("\n") and int(row.partition(",")[0]) < step
-        ]  # a last row may be torn
+        complete = [row for row in rows if row.endswith("\n")]  # a killed run may have written half of its last row
+        kept = [row for row in complete if int(row.partition(",")[0]) < step]
         write_atomically(self.path, header + "".join(kept))
 
     @property
@@ -88,7 +91,7 @@ class CSVLog(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: object, *args: object, **kwargs: object) -> None:
-        """They are in config.yaml."""
+        """Does nothing: they are in config.yaml."""
 
     @rank_zero_only
     def save(self) -> None:

@@ -1,4 +1,4 @@
-"""Signals that ask a run to end, or to make room for others: it saves at the end of the step and ends."""
+"""Signals that ask a run to end: it saves at the end of the step and then ends."""
 
 import contextlib
 import logging
@@ -11,24 +11,27 @@ from athanor.training import slurm
 
 log = logging.getLogger(__name__)
 
-NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")  # Ctrl-C, kill, and what schedulers send before they preempt
-SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+# Ctrl-C, kill, and what cluster schedulers send before they preempt a job; Windows lacks the last two
+END_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 
 
 class Signals:
-    """`asked` is the signal that waits for the end of the step. Where nobody would save, or at a second one, the
-    process ends at once. What handled a signal before (submitit's requeueing) is called in place of an exit.
+    """Handles the signals that ask a run to end. The only object is `signals`, as handlers belong to the process.
+
+    asked: the signal that waits for the end of the step. somebody_saves: whether somebody looks at `asked` there; if
+    not, or at a second signal, the process ends at once. A handler that was installed before (submitit's, which
+    requeues the job) is called in place of the exit.
     """
 
     def __init__(self) -> None:
         self.asked: int | None = None
         self.somebody_saves = False
-        self.before: dict[int, object] = {}
+        self.before: dict[int, object] = {}  # the handlers that were installed before
 
     @contextmanager
     def handled(self) -> Iterator[None]:
         self.asked, self.somebody_saves = None, False
-        self.before = {number: signal.getsignal(number) for number in SIGNALS}
+        self.before = {number: signal.getsignal(number) for number in END_SIGNALS}
         self.take()
         try:
             yield
@@ -37,8 +40,8 @@ class Signals:
                 install(number, handler)
 
     def take(self) -> None:
-        """Handle them here; once more where Lightning has put its own, which stops one rank and not the others."""
-        for number in SIGNALS:
+        """Install the handlers; also after Lightning has installed its own, which stop one process of several."""
+        for number in END_SIGNALS:
             install(number, self.received)
 
     def received(self, number: int, frame: FrameType | None) -> None:
@@ -50,18 +53,20 @@ class Signals:
         log.info("%s: saving at the end of this step; send it again to end without", name)
 
     def leave(self, number: int) -> None:
+        """End the process as this signal asks. Returns if a handler from before decides that it goes on."""
         handler = self.before.get(number)
         self.asked = None
         if callable(handler) and handler is not signal.default_int_handler:
-            handler(number, None)  # submitit: requeues and exits, or ignores it
+            handler(number, None)  # submitit's requeues and exits, or ignores the signal
             return
-        if number == getattr(signal, "SIGUSR1", None):  # which sbatch --signal=USR1@120 sends before the time is over
+        if number == getattr(signal, "SIGUSR1", None):  # sbatch --signal=USR1@120 sends it before the time limit
             slurm.requeue()
         raise SystemExit(128 + number)
 
 
 def install(number: int, handler: object) -> None:
-    with contextlib.suppress(ValueError, TypeError):  # in a thread, or a handler that Python does not know
+    """signal.signal; does nothing outside the main thread, and for a handler that was not installed by Python."""
+    with contextlib.suppress(ValueError, TypeError):
         signal.signal(number, handler)
 
 

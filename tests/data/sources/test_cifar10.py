@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from athanor.base.errors import UserError
 from athanor.data.sources import cifar10 as module
 from athanor.data.sources.cifar10 import ARCHIVE, BATCHES, CLASSES, cifar10
 
@@ -89,20 +90,20 @@ def test_a_pickle_is_not_loaded_unless_its_checksum_is_right(tmp_path, batches):
             return os.mkdir, (str(tmp_path / "owned"),)
 
     (tmp_path / BATCHES / "data_batch_3").write_bytes(pickle.dumps(Attack()))
-    with pytest.raises(ValueError, match="data_batch_3 differs from the official file; remove"):
+    with pytest.raises(UserError, match="data_batch_3 differs from the official file; remove"):
         cifar10(tmp_path)
     assert not (tmp_path / "owned").exists()
 
 
 def test_a_missing_batch_is_named(tmp_path, batches):
     (tmp_path / BATCHES / "test_batch").unlink()
-    with pytest.raises(ValueError, match="test_batch is missing; remove"):
+    with pytest.raises(UserError, match="test_batch is missing; remove"):
         cifar10(tmp_path)
 
 
 def test_a_truncated_archive_is_named_and_left_packed(tmp_path, archive):
     archive.write_bytes(archive.read_bytes()[:-10])
-    with pytest.raises(ValueError, match=r"cifar-10-python\.tar\.gz differs from the official file, perhaps cut short"):
+    with pytest.raises(UserError, match=r"cifar-10-python\.tar\.gz differs from the official file, perhaps cut short"):
         cifar10(tmp_path)
     assert not (tmp_path / BATCHES).exists()
 
@@ -118,26 +119,26 @@ def test_folder_of_images(tmp_path, folder):
 
 def test_folder_with_an_image_too_few(tmp_path, folder):
     (folder / "train" / "cat" / "0.webp").unlink()
-    with pytest.raises(ValueError, match="has 19 train and 10 test images; CIFAR-10 has 20 and 10"):
+    with pytest.raises(UserError, match="has 19 train and 10 test images; CIFAR-10 has 20 and 10"):
         cifar10(tmp_path)
 
 
 def test_folder_of_another_image_size(tmp_path, folder):
     Image.new("RGB", (64, 48)).save(folder / "train" / "airplane" / "0.webp")
-    with pytest.raises(ValueError, match=r"0\.webp is 64x48; CIFAR-10 is 32x32"):
+    with pytest.raises(UserError, match=r"0\.webp is 64x48; CIFAR-10 is 32x32"):
         cifar10(tmp_path)
 
 
 def test_folder_of_other_classes(tmp_path, folder):
     for split in ("train", "test"):
         (folder / split / "cat").rename(folder / split / "kitten")
-    with pytest.raises(ValueError, match=r"has classes airplane, .*kitten.*; CIFAR-10 has airplane"):
+    with pytest.raises(UserError, match=r"has classes airplane, .*kitten.*; CIFAR-10 has airplane"):
         cifar10(tmp_path)
 
 
 def test_folder_without_test(tmp_path):
     (tmp_path / "cifar10" / "train").mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match="test/ missing in"):
+    with pytest.raises(UserError, match="test/ missing in"):
         cifar10(tmp_path)
 
 
@@ -146,9 +147,7 @@ def test_offline_the_error_says_what_to_put_where(tmp_path, monkeypatch):
         raise OSError("no network here")
 
     monkeypatch.setattr("urllib.request.urlopen", refuse)
-    with pytest.raises(
-        FileNotFoundError, match=r"put cifar-10-python\.tar\.gz, its unpacked cifar-10-batches"
-    ) as error:
+    with pytest.raises(UserError, match=r"put cifar-10-python\.tar\.gz, its unpacked cifar-10-batches") as error:
         cifar10(tmp_path / "new")
     assert f"into {tmp_path / 'new'}, or use data=digits" in str(error.value)
     assert str(error.value).count("\n") == 1

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
+from athanor.base.errors import UserError
 from athanor.data.sources.image_file import is_image, load_image
 
 
@@ -87,12 +88,12 @@ def test_a_wrong_suffix_does_not_matter(tmp_path):
 
 def test_files_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(ValueError, match=r"text\.png: not an image"):
+    with pytest.raises(UserError, match=r"text\.png: not an image"):
         load_image(tmp_path / "text.png", "RGB", None)
-    with pytest.raises(FileNotFoundError, match=r"absent\.png does not exist"):
+    with pytest.raises(UserError, match=r"absent\.png does not exist"):
         load_image(tmp_path / "absent.png", "RGB", None)
     Image.new("F", (8, 8)).save(tmp_path / "float.tif")
-    with pytest.raises(ValueError, match="mode F have no known white; save it with 8 or 16 bits"):
+    with pytest.raises(UserError, match="mode F have no known white; save it with 8 or 16 bits"):
         load_image(tmp_path / "float.tif", "RGB", None)
 
 
@@ -101,7 +102,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
 def test_decompression_bombs_are_refused(tmp_path, monkeypatch, limit):
     save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    with pytest.raises(ValueError, match=r"bomb\.png: .*64|bomb\.png: 8 x 8 pixels"):
+    with pytest.raises(UserError, match=r"bomb\.png: .*64|bomb\.png: 8 x 8 pixels"):
         load_image(tmp_path / "bomb.png", "RGB", None)
 
 
@@ -114,7 +115,7 @@ def test_postscript_is_no_image_as_it_is_a_program(name, tmp_path, monkeypatch):
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", str(ghostscript))
     path = tmp_path / name
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n")
-    with pytest.raises(ValueError, match=f"{name}: not an image"):
+    with pytest.raises(UserError, match=f"{name}: not an image"):
         load_image(path, "RGB", None)
     assert not started.exists()
     assert not is_image("a.eps")

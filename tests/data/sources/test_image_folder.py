@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from athanor.base.errors import UserError
 from athanor.data.sources import cache, decode
 from athanor.data.sources.image_file import load_image
 from athanor.data.sources.image_folder import image_folder
@@ -154,7 +155,7 @@ def test_other_settings_have_their_own_cache(root, read, tmp_path):
 
 def test_a_failed_decoding_leaves_no_cache(root, read, tmp_path):
     (root / "cat" / "0.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         read(root)
     assert [path.name for path in (tmp_path / "data" / "cache").iterdir()] == ["pets.lock"]
 
@@ -185,13 +186,13 @@ def test_the_size_is_announced_and_held_against_the_free_space(root, read, monke
     with caplog.at_level(logging.INFO):
         read(root)
     assert re.search(r"decoding 20 images of .*pets once into .*: 0\.0 MB \(1\.0 MB free\)", caplog.text)
-    with pytest.raises(ValueError, match=r"need 3\.8 MB \(1\.0 MB free\) in .*set data_dir=<a folder on another disk>"):
+    with pytest.raises(UserError, match=r"need 3\.8 MB \(1\.0 MB free\) in .*set data_dir=<a folder on another disk>"):
         read(root, image_size=250)
 
 
 def test_a_data_dir_that_cannot_be_written_is_named(root, tmp_path, read):
     (tmp_path / "data").write_text("a file where the folder should be")
-    with pytest.raises(ValueError, match=r"cannot write in .*set data_dir=<a folder you can write to>"):
+    with pytest.raises(UserError, match=r"cannot write in .*set data_dir=<a folder you can write to>"):
         read(root)
 
 
@@ -199,26 +200,26 @@ def test_a_data_dir_that_cannot_be_written_is_named(root, tmp_path, read):
 
 
 def test_root_that_does_not_exist(tmp_path, read):
-    with pytest.raises(FileNotFoundError, match=r"data\.root=.*pets is not a folder"):
+    with pytest.raises(UserError, match=r"data\.root=.*pets is not a folder"):
         read(tmp_path / "pets")
 
 
 def test_no_class_folders(tmp_path, read):
     save(tmp_path / "pets" / "0.png")
-    with pytest.raises(ValueError, match=r"no class folders in .*pets; make one folder a class"):
+    with pytest.raises(UserError, match=r"no class folders in .*pets; make one folder a class"):
         read(tmp_path / "pets")
 
 
 def test_only_one_class(tmp_path, read):
     save(tmp_path / "pets" / "cat" / "0.png")
-    with pytest.raises(ValueError, match=r"only one class folder, cat/, in .*pets; a classifier needs two"):
+    with pytest.raises(UserError, match=r"only one class folder, cat/, in .*pets; a classifier needs two"):
         read(tmp_path / "pets")
 
 
 def test_an_empty_class_folder(root, read):
     (root / "emu").mkdir()
     (root / "emu" / "notes.txt").touch()
-    with pytest.raises(ValueError, match=r"no images in .*emu \(1 other files\)"):
+    with pytest.raises(UserError, match=r"no images in .*emu \(1 other files\)"):
         read(root)
 
 
@@ -226,17 +227,17 @@ def test_an_empty_class_folder(root, read):
 def test_one_of_train_and_test_is_missing(split_root, read, there, missing):
     (split_root / missing).rename(split_root / ".away")
     with pytest.raises(
-        ValueError, match=f"{missing}/<class>/ is missing; .* put all classes directly into {split_root}"
+        UserError, match=f"{missing}/<class>/ is missing; .* put all classes directly into {split_root}"
     ):
         read(split_root)
 
 
 def test_classes_that_differ_between_train_and_test(split_root, read):
     (split_root / "test" / "dog").rename(split_root / "test" / "fox")
-    with pytest.raises(ValueError, match="train/ has classes that test/ lacks: dog"):
+    with pytest.raises(UserError, match="train/ has classes that test/ lacks: dog"):
         read(split_root)
     save(split_root / "test" / "dog" / "0.png")
-    with pytest.raises(ValueError, match="test/ has classes that train/ lacks: fox"):
+    with pytest.raises(UserError, match="test/ has classes that train/ lacks: fox"):
         read(split_root)
 
 
@@ -246,7 +247,7 @@ def test_unreadable_images_are_counted_and_three_are_named(root, read):
         (root / "cat" / f"{i}.png").write_bytes(whole[:40])
     (root / "dog" / "0.png").write_text("no image")
     with pytest.raises(
-        ValueError, match=r"5 of 20 images cannot be read; .*cat/0\.png: .*2\.png: .*; and 2 more"
+        UserError, match=r"5 of 20 images cannot be read; .*cat/0\.png: .*2\.png: .*; and 2 more"
     ) as error:
         read(root)
     assert "3.png" not in str(error.value)
@@ -256,13 +257,13 @@ def test_all_images_unreadable(tmp_path, read):
     for name in ("cat", "dog"):
         (tmp_path / "pets" / name).mkdir(parents=True)
         (tmp_path / "pets" / name / "0.png").touch()
-    with pytest.raises(ValueError, match="2 of 2 images cannot be read"):
+    with pytest.raises(UserError, match="2 of 2 images cannot be read"):
         read(tmp_path / "pets", image_size=None)
 
 
 def test_mixed_sizes_without_an_image_size(root, read):
     save(root / "dog" / "5.png", size=(30, 20))
-    with pytest.raises(ValueError, match=r"cat/0\.png is 8x8, .*dog/5\.png is 30x20; .*data\.image_size=64"):
+    with pytest.raises(UserError, match=r"cat/0\.png is 8x8, .*dog/5\.png is 30x20; .*data\.image_size=64"):
         read(root, image_size=None)
 
 
@@ -270,13 +271,13 @@ def test_links_out_of_the_folder_are_refused(root, read, tmp_path):
     save(tmp_path / "secret.png")
     link = root / "cat" / "link.png"
     link.symlink_to(tmp_path / "secret.png")
-    with pytest.raises(ValueError, match=r"cat/link\.png is a link to .*secret\.png"):
+    with pytest.raises(UserError, match=r"cat/link\.png is a link to .*secret\.png"):
         read(root)
     link.unlink()
     link.symlink_to(root / "dog" / "0.png")
     assert len(read(root).train_images) == 17
     (root / "fox").symlink_to(root / "dog")
-    with pytest.raises(ValueError, match=r"fox is a link to .*dog; links to folders"):
+    with pytest.raises(UserError, match=r"fox is a link to .*dog; links to folders"):
         read(root)
 
 
@@ -294,5 +295,5 @@ def test_root_itself_may_be_a_link(root, read, tmp_path):
     ],
 )
 def test_wrong_knobs(root, read, setting, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         read(root, **setting)

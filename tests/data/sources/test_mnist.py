@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from athanor.base.errors import UserError
 from athanor.data.sources import mnist as module
 from athanor.data.sources.mnist import fashion_mnist, mnist
 
@@ -87,14 +88,14 @@ def test_a_truncated_file_is_named_with_its_size(tmp_path, raw):
     path = raw / "train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(
-        ValueError, match=f"{re.escape(str(path))} is truncated or wrong: 23,531 bytes instead of 23,536"
+        UserError, match=f"{re.escape(str(path))} is truncated or wrong: 23,531 bytes instead of 23,536"
     ):
         mnist(tmp_path)
 
 
 def test_a_wrong_file_is_named_with_its_header(tmp_path, raw):
     shutil.copy(raw / "t10k-labels-idx1-ubyte", raw / "t10k-images-idx3-ubyte")
-    with pytest.raises(ValueError, match="t10k-images-idx3-ubyte is not the file it should be: header 00000801"):
+    with pytest.raises(UserError, match="t10k-images-idx3-ubyte is not the file it should be: header 00000801"):
         mnist(tmp_path)
 
 
@@ -102,13 +103,13 @@ def test_a_damaged_gz_is_named(tmp_path, raw):
     path = raw / "t10k-labels-idx1-ubyte"
     path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes())[:-9])
     path.unlink()
-    with pytest.raises(ValueError, match=r"t10k-labels-idx1-ubyte\.gz is damaged"):
+    with pytest.raises(UserError, match=r"t10k-labels-idx1-ubyte\.gz is damaged"):
         mnist(tmp_path)
 
 
 def test_offline_the_error_names_the_missing_files_in_two_lines(tmp_path, raw, no_network):
     (raw / "t10k-labels-idx1-ubyte").unlink()
-    with pytest.raises(FileNotFoundError, match=r"put t10k-labels-idx1-ubyte \(or the same with \.gz\) into") as error:
+    with pytest.raises(UserError, match=r"put t10k-labels-idx1-ubyte \(or the same with \.gz\) into") as error:
         mnist(tmp_path)
     assert str(raw) in str(error.value)
     assert "data=digits" in str(error.value)

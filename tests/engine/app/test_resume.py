@@ -333,5 +333,5 @@ def test_two_processes_do_not_train_one_run(train):
 def test_the_folder_of_checkpoints_is_synced_after_the_renaming(tmp_path, monkeypatch):
     synced, fsync = [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda opened: (synced.append(os.fstat(opened).st_mode), fsync(opened)))
-    checkpoint_files.write({"epoch": 1}, tmp_path / "last.ckpt")
+    checkpoint_files.write_checkpoint({"epoch": 1}, tmp_path / "last.ckpt")
     assert len(synced) == 2

@@ -52,41 +52,47 @@ def environment(monkeypatch):
 )
 def test_the_variables_that_a_config_names_are_found(text, names):
     cfg = OmegaConf.create({"seed": 0, "logger": {"a": {"list": [1, text]}}})
-    assert sorted(secrets.find(cfg).values()) == sorted(f"${{oc.env:{name}}}" for name in names)
+    secret = secrets.find(secrets.resolve(cfg))
+    assert sorted(secret.values()) == sorted(f"${{oc.env:{name}}}" for name in names)
 
 
-@pytest.mark.parametrize("text", ["${oc.env:${name}}", "${oc.env:A B}", "${oc.env:${oc.env:KEY}}"])
-def test_a_variable_whose_name_is_computed_is_refused(text):
-    with pytest.raises(UserError, match="type the name of an environment variable itself"):
-        secrets.find(OmegaConf.create({"name": "KEY", "a": text}))
+def test_a_variable_whose_name_is_computed_is_kept_by_the_name_that_comes_out():
+    cfg = OmegaConf.create({"name": "KEY", "a": "${oc.env:${name}}"})
+    assert secrets.resolve(cfg) == {"name": "KEY", "a": "${oc.env:KEY}"}
 
 
-def test_what_is_hidden_is_found_again():
+def test_the_text_stays_where_it_stands_and_values_come_back():
     cfg = OmegaConf.create(
-        {"a": {"key": "${oc.env:KEY}", "uri": "http://${oc.env:LONGER}@h", "n": 3}, "copy": "${a.key}"}
+        {
+            "a": {"key": "${oc.env:KEY}", "uri": "http://${oc.env:LONGER}@h", "n": 3},
+            "copy": "${a.key}",
+            "elsewhere": [f"{KEY}/x", None],
+        }
     )
-    found, plain = secrets.find(cfg), OmegaConf.to_container(cfg, resolve=True)
-    hidden = secrets.hide({**plain, "several": [KEY, (f"{KEY}{KEY}", None)]}, found)
-    assert hidden == {
+    resolved, values = secrets.resolve(cfg), OmegaConf.to_container(cfg, resolve=True)
+    assert resolved == {
         "a": {"key": "${oc.env:KEY}", "uri": "http://${oc.env:LONGER}@h", "n": 3},
         "copy": "${oc.env:KEY}",
-        "several": ["${oc.env:KEY}", ("${oc.env:KEY}${oc.env:KEY}", None)],
+        "elsewhere": [f"{KEY}/x", None],  # the same letters, typed by a person
     }
-    assert secrets.reveal(hidden) == {**plain, "several": [KEY, (f"{KEY}{KEY}", None)]}
-    assert plain["a"]["key"] == KEY  # a copy
-    assert OmegaConf.to_container(OmegaConf.create(hidden), resolve=True)["a"] == plain["a"]
+    assert secrets.reveal(resolved) == values
+    assert OmegaConf.to_container(cfg, resolve=True) == values  # the resolver is Hydra's own again
 
 
-def test_nothing_to_hide_leaves_all_as_it_is():
-    config = {"a": [1, "text"]}
-    assert secrets.hide(config, {}) is config
+def test_a_number_that_is_decoded_from_the_environment_is_a_setting(monkeypatch):
+    monkeypatch.setenv("STEPS", "12345")
+    assert secrets.resolve(OmegaConf.create({"a": "${oc.decode:${oc.env:STEPS}}"})) == {"a": 12345}
+
+
+def test_texts_for_people_have_the_names_in_place_of_the_values():
+    hidden = secrets.hide(f"{KEY}-and-more, {KEY}{KEY}", {KEY: "${oc.env:KEY}", f"{KEY}-and-more": "${oc.env:LONGER}"})
+    assert hidden == "${oc.env:LONGER}, ${oc.env:KEY}${oc.env:KEY}"  # the longest first
+    assert secrets.hide("text", {}) == "text"
 
 
 def test_the_name_of_a_target_is_no_secret(monkeypatch):
-    monkeypatch.setenv("KEY", "Adam")
-    found = secrets.find(OmegaConf.create({"a": "${oc.env:KEY}"}))
-    hidden = secrets.hide({"_target_": "torch.optim.Adam", "note": "Adam"}, found)
-    assert hidden == {"_target_": "torch.optim.Adam", "note": "${oc.env:KEY}"}
+    monkeypatch.setenv("TARGET", "torch.optim.Adam")
+    assert secrets.resolve(OmegaConf.create({"_target_": "${oc.env:TARGET}"})) == {"_target_": "torch.optim.Adam"}
 
 
 def test_a_variable_that_is_not_set_is_named():

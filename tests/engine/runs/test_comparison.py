@@ -21,22 +21,22 @@ def study(tmp_path_factory, run_process):
     ran = run_process(cwd, "train.py", *WORDS, "optim.lr=0.01", "seed=0,1", "hydra.sweep.dir=sweep")
     assert (ran.code, ran.err) == (0, "")
     with open(cwd / "sweep" / "ensembles.csv") as file:
-        return ran, cwd / "sweep", {row["way"]: row for row in csv.DictReader(file)}
+        return ran, cwd / "sweep", {row["method"]: row for row in csv.DictReader(file)}
 
 
 def runs_of(folder, kind):
     return [run for run in Sweep(folder).runs if f"callbacks={kind}" in run.results["overrides"]]
 
 
-def test_every_way_is_a_row_with_its_cost(study):
+def test_every_method_is_a_row_with_its_cost(study):
     ran, folder, rows = study
     assert list(rows) == ["single", "checkpoints of one run", "greedy soup of one run", "ema", "swa", "2 seeds"]
     assert [int(row["forward passes"]) for row in rows.values()] == [1, 3, 1, 1, 1, 2]
     assert float(rows["2 seeds"]["trainings"]) == 2
     assert (folder / "figures" / "ensembles.png").read_bytes().startswith(b"\x89PNG")
     assert "sweep/figures/ensembles.png" in ran.out
-    for way in rows:
-        assert f"  {way:24}" in ran.out
+    for method in rows:
+        assert f"  {method:24}" in ran.out
 
 
 def test_the_rows_say_what_the_runs_say(study):
@@ -62,8 +62,8 @@ def test_the_seeds_are_averaged_and_their_gain_is_in_standard_errors(study):
     assert float(rows["2 seeds"]["test/acc"]) == pytest.approx(acc)
     single = [run.results["test"]["acc"] for run in runs]
     error = statistics.stdev(single) / math.sqrt(2)
-    found = float(rows["2 seeds"]["gain in standard errors"])
-    assert found == pytest.approx((acc - statistics.fmean(single)) / error)
+    gain = float(rows["2 seeds"]["gain in standard errors"])
+    assert gain == pytest.approx((acc - statistics.fmean(single)) / error)
     best = min(runs, key=lambda run: run.results["val"]["loss"])
     assert float(rows["2 seeds"]["best member"]) == pytest.approx(best.results["test"]["acc"])
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import hydra
 import pytest
 
-from athanor.engine.config import check_study
-from athanor.engine.runs import study_figure as drawing
+from athanor.engine.config.check_study import check_study
+from athanor.engine.runs import study_figure
 from athanor.engine.runs.run import Run
 from athanor.engine.runs.study import Study
 from athanor.engine.runs.sweep import Sweep
@@ -19,15 +19,15 @@ TINY = ["data=digits", "model=linear", "data.limit=200", "trainer.max_epochs=2",
 
 
 def drawn(study):
-    return drawing.conclusion(study)[1]
+    return study_figure.conclude(study)[1]
 
 
 @pytest.fixture
 def figures(monkeypatch):
     """The figures that were saved."""
-    found, save = [], drawing.save
-    monkeypatch.setattr(drawing, "save", lambda figure, path: found.append(figure) or save(figure, path))
-    return found
+    figures, save = [], study_figure.save_figure
+    monkeypatch.setattr(study_figure, "save_figure", lambda figure, path: figures.append(figure) or save(figure, path))
+    return figures
 
 
 @pytest.fixture
@@ -229,32 +229,72 @@ def test_a_study_of_which_all_jobs_failed_says_that_there_is_nothing_to_draw(tra
 
 
 def test_a_figure_that_cannot_be_drawn_costs_one_line(train, tmp_path, monkeypatch):
-    def draw(study, path):
+    def conclude(study):
         raise RuntimeError("no font\nat all")
 
-    monkeypatch.setattr(drawing, "draw", draw)
+    monkeypatch.setattr(study_figure, "conclude", conclude)
     ran = train("study=learning_rates", *TINY, "optim.lr=0.1", "seed=0")
     assert (ran.code, ran.err) == (0, "error: the study is not drawn: no font at all\n")
     assert (tmp_path / "sweep" / "results.csv").is_file() and (tmp_path / "sweep" / "study.csv").is_file()
+
+
+OWN_STUDY = """
+# @package _global_
+hydra: {mode: MULTIRUN, sweeper: {params: {optim.lr: "0.1,0.01"}}}
+study: {title: My title, conclude: my_study.conclude}
+"""
+OWN_CODE = """
+def conclude(study):
+    path = study.sweep.dir / "lines.txt"
+    path.write_text(f"{study.title}: {[run.results['val']['acc'] for run in study.finished]}")
+    return ["  a line of my own"], path
+"""
+
+
+def test_a_study_of_a_persons_own_names_the_function_that_concludes_it(train, tmp_path, monkeypatch):
+    (tmp_path / "configs" / "study").mkdir(parents=True)
+    (tmp_path / "configs" / "study" / "mine.yaml").write_text(OWN_STUDY.lstrip())
+    (tmp_path / "my_study.py").write_text(OWN_CODE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    ran = train("--config-dir", "configs", "study=mine", *TINY, "test=false")
+    assert (ran.code, ran.err) == (0, "")
+    accuracies = [run.results["val"]["acc"] for run in Sweep(tmp_path / "sweep").runs]
+    assert (tmp_path / "sweep" / "lines.txt").read_text() == f"My title: {accuracies}" and len(accuracies) == 2
+    assert "  a line of my own\n" in ran.out and "  sweep/lines.txt; sweep/study.csv\n" in ran.out
+    assert not (tmp_path / "sweep" / "figures").exists()
+
+
+def test_a_study_reads_the_results_of_each_run_once(make_study, monkeypatch):
+    study = make_study([EPOCHS], ("optim.lr=1 seed=0", [0.1]), ("optim.lr=2 seed=1", [0.2]))
+    reads, loads = [], json.loads
+    monkeypatch.setattr(json, "loads", lambda text: reads.append(text) or loads(text))
+    study = Study("fake", {"title": "A title", "panels": [EPOCHS]}, study.sweep)
+    study.tabulate()
+    drawn(study)
+    assert len(reads) == len(study.runs) == 2
 
 
 PANEL = "study.panels=[{%s}]"
 WRONG = {
     PANEL % "x:epoch,y:val/ac": "study.panels[0].y=val/ac is not recorded; did you mean val/acc?",
     PANEL % "x:optim.rate,y:val/acc": "study.panels[0].x=optim.rate is not varied; ",
-    PANEL % "x:optim.lr,y:test/acc": "study.panels[0].y=test/acc: with test=false the test set is not read; ",
+    PANEL % "x:optim.lr,y:test/acc": "study.panels[0].y=test/acc: test=false leaves the test set unread; ",
     PANEL % "x:seed,y:val/acc,best:optim.l": "study.panels[0].best=optim.l is not varied; did you mean optim.lr?",
     PANEL % "x:epoch,y:val/acc,best:optim.lr": "study.panels[0].best=optim.lr: there is one for each value",
     PANEL % "x:seed,y:seconds,best:optim.lr": "study.panels[0].y=seconds: study.panels[0].best needs a metric; ",
     PANEL % "x:epoch,y:val/acc,logx:true": "study.panels[0].logx: a panel has no 'logx'; did you mean log_x?",
     PANEL % "x:epoch,y:val/acc,log_x:1": "study.panels[0].log_x=1: a panel takes bool",
-    PANEL % "x:epoch,y:val/acc,y_range:[1]": "study.panels[0].y_range=[1]: a panel takes [<from>, <to>]",
-    PANEL % "x:epoch": "study.panels[0].y is missing: a panel shows y against x",
-    "study.panels=[]": "study.panels is missing: a study has a title and panels",
+    PANEL % "x:epoch,y:val/acc,y_range:[1]": "study.panels[0].y_range=[1]: a panel takes a list of 2 float",
+    PANEL % "x:epoch": "study.panels[0].y is missing: a panel needs x and y",
+    "study.panels=[]": "study.panels is missing: a study needs title and panels",
     "study.title=5": "study.title=5: a study takes str",
     "+study.panel=5": "study.panel: a study has no 'panel'; did you mean panels?",
     "logger=tensorboard": "study.panels[0].x=epoch is drawn from metrics.csv, which nobody writes; add logger=csv",
     "study=nothing": "study=nothing does not exist; ",
+    "+study.conclude=os.nothing": "study.conclude=os.nothing cannot be imported: ",
+    "+study.conclude=nowhere.draw": "study.conclude=nowhere.draw cannot be imported: No module named 'nowhere'",
+    "+study.conclude=os.sep": "study.conclude=os.sep is not a function; ",
+    "+study.conclude=5": "study.conclude=5: a study takes str",
 }
 
 
@@ -282,9 +322,9 @@ def test_a_wrong_key_of_a_single_run_is_found_too(train):
 def test_callbacks_and_further_metrics_record_what_a_panel_can_show(compose_sweep):
     words = ["study=learning_rates", "metrics=macro_f1", "+callbacks.health={_target_: a.b}"]
     for y in "val/macro_f1", "health/dead":
-        check_study.check(compose_sweep(*words, PANEL % f"x:epoch,y:{y}"))
+        check_study(compose_sweep(*words, PANEL % f"x:epoch,y:{y}"))
     for y in "parameters", "data.train":
-        check_study.check(compose_sweep(*words, PANEL % f"x:optim.lr,y:{y}"))
+        check_study(compose_sweep(*words, PANEL % f"x:optim.lr,y:{y}"))
 
 
 @pytest.fixture
@@ -302,9 +342,9 @@ def compose_sweep():
 def test_every_study_is_a_multirun_that_can_be_drawn_and_chooses_nothing_by_the_test_set(name, compose_sweep):
     config = compose_sweep(f"study={name}")
     assert (config.hydra.mode.name, config.name) == ("MULTIRUN", name)
-    assert not config.test or "compare" in config.study
+    assert not config.test or "conclude" in config.study
     assert config.callbacks.early_stopping is None
-    check_study.check(config)
+    check_study(config)
 
 
 @pytest.mark.slow

@@ -1,8 +1,14 @@
-"""What members say of images, computed once: files that are named by the contents of a checkpoint and of images."""
+"""Logits of classifiers for the images of a data module, and files that keep them, so that each is computed once.
+
+A file is named by all that the logits depend on: the contents of the checkpoint, the images, the views of each image
+that are averaged, the kind of device and the version of torch.
+"""
 
 import hashlib
 import logging
 import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -10,62 +16,67 @@ import torch
 from torch import Tensor
 
 from athanor.base.files import write_atomically
-from athanor.craft.ensembles.network import logits_of
+from athanor.craft.ensembles.network import logits_over_views
 from athanor.data.batches import EvalBatches
 from athanor.data.module import ImageData
 from athanor.data.preprocess import chunks
-from athanor.engine.runs.ensembles.members import Member
-from athanor.engine.runs.run import load_classifier
 from athanor.tasks import tta
 from athanor.tasks.classification import Classifier
+from athanor.training.checkpoint_files import checkpoint_digest
 
 log = logging.getLogger(__name__)
 Stage = Literal["train", "val", "test"]
-HASH = 32  # bytes of SHA-256 at the end of a file
+DIGEST_BYTES = 32  # of SHA-256, at the end of a file
 
 
-def stacked(
-    members: list[Member], data: ImageData, stage: Stage, kind: tta.Kind = "none", device: str = "cpu"
-) -> Tensor:
-    """Logits [M, N, num_classes] of all members, float32 on the CPU."""
-    images = fingerprint(data, stage)
-    return torch.stack([logits(member, data, stage, kind, device, images) for member in members])
+@dataclass(frozen=True)
+class SavedClassifier:
+    """A classifier in a checkpoint file, the folder that keeps its logits, and a function that loads it."""
+
+    checkpoint: Path
+    folder: Path
+    load: Callable[[], Classifier]  # called where a file with the logits is not there yet
 
 
-def logits(
-    member: Member,
+def stacked_logits(
+    classifiers: Iterable[SavedClassifier],
     data: ImageData,
     stage: Stage,
     kind: tta.Kind = "none",
-    device: str = "cpu",
-    images: str | None = None,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Logits [N, num_classes] of a member for the images of a stage, in their order: float32 on the CPU.
+    """Logits [M, N, num_classes] of M classifiers for the images of a stage, in their order: float32 on the CPU.
 
-    images: their `fingerprint`, where it is known already. A file in `predictions/` of the member's run that has them
-    spares the forward passes; one that is torn, or from another version of torch, counts for nothing.
+    They are read from the classifiers' folders, or computed on `device` and written there. A file that is damaged
+    counts as missing, and where a folder cannot be written to, a warning says so.
     """
-    where = torch.device(device).type
-    key = repr((member.digest, images or fingerprint(data, stage), kind, where, torch.__version__))
-    name = f"{member.path.stem}_{stage}_{hashlib.sha256(key.encode()).hexdigest()[:16]}.logits"
-    path = member.folder / "predictions" / name
-    shape = (len(batches(data, stage).index), len(data.class_names))
-    found = read(path, shape)
-    if found is None:
-        found = predicted(load_classifier(member.path), batches(data, stage), kind, device)
-        save(found, path)
-    return found
+    images = fingerprint(data, stage)
+    batches = stage_batches(data, stage)
+    shape = (len(batches.index), len(data.class_names))
+    logits = []
+    for saved in classifiers:
+        digest = checkpoint_digest(saved.checkpoint)
+        key = repr((digest, images, kind, torch.device(device).type, torch.__version__))
+        name = f"{saved.checkpoint.stem}_{stage}_{hashlib.sha256(key.encode()).hexdigest()[:16]}.logits"
+        kept = read_logits(saved.folder / name, shape)
+        if kept is None:
+            kept = predict_logits(saved.load(), batches, kind, device)
+            keep_logits(kept, saved.folder / name)
+        logits.append(kept)
+    return torch.stack(logits)
 
 
 @torch.inference_mode()
-def predicted(classifier: Classifier, batches: EvalBatches, kind: tta.Kind = "none", device: str = "cpu") -> Tensor:
+def predict_logits(
+    classifier: Classifier, batches: EvalBatches, kind: tta.Kind = "none", device: torch.device | str = "cpu"
+) -> Tensor:
     """Logits [N, num_classes] of a classifier, float32 on the CPU; it is left on `device`, in eval mode."""
     classifier.to(device).eval()
-    return torch.cat([logits_of(classifier, images.to(device), kind).float().cpu() for images, _ in batches])
+    return torch.cat([logits_over_views(classifier, images.to(device), kind).float().cpu() for images, _ in batches])
 
 
-def batches(data: ImageData, stage: Stage) -> EvalBatches:
-    """Those of evaluate.py, without a trainer."""
+def stage_batches(data: ImageData, stage: Stage) -> EvalBatches:
+    """All images of a stage in the batches that a trainer would evaluate, without a trainer and not augmented."""
     source, size = data.source, data.eval_batch_size
     if stage == "test":
         return EvalBatches(source.test_images, source.test_labels, data.test_index, size)
@@ -73,35 +84,37 @@ def batches(data: ImageData, stage: Stage) -> EvalBatches:
     return EvalBatches(source.train_images, source.train_labels, index, size)
 
 
-def labels(data: ImageData, stage: Stage) -> Tensor:
-    """int64 [N], in the order of `logits`."""
-    part = batches(data, stage)
-    return part.labels[part.index]
+def stage_labels(data: ImageData, stage: Stage) -> Tensor:
+    """Labels int64 [N] of a stage, in the order of its logits."""
+    batches = stage_batches(data, stage)
+    return batches.labels[batches.index]
 
 
 def fingerprint(data: ImageData, stage: Stage) -> str:
     """Names the images of a stage by their pixels, and the size of the batches that they come in."""
-    part, digest = batches(data, stage), hashlib.sha256()
-    for images in chunks(part.images, part.index):
+    batches, digest = stage_batches(data, stage), hashlib.sha256()
+    for images in chunks(batches.images, batches.index):
         digest.update(images.contiguous().numpy())
-    return f"{digest.hexdigest()} {tuple(part.images.shape[1:])} {part.batch_size}"
+    return f"{digest.hexdigest()} {tuple(batches.images.shape[1:])} {batches.batch_size}"
 
 
-def read(path: Path, shape: tuple[int, int]) -> Tensor | None:
+def read_logits(path: Path, shape: tuple[int, int]) -> Tensor | None:
+    """The logits in a file, or None where it is missing, damaged, or of another shape."""
     try:
         contents = path.read_bytes()
     except OSError:
         return None
-    numbers, digest = contents[:-HASH], contents[-HASH:]
+    numbers, digest = contents[:-DIGEST_BYTES], contents[-DIGEST_BYTES:]
     if len(numbers) != 4 * math.prod(shape) or hashlib.sha256(numbers).digest() != digest:
         return None
     return torch.frombuffer(bytearray(numbers), dtype=torch.float32).view(shape)
 
 
-def save(found: Tensor, path: Path) -> None:
-    numbers = found.contiguous().numpy().tobytes()
+def keep_logits(logits: Tensor, path: Path) -> None:
+    """Write logits and their SHA-256 digest; a folder that cannot be written to costs a warning."""
+    numbers = logits.contiguous().numpy().tobytes()
     try:
         path.parent.mkdir(exist_ok=True)
         write_atomically(path, numbers + hashlib.sha256(numbers).digest())
-    except OSError as error:  # a run that one may only read
+    except OSError as error:  # a run of somebody else's, which may be read but not written to
         log.warning("predictions are not kept: cannot write %s (%s)", path, error.strerror)

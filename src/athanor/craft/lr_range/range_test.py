@@ -1,9 +1,9 @@
 """The learning-rate range test (Smith 2015): train with a rate that rises at every step, and look at the loss.
 
-A sweep goes from a tiny to a large rate in equal steps of its logarithm, every parameter group in proportion, and ends
-where the loss diverges. Several sweeps over other orders of the images say how far the answer can be trusted. Nothing
-of the run changes by it: parameters, buffers and random numbers are put back to the bit, the optimizer is one of its
-own, and no validation image is read.
+A sweep goes from a very small to a large rate in equal steps of its logarithm, every parameter group in proportion, and
+ends where the loss diverges. Several sweeps, each over another order of the images, show how far the answer can be
+trusted. The run is not changed: parameters, buffers and random numbers are restored to the bit, the optimizer is a
+separate one, and no validation image is read.
 """
 
 import contextlib
@@ -18,17 +18,21 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from athanor.base.errors import UserError
 from athanor.data.batches import Batch, TrainBatches
 from athanor.data.seeds import mix, seed_step
 from athanor.tasks.classification import Classifier
 
-SWEEPS = 0x737765657073  # names the orders of images, apart from those of the run
+SWEEPS = 0x737765657073  # keeps the orders of images and the random numbers of sweeps apart from those of the run
 DIVERGED = 4  # times the best smoothed loss: the sweep ends
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """Learning rates, the training loss at each, and how much of the past the smoothed loss keeps."""
+class RangeSweep:
+    """Learning rates and the training loss at each. smoothing: the share of the past in the smoothed loss, in [0, 1).
+
+    diverged: whether the sweep ended before the largest rate.
+    """
 
     lrs: list[float]
     losses: list[float]
@@ -37,11 +41,11 @@ class Sweep:
 
     @property
     def smoothed(self) -> list[float]:
-        """The exponential average, divided by the weight that it has seen (as Adam's moments are)."""
-        return list(averages(self.losses, self.smoothing))
+        return smoothed_losses(self.losses, self.smoothing)
 
     @property
     def lowest(self) -> int:
+        """The index of the lowest smoothed loss."""
         smoothed = self.smoothed
         return smoothed.index(min(smoothed))
 
@@ -63,44 +67,47 @@ class Sweep:
         return self.lrs[first + (last - first) // 2]
 
 
-RULES = {"minimum": Sweep.minimum, "steepest": Sweep.steepest, "valley": Sweep.valley}
+RULES = {"minimum": RangeSweep.minimum, "steepest": RangeSweep.steepest, "valley": RangeSweep.valley}
 
 
 @dataclass(frozen=True)
 class RangeTest:
-    """Its sweeps. Each rule is applied to each of them: the answer is their median, to two digits."""
+    """Several sweeps. Each rule is applied to each sweep; the suggestion is the median, to two digits."""
 
-    sweeps: list[Sweep]
+    sweeps: list[RangeSweep]
 
-    def found(self, rule: str) -> list[float]:
+    def answers(self, rule: str) -> list[float]:
+        """The learning rate that a rule gives for each sweep."""
         return [RULES[rule](sweep) for sweep in self.sweeps]
 
     def suggestion(self, rule: str) -> float:
-        return float(f"{median(self.found(rule)):.1e}")
+        return float(f"{median(self.answers(rule)):.1e}")
 
     def spread(self, rule: str) -> float:
         """The largest answer over the smallest."""
-        return max(self.found(rule)) / min(self.found(rule))
+        return max(self.answers(rule)) / min(self.answers(rule))
 
     @property
     def warnings(self) -> list[str]:
-        """What makes the answer worth little."""
+        """Why the answer may be wrong: in most sweeps the lowest loss lies at an end of the range."""
         ends = sum(not sweep.diverged and sweep.lowest >= len(sweep.lrs) - 2 for sweep in self.sweeps)
         starts = sum(sweep.lowest <= len(sweep.lrs) // 20 for sweep in self.sweeps)
-        said = []
+        lrs, warnings = self.sweeps[0].lrs, []
         if 2 * ends > len(self.sweeps):
-            said.append(f"the loss still falls at {self.sweeps[0].lrs[-1]:g}: use a larger callbacks.lr_range.max_lr")
+            warnings.append(f"the loss still falls at {lrs[-1]:g}: use a larger callbacks.lr_range.max_lr")
         if 2 * starts > len(self.sweeps):
-            said.append(f"the loss is lowest at {self.sweeps[0].lrs[0]:g}: use a smaller callbacks.lr_range.min_lr")
-        return said
+            warnings.append(f"the loss is lowest at {lrs[0]:g}: use a smaller callbacks.lr_range.min_lr")
+        return warnings
 
 
-def averages(losses: list[float], smoothing: float) -> Iterator[float]:
-    total = weight = 0.0
+def smoothed_losses(losses: list[float], smoothing: float) -> list[float]:
+    """Exponential averages, each divided by the sum of its weights so far, as Adam corrects the bias of its moments."""
+    total, weight, smoothed = 0.0, 0.0, []
     for loss in losses:
         total = smoothing * total + (1 - smoothing) * loss
         weight = smoothing * weight + (1 - smoothing)
-        yield total / weight
+        smoothed.append(total / weight)
+    return smoothed
 
 
 def longest_fall(values: list[float]) -> tuple[int, int]:
@@ -108,39 +115,44 @@ def longest_fall(values: list[float]) -> tuple[int, int]:
     length, first = [1] * len(values), list(range(len(values)))
     for i, value in enumerate(values):
         for j in range(i):
-            if values[j] > value and length[j] + 1 >= length[i]:  # as late a start as possible
+            if values[j] > value and length[j] + 1 >= length[i]:  # of falls of one length, that which starts latest
                 length[i], first[i] = length[j] + 1, first[j]
     last = length.index(max(length))
     return first[last], last
 
 
 def ladder(min_lr: float, max_lr: float, steps: int) -> list[float]:
-    """From min_lr to max_lr, each the same multiple of the one before."""
+    """Learning rates from min_lr to max_lr, each the same multiple of the one before."""
     return [min_lr * (max_lr / min_lr) ** (step / (steps - 1)) for step in range(steps)]
 
 
 def range_test(
     trainer: L.Trainer, classifier: Classifier, lrs: list[float], sweeps: int, smoothing: float
 ) -> RangeTest:
-    """Sweep over these learning rates of the first parameter group, from the weights that the classifier has."""
+    """Sweep over these learning rates of the first parameter group, from the weights that the classifier has.
+
+    Called where training would begin (on_train_start). Raises UserError where the optimizer's own learning rate is 0,
+    and FloatingPointError where the loss is not finite before any step.
+    """
     loader = trainer.datamodule.train_dataloader()
-    found = []
+    results = []
     with isolate_rng():
         for number in range(sweeps):
-            batches = endless(replace(loader, seed=mix(loader.seed, SWEEPS, number)))
-            with put_back(classifier):
-                found.append(sweep(Step(trainer, classifier), batches, lrs, smoothing, number))
-    return RangeTest(found)
+            batches = endless_batches(replace(loader, seed=mix(loader.seed, SWEEPS, number)))
+            with restored(classifier):
+                results.append(run_sweep(SweepStep(trainer, classifier), batches, lrs, smoothing, number))
+    return RangeTest(results)
 
 
-def endless(loader: TrainBatches) -> Iterator[Batch]:
+def endless_batches(loader: TrainBatches) -> Iterator[Batch]:
+    """The batches of one epoch after the other, from epoch 0 on."""
     for epoch in itertools.count():
         yield from replace(loader, position=lambda epoch=epoch: (epoch, 0))
 
 
 @contextlib.contextmanager
-def put_back(classifier: Classifier) -> Iterator[None]:
-    """Parameters and buffers as they were, no gradients, training or not as before."""
+def restored(classifier: Classifier) -> Iterator[None]:
+    """In train mode within; afterwards parameters, buffers and modes are what they were, and there are no gradients."""
     tensors = [*classifier.parameters(), *classifier.buffers()]
     copies = [tensor.detach().clone() for tensor in tensors]
     modes = {module: module.training for module in classifier.modules()}
@@ -151,13 +163,15 @@ def put_back(classifier: Classifier) -> Iterator[None]:
         with torch.no_grad():
             for tensor, copy in zip(tensors, copies, strict=True):
                 tensor.copy_(copy)
-        for parameter in classifier.parameters():
-            parameter.grad = None
+        classifier.zero_grad()
         for module, mode in modes.items():
             module.training = mode
 
 
-def sweep(step: "Step", batches: Iterator[Batch], lrs: list[float], smoothing: float, number: int) -> Sweep:
+def run_sweep(
+    step: "SweepStep", batches: Iterator[Batch], lrs: list[float], smoothing: float, number: int
+) -> RangeSweep:
+    """A step at each rate, until the loss is not finite or the smoothed loss is far above its best."""
     classifier = step.classifier
     losses: list[float] = []
     for lr in lrs:
@@ -166,7 +180,7 @@ def sweep(step: "Step", batches: Iterator[Batch], lrs: list[float], smoothing: f
         if not math.isfinite(loss):
             break
         losses.append(loss)
-        smoothed = list(averages(losses, smoothing))
+        smoothed = smoothed_losses(losses, smoothing)
         if smoothed[-1] > DIVERGED * min(smoothed):
             break
     if not losses:
@@ -174,23 +188,25 @@ def sweep(step: "Step", batches: Iterator[Batch], lrs: list[float], smoothing: f
             "the loss is not finite before any step is made: there is no learning rate to look for\n"
             "  python train.py debug=anomaly names the operation"
         )
-    return Sweep(lrs[: len(losses)], losses, smoothing, diverged=len(losses) < len(lrs))
+    return RangeSweep(lrs[: len(losses)], losses, smoothing, diverged=len(losses) < len(lrs))
 
 
-class Step:
-    """One optimizer step as the trainer makes it: its precision, accumulation, clipping and devices."""
+class SweepStep:
+    """One optimizer step as the trainer makes it: with its precision, accumulation, clipping and devices."""
 
     def __init__(self, trainer: L.Trainer, classifier: Classifier) -> None:
-        self.trainer, self.classifier, self.precision = trainer, classifier, trainer.precision_plugin
+        self.trainer = trainer
+        self.classifier = classifier
+        self.precision = trainer.precision_plugin
         self.optimizer = classifier.fresh_optimizer()
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         if self.rates[0] <= 0:
-            raise ValueError(f"optim.lr={self.rates[0]:g}: a range test keeps the ratios of groups; use a rate above 0")
-        scales = getattr(self.precision, "scaler", None) is not None  # float16
-        self.scaler = torch.amp.GradScaler(classifier.device.type, enabled=scales)
+            raise UserError(f"optim.lr={self.rates[0]:g}: a range test keeps the ratios of groups; use a rate above 0")
+        is_float16 = getattr(self.precision, "scaler", None) is not None
+        self.scaler = torch.amp.GradScaler(classifier.device.type, enabled=is_float16)
 
     def __call__(self, batches: Iterator[Batch], lr: float) -> float:
-        """Step with this rate of the first group; the mean loss of all devices before it."""
+        """Step with this rate of the first group; gives the mean loss of all devices before the step."""
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = lr * rate / self.rates[0]
         number = self.trainer.accumulate_grad_batches
@@ -211,6 +227,7 @@ class Step:
         return sum(losses)
 
     def _backward(self, batch: Batch) -> float:
+        """Add the gradients of a batch; gives its mean loss over all devices."""
         images, labels = self.trainer.datamodule.transfer_batch_to_device(batch, self.classifier.device, 0)
         with self.precision.forward_context():
             loss, _ = self.classifier.training_loss(images, labels)

@@ -17,29 +17,36 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from athanor.base.errors import UserError
 from athanor.data.sources.decode import decode_images, drop_colour, image_shape
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # part of the key; raise it when the same files come to decode to other pixels
+FORMAT = 1  # part of the cache's name; raise it when a change of the code decodes the same files to other pixels
 
 
 @dataclass(frozen=True)
 class Tree:
-    """Image files in class folders: (path below root, bytes, mtime in ns) and a label each; test files come last."""
+    """The image files in the class folders below `root`, those of the test set last, and a label for each."""
 
     root: Path
     class_names: tuple[str, ...]
-    files: list[tuple[str, int, int]]
-    labels: list[int]
+    files: list[tuple[str, int, int]]  # path below root, size in bytes, modification time in ns
+    labels: list[int]  # index into class_names
     num_train: int
+
+    def parts(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Train images and labels, test images and labels."""
+        return images[: self.num_train], labels[: self.num_train], images[self.num_train :], labels[self.num_train :]
 
 
 def cached(tree: Tree, mode: str, size: int | None, data_dir: Path) -> tuple[Tensor, Tensor]:
     """Images uint8 [N, C, H, W], memory-mapped, and labels int64 [N], from `data_dir`/cache/<name>-<hash>/.
 
-    `mode` is "RGB", "L", or "auto": L when every image is grey. The hash covers the files' paths, sizes and times, so
-    a changed folder is decoded anew. What has its final name never changes: reading it needs no lock.
+    mode: "RGB", "L" (grey), or "auto": L if every image is grey. size: of the square images, in pixels.
+    The hash covers the paths, sizes and times of the files, so a changed folder is decoded again. A folder that has
+    its final name never changes, so reading it needs no lock.
+    Raises UserError where an image cannot be read or the disk has too little space.
     """
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", tree.root.name) or "images"
     key = repr((FORMAT, mode, size, tree.files)).encode("utf-8", "surrogateescape")
@@ -55,13 +62,16 @@ def cached(tree: Tree, mode: str, size: int | None, data_dir: Path) -> tuple[Ten
 
 @contextmanager
 def locked(folder: Path, name: str) -> Iterator[None]:
-    """Hold `folder`/<name>.lock so that ranks and jobs do the work once; the folder is made."""
+    """Make the folder and hold `folder`/<name>.lock, so that ranks and jobs do the same work only once.
+
+    Raises UserError where the folder cannot be written to.
+    """
     lock = FileLock(folder / f"{name}.lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except OSError as error:
-        raise ValueError(f"cannot write in {folder} ({error}); set data_dir=<a folder you can write to>") from error
+        raise UserError(f"cannot write in {folder} ({error}); set data_dir=<a folder you can write to>") from error
     try:
         yield
     finally:
@@ -69,8 +79,8 @@ def locked(folder: Path, name: str) -> Iterator[None]:
 
 
 def _build(tree: Tree, mode: str, size: int | None, folder: Path, name: str) -> None:
-    for left in folder.parent.glob(f"{name}-*.partial"):
-        shutil.rmtree(left)  # of a killed process: this one holds the lock of the name
+    for partial in folder.parent.glob(f"{name}-*.partial"):
+        shutil.rmtree(partial)  # of a process that was killed: this one holds the lock of the name
     paths = [os.path.join(tree.root, path) for path, *_ in tree.files]
     pixel_mode = "RGB" if mode == "auto" else mode
     shape = image_shape(paths, pixel_mode, size)
@@ -78,8 +88,8 @@ def _build(tree: Tree, mode: str, size: int | None, folder: Path, name: str) -> 
     partial = folder.with_name(f"{folder.name}.partial")
     partial.mkdir()
     try:
-        grey = decode_images(paths, pixel_mode, size, shape, partial / "images.npy")
-        if mode == "auto" and grey:
+        is_grey = decode_images(paths, pixel_mode, size, shape, partial / "images.npy")
+        if mode == "auto" and is_grey:
             drop_colour(partial / "images.npy")
         np.save(partial / "labels.npy", np.array(tree.labels, np.int64))
         about = {"root": str(tree.root), "mode": mode, "size": size, "key": folder.name, "classes": tree.class_names}
@@ -87,24 +97,20 @@ def _build(tree: Tree, mode: str, size: int | None, folder: Path, name: str) -> 
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    _remove_outdated(about, folder, name)
-
-
-def _check_space(tree: Tree, num_bytes: int, mode: str, folder: Path) -> None:
-    need = num_bytes * 4 // 3 if mode == "auto" else num_bytes  # auto may write a grey copy beside the colours
-    free = shutil.disk_usage(folder.parent).free
-    sizes = f"{need / 1e6:,.1f} MB ({free / 1e6:,.1f} MB free)"
-    log.info("decoding %s images of %s once into %s: %s", f"{len(tree.files):,}", tree.root, folder, sizes)
-    if need > free:
-        raise ValueError(
-            f"the decoded images of {tree.root} need {sizes} in {folder.parent}; "
-            "free some, set data_dir=<a folder on another disk>, or a smaller data.image_size"
-        )
-
-
-def _remove_outdated(about: dict, folder: Path, name: str) -> None:
-    """Remove earlier states of the same folder, or every edit of it would cost the disk another copy."""
+    # Remove the caches of earlier states of this folder: without this, each edit of it would take the space of a copy.
     for file in folder.parent.glob(f"{name}-*/about.json"):
         other = json.loads(file.read_text())
         if file.parent != folder and all(other[key] == about[key] for key in ("root", "mode", "size")):
-            shutil.rmtree(file.parent, ignore_errors=True)  # who still reads it keeps the mapped pages
+            shutil.rmtree(file.parent, ignore_errors=True)  # a process that reads it keeps the pages it has mapped
+
+
+def _check_space(tree: Tree, num_bytes: int, mode: str, folder: Path) -> None:
+    needed = num_bytes * 4 // 3 if mode == "auto" else num_bytes  # auto may write a grey copy beside the colours
+    free = shutil.disk_usage(folder.parent).free
+    sizes = f"{needed / 1e6:,.1f} MB ({free / 1e6:,.1f} MB free)"
+    log.info("decoding %s images of %s once into %s: %s", f"{len(tree.files):,}", tree.root, folder, sizes)
+    if needed > free:
+        raise UserError(
+            f"the decoded images of {tree.root} need {sizes} in {folder.parent}; "
+            "free some, set data_dir=<a folder on another disk>, or a smaller data.image_size"
+        )

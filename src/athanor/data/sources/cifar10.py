@@ -1,4 +1,4 @@
-"""CIFAR-10 (Krizhevsky 2009): 50,000 + 10,000 colour images of 32x32 in 10 classes."""
+"""CIFAR-10 (Krizhevsky 2009): 50,000 + 10,000 colour images of 32x32 pixels in 10 classes."""
 
 import hashlib
 import os
@@ -11,17 +11,18 @@ from pathlib import Path
 
 import torch
 
+from athanor.base.errors import UserError
 from athanor.data.sources.cache import cached, locked
 from athanor.data.sources.download import downloading
 from athanor.data.sources.image_file import load_image
-from athanor.data.sources.image_folder import in_order, scan
+from athanor.data.sources.image_folder import scan
 from athanor.data.sources.source import Source
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-COUNTS = (50_000, 10_000)
+COUNTS = (50_000, 10_000)  # train, test
 ARCHIVE = "cifar-10-python.tar.gz"
 BATCHES = "cifar-10-batches-py"
-# as in torchvision, whose import would cost a second; the last one is the test set
+# These are torchvision's, whose import would take a second. The last batch is the test set.
 ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
 BATCH_MD5 = {
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
@@ -36,9 +37,9 @@ BATCH_MD5 = {
 def cifar10(data_dir: str | Path) -> Source:
     """From the official batches or their archive, else `data_dir`/cifar10/{train,test}/<class>/, else a download."""
     data_dir = Path(data_dir).expanduser()
-    if _is_packed(data_dir) or not _is_there(data_dir):
+    if _is_packed(data_dir) or not _is_present(data_dir):
         with locked(data_dir, "cifar10"):
-            if not _is_there(data_dir):  # another process may have brought it while this one waited
+            if not _is_present(data_dir):  # another process may have downloaded it while this one waited
                 _download(data_dir)
             if _is_packed(data_dir):
                 _unpack(data_dir)
@@ -47,7 +48,7 @@ def cifar10(data_dir: str | Path) -> Source:
     return _read_folder(data_dir / "cifar10", data_dir)
 
 
-def _is_there(data_dir: Path) -> bool:
+def _is_present(data_dir: Path) -> bool:
     return (data_dir / ARCHIVE).is_file() or any((data_dir / name).is_dir() for name in (BATCHES, "cifar10"))
 
 
@@ -65,12 +66,12 @@ def _read_batches(folder: Path) -> Source:
 
 def _read_batch(path: Path, md5: str) -> dict:
     content = path.read_bytes() if path.is_file() else b""
-    # a pickle can run code: these very bytes are verified before they are loaded
+    # a pickle can run code: the same bytes are verified that are then loaded
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
-        what = "differs from the official file" if content else "is missing"
-        raise ValueError(f"{path} {what}; remove {path.parent} to unpack or download it again")
+        problem = "differs from the official file" if content else "is missing"
+        raise UserError(f"{path} {problem}; remove {path.parent} to unpack or download it again")
     with warnings.catch_warnings():
-        # NumPy 2.4 on a flag that NumPy of 2009 wrote as 0 instead of False
+        # NumPy 2.4 warns about a flag that NumPy of 2009 wrote as 0 instead of False
         warnings.filterwarnings("ignore", "dtype.*align should be passed")
         return pickle.loads(content, encoding="latin1")
 
@@ -78,27 +79,24 @@ def _read_batch(path: Path, md5: str) -> dict:
 def _read_folder(folder: Path, data_dir: Path) -> Source:
     missing = [f"{split}/" for split in ("train", "test") if not (folder / split).is_dir()]
     if missing:
-        raise FileNotFoundError(
-            f"{' and '.join(missing)} missing in {folder}; it must hold train/<class>/, test/<class>/"
-        )
+        raise UserError(f"{' and '.join(missing)} missing in {folder}; it must hold train/<class>/, test/<class>/")
     tree = scan(folder, ("train", "test"))
     if tree.class_names != CLASSES:
-        raise ValueError(f"{folder} has classes {', '.join(tree.class_names)}; CIFAR-10 has {', '.join(CLASSES)}")
+        raise UserError(f"{folder} has classes {', '.join(tree.class_names)}; CIFAR-10 has {', '.join(CLASSES)}")
     counts = (tree.num_train, len(tree.files) - tree.num_train)
     if counts != COUNTS:
-        what = f"{counts[0]:,} train and {counts[1]:,} test images"
-        raise ValueError(
-            f"{folder} has {what}; CIFAR-10 has {COUNTS[0]:,} and {COUNTS[1]:,}: copy the missing, remove others"
+        raise UserError(
+            f"{folder} has {counts[0]:,} train and {counts[1]:,} test images; "
+            f"CIFAR-10 has {COUNTS[0]:,} and {COUNTS[1]:,}: copy the missing, remove others"
         )
-    _, height, width = load_image(folder / tree.files[0][0], "RGB", None).shape
-    if (height, width) != (32, 32):  # before the time and the disk for decoding are spent
-        raise ValueError(
-            f"{folder / tree.files[0][0]} is {width}x{height}; CIFAR-10 is 32x32: copy the original images"
-        )
+    first = folder / tree.files[0][0]
+    _, height, width = load_image(first, "RGB", None).shape
+    if (height, width) != (32, 32):  # checked before decoding, which takes time and disk space
+        raise UserError(f"{first} is {width}x{height}; CIFAR-10 is 32x32: copy the original images")
     images, labels = cached(tree, "RGB", None, data_dir)
     kinds = ", ".join(sorted({os.path.splitext(path)[1] for path, *_ in tree.files}))
     return Source(
-        *in_order(images, labels, tree.num_train),
+        *tree.parts(images, labels),
         class_names=CLASSES,
         origin=f"CIFAR-10, folder of {kinds} images {folder} (not the official batches: no checksums)",
     )
@@ -108,10 +106,10 @@ def _unpack(data_dir: Path) -> None:
     archive = data_dir / ARCHIVE
     with archive.open("rb") as file:
         if hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest() != ARCHIVE_MD5:
-            raise ValueError(
+            raise UserError(
                 f"{archive} differs from the official file, perhaps cut short; remove it to download it again"
             )
-    # unpacked beside the target and renamed, so that half a folder never has the name
+    # unpacked under another name and then renamed, so that an incomplete folder never has the final name
     with tempfile.TemporaryDirectory(dir=data_dir, prefix=".unpack-") as folder, tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")
         os.replace(Path(folder) / BATCHES, data_dir / BATCHES)
@@ -123,7 +121,7 @@ def _download(data_dir: Path) -> None:
         f"into {data_dir}"
     )
     with downloading("CIFAR-10", data_dir, remedy) as folder:
-        from torchvision.datasets import CIFAR10  # takes a second, and only a download needs it
+        from torchvision.datasets import CIFAR10  # the import takes a second, and only a download needs it
         from torchvision.datasets.utils import download_url
 
         download_url(CIFAR10.url, folder, ARCHIVE, ARCHIVE_MD5)

@@ -1,4 +1,4 @@
-"""Optical recognition of handwritten digits, 8x8: the test set of the UCI data, which comes with the package."""
+"""Optical recognition of handwritten digits, 8x8 pixels: the test set of the UCI data, which comes with the package."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def digits() -> Source:
     with np.load(Path(__file__).with_name("digits.npz")) as arrays:
         images = torch.from_numpy(arrays["images"])[:, None]  # [1797, 1, 8, 8]
         labels = torch.from_numpy(arrays["labels"]).long()
-    # there is no official test set: this one is the same for everybody, whatever data.split_seed is
+    # There is no official test set. This one is the same for everybody, whatever data.split_seed is.
     train, test = stratified(labels, 0.2, seed=0)
     class_names = tuple(str(digit) for digit in range(10))
     return Source(images[train], labels[train], images[test], labels[test], class_names, ORIGIN)

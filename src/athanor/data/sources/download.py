@@ -1,4 +1,4 @@
-"""Download into a temporary folder first, so that a broken download leaves nothing half done."""
+"""Download into a temporary folder first, so that an interrupted download leaves no incomplete file."""
 
 import http.client
 import socket
@@ -8,20 +8,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from athanor.base.errors import UserError
+
 _FAILED = (OSError, RuntimeError, http.client.HTTPException)  # what urllib and torchvision's checksums raise
 
 
 @contextmanager
 def downloading(name: str, data_dir: Path, remedy: str) -> Iterator[Path]:
-    """A temporary folder in `data_dir` to download into and move out of; a failure says `remedy`."""
+    """Gives a temporary folder in `data_dir`, to download into and to move files out of.
+
+    Raises UserError where the download fails; `remedy` says in it which files to put where by hand.
+    """
     with tempfile.TemporaryDirectory(dir=data_dir, prefix=".download-") as folder:
         timeout = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(30)  # seconds; torchvision sets none, and behind a silent firewall waits for minutes
+        socket.setdefaulttimeout(30)  # seconds; torchvision sets none, and a firewall without an answer takes minutes
         try:
             yield Path(folder)
         except _FAILED as error:
             reason = textwrap.shorten(str(error), 200)
-            raise FileNotFoundError(
+            raise UserError(
                 f"{name} is not in {data_dir} and could not be downloaded ({reason});\n"
                 f"{remedy}, or use data=digits, which needs no download"
             ) from error

@@ -1,4 +1,4 @@
-"""One image file of any kind that Pillow reads, as a uint8 array."""
+"""One image file of any format that Pillow reads, as a uint8 array."""
 
 import functools
 import os
@@ -8,21 +8,24 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-# What Pillow's decoders raise on files that are broken, truncated or not images.
+from athanor.base.errors import UserError
+
+# what Pillow's decoders raise on files that are broken, truncated or no images
 _UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error)
-_PROGRAMS = ("EPS",)  # PostScript is a program, which Pillow lets Ghostscript run: no image
-_BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_PROGRAMS = ("EPS",)  # formats that Pillow hands to another program: PostScript could run any code in Ghostscript
 
 
 def load_image(path: str | Path, mode: str, size: int | None) -> np.ndarray:
-    """uint8 [C, H, W] of `mode` "RGB" or "L"; with a `size`, the shorter side is resized to it and the centre cut out.
+    """uint8 [C, H, W] of `mode` "RGB" or "L" (grey).
 
-    EXIF orientation is applied, 16 bits are scaled to 8, transparency is laid on white, and a file of several frames
-    gives the first. A file that cannot be read raises ValueError with its name.
+    With a `size`, the shorter side is resized to so many pixels and the centre square is cut out. EXIF orientation is
+    applied, 16 bits are scaled to 8, transparent pixels are laid on white, and a file of several frames gives the
+    first. Raises UserError with the file's name where it cannot be read or has more pixels than Pillow's limit.
     """
     try:
         with _open(path) as image:
-            _refuse_bomb(image)
+            _check_number_of_pixels(image)
             if size is not None:
                 image.draft(None, (2 * size, 2 * size))  # JPEG decodes at 1/2, 1/4 or 1/8 where that is still too large
             image = _to_mode(ImageOps.exif_transpose(image), mode)
@@ -30,25 +33,26 @@ def load_image(path: str | Path, mode: str, size: int | None) -> np.ndarray:
                 image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
             pixels = np.asarray(image)  # [H, W] or [H, W, C]
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist") from None
-    except _BOMB as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise UserError(f"{path} does not exist") from None
+    except _TOO_LARGE as error:
+        raise UserError(f"{path}: {error}") from error
     except _UNREADABLE as error:
         reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error) or repr(error)
-        raise ValueError(f"{path}: {reason}") from error
+        raise UserError(f"{path}: {reason}") from error
     return np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1))
+
+
+def is_image(name: str) -> bool:
+    """Whether the suffix of a file's name is one of an image format that Pillow reads."""
+    return os.path.splitext(name)[1].lower() in _formats()
 
 
 @functools.cache
 def _formats() -> dict[str, str]:
-    """Format by lower-case suffix, of those that Pillow can open: it registers some, as .pdf, that it can only save."""
+    """Formats that Pillow can open, by lower-case suffix; some that it registers, as .pdf, it can only save."""
     Image.init()  # registers all formats
     readable = Image.OPEN.keys() - set(_PROGRAMS)
     return {suffix: name for suffix, name in Image.registered_extensions().items() if name in readable}
-
-
-def is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in _formats()
 
 
 def _open(path: str | Path) -> Image.Image:
@@ -61,8 +65,8 @@ def _open(path: str | Path) -> Image.Image:
     return Image.open(path, formats=[name for name in Image.ID if name not in _PROGRAMS])
 
 
-def _refuse_bomb(image: Image.Image) -> None:
-    # Pillow only warns up to twice its limit. Turning the warning into an error by a filter is not safe in threads.
+def _check_number_of_pixels(image: Image.Image) -> None:
+    # Up to twice its limit Pillow only warns, and turning this warning into an error is not safe in threads.
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels, the limit is {limit:,} in all")
@@ -75,13 +79,13 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     if image.mode not in ("1", "L", "RGB"):
-        image = image.convert("RGB")  # Pillow has no direct way from some modes to L
+        image = image.convert("RGB")  # Pillow cannot convert some modes to L directly
     return image.convert(mode)
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    # Pillow's own convert("L") clips 16 bits at 255. Mode "I" is how it opens 16 bit PGM.
+    # Pillow's own convert("L") sets all 16-bit values above 255 to 255. It opens 16-bit PGM files in mode "I".
     pixels = np.asarray(image)
     if image.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
-        raise ValueError(f"pixels of mode {image.mode} have no known white; save it with 8 or 16 bits a channel")
+        raise UserError(f"pixels of mode {image.mode} have no known white; save it with 8 or 16 bits a channel")
     return Image.fromarray(np.rint(pixels / 257).astype(np.uint8))

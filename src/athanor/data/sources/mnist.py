@@ -1,4 +1,4 @@
-"""MNIST (LeCun et al. 1998) and Fashion-MNIST (Xiao et al. 2017): 60,000 + 10,000 grey images of 28x28."""
+"""MNIST (LeCun et al. 1998) and Fashion-MNIST (Xiao et al. 2017): 60,000 + 10,000 grey images of 28x28 pixels."""
 
 import gzip
 import math
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from athanor.base.errors import UserError
 from athanor.data.sources.cache import locked
 from athanor.data.sources.download import downloading
 from athanor.data.sources.source import Source
@@ -20,35 +21,34 @@ FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shi
 
 
 def mnist(data_dir: str | Path) -> Source:
+    """From `data_dir`/MNIST/raw/, where the files are downloaded to if they are missing."""
     return _read("MNIST", tuple(str(digit) for digit in range(10)), data_dir)
 
 
 def fashion_mnist(data_dir: str | Path) -> Source:
+    """From `data_dir`/FashionMNIST/raw/, where the files are downloaded to if they are missing."""
     return _read("FashionMNIST", FASHION, data_dir)
 
 
 def _read(name: str, class_names: tuple[str, ...], data_dir: str | Path) -> Source:
     data_dir = Path(data_dir).expanduser()
-    raw = data_dir / name / "raw"  # torchvision's layout
+    raw = data_dir / name / "raw"  # as torchvision places them
     if _missing(raw):
         with locked(data_dir, name):
-            if _missing(raw):  # another process may have brought them while this one waited
+            if _missing(raw):  # another process may have downloaded them while this one waited
                 _download(name, data_dir, raw)
-    parts = []
+    arrays = []
     for split, count in COUNTS.items():
-        parts.append(_read_idx(raw / f"{split}-images-idx3-ubyte", (count, 28, 28))[:, None])
-        parts.append(_read_idx(raw / f"{split}-labels-idx1-ubyte", (count,)).long())
-        if parts[-1].max() >= len(class_names):
-            raise ValueError(f"{raw}/{split}-labels-idx1-ubyte has labels above 9; it is not {name}'s file")
-    return Source(*parts, class_names=class_names, origin=f"{name}, official train and test files in {raw}")
-
-
-def _files() -> list[str]:
-    return [f"{split}-{kind}-ubyte" for split in COUNTS for kind in ("images-idx3", "labels-idx1")]
+        arrays.append(_read_idx(raw / f"{split}-images-idx3-ubyte", (count, 28, 28))[:, None])
+        arrays.append(_read_idx(raw / f"{split}-labels-idx1-ubyte", (count,)).long())
+        if arrays[-1].max() >= len(class_names):
+            raise UserError(f"{raw}/{split}-labels-idx1-ubyte has labels above 9; it is not {name}'s file")
+    return Source(*arrays, class_names=class_names, origin=f"{name}, official train and test files in {raw}")
 
 
 def _missing(raw: Path) -> list[str]:
-    return [file for file in _files() if not (raw / file).is_file() and not (raw / f"{file}.gz").is_file()]
+    files = [f"{split}-{kind}-ubyte" for split in COUNTS for kind in ("images-idx3", "labels-idx1")]
+    return [file for file in files if not (raw / file).is_file() and not (raw / f"{file}.gz").is_file()]
 
 
 def _read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
@@ -58,15 +58,16 @@ def _read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is damaged ({error}); remove it to download it again") from error
+        raise UserError(f"{path} is damaged ({error}); remove it to download it again") from error
     # header: magic 0x0000 08 (uint8) and the number of dimensions, then the dimensions, big-endian
     header = struct.pack(f">{len(shape) + 1}I", 0x800 + len(shape), *shape)
     if content[: len(header)] != header:
-        what = f"header {content[: len(header)].hex()}, expected {header.hex()} for {' x '.join(map(str, shape))}"
-        raise ValueError(f"{path} is not the file it should be: {what}; remove it to download it again")
-    if len(content) != len(header) + math.prod(shape):
-        sizes = f"{len(content):,} bytes instead of {len(header) + math.prod(shape):,}"
-        raise ValueError(f"{path} is truncated or wrong: {sizes}; remove it to download it again")
+        difference = f"header {content[: len(header)].hex()}, expected {header.hex()} for {' x '.join(map(str, shape))}"
+        raise UserError(f"{path} is not the file it should be: {difference}; remove it to download it again")
+    size = len(header) + math.prod(shape)
+    if len(content) != size:
+        sizes = f"{len(content):,} bytes instead of {size:,}"
+        raise UserError(f"{path} is truncated or wrong: {sizes}; remove it to download it again")
     # a bytearray, because torch warns about read-only memory
     return torch.from_numpy(np.frombuffer(bytearray(content), np.uint8, offset=len(header)).reshape(shape))
 
@@ -74,7 +75,7 @@ def _read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
 def _download(name: str, data_dir: Path, raw: Path) -> None:
     remedy = f"put {', '.join(_missing(raw))} (or the same with .gz) into {raw}"
     with downloading(name, data_dir, remedy) as folder:
-        from torchvision import datasets  # takes a second, and only a download needs it
+        from torchvision import datasets  # the import takes a second, and only a download needs it
 
         getattr(datasets, name)(folder, download=True)  # verifies the checksums
         raw.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What every data set becomes: whole uint8 arrays in memory."""
+"""What every data set becomes: arrays of images and labels."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,8 @@ from torch import Tensor
 class Source:
     """Images uint8 [N, C, H, W] (C is 1 or 3, RGB order) and labels int64 [N] in 0..len(class_names)-1.
 
-    The arrays may be memory-mapped. `test_*` is the official test set: read once, after training.
-    `origin` says in one line which files these are; it goes into the results.
+    The arrays may be memory-mapped. `test_*` is the official test set, which is read once, after training.
+    `origin` says in one line which files these are; it goes into the results of a run.
     """
 
     train_images: Tensor

@@ -1,6 +1,7 @@
 """The command line around train.py: its verbs, and what a person reads when something is wrong."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,28 +16,23 @@ from athanor.engine.config import options
 if TYPE_CHECKING:
     from athanor.engine.runs.run import Run
 
-RECORDED = "_recorded_run"  # what Hydra calls the config of the run that a command names
+RECORDED = "_recorded_run"  # the name under which Hydra finds the config of the run that a command names
 FLAGS = ("--help", "--hydra", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--shell")
 FLAGS += ("--config", "--info", "--exp")  # of Hydra's command line
+MULTIRUN = ("-m", "--multirun")
+WITHOUT_OUTPUT = ("--shell", "-sc", "--config-n", "-cn", "--config-p", "-cp")  # no configs/hydra/output/athanor.yaml
 SETTINGS = ["hydra/output=athanor", "hydra/job_logging=athanor", "hydra.output_subdir=null"]
-
-
-typed: list[str] = []  # the words of this command line
-resumed_sweep: str | None = None  # the directory of the sweep that it goes on with
 
 
 def run(main: Callable[[], None]) -> None:
     """Call a Hydra main with our verbs; a failure ends in one or two lines and a non-zero exit code."""
-    global typed, resumed_sweep
-    typed, resumed_sweep = sys.argv[1:], None
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints its own traceback and exits
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own traceback and exits
     try:
         if hasattr(main, "__wrapped__"):  # by Hydra; a script has flags and words of its own
-            refuse_flags(typed)
             from athanor.engine.app import ranks
 
             ranks.check_environment()
-            sys.argv[1:] = as_multirun(expand(resume_sweep(typed)))
+            sys.argv[1:] = hydra_words(sys.argv[1:])
         main()
     except KeyboardInterrupt:
         sys.exit(130)
@@ -46,79 +42,73 @@ def run(main: Callable[[], None]) -> None:
     except Exception as error:
         print(explain(error), file=sys.stderr)
         sys.exit(1)
-    from athanor.engine.app import job
-
-    sys.exit(1 if job.failed_jobs else 0)
+    sys.exit(0)
 
 
-def refuse_flags(arguments: list[str]) -> None:
-    """Instead of argparse's list of Hydra's flags, of which it also takes any beginning."""
-    for argument in arguments:
-        if argument.startswith("--") and not argument.startswith(FLAGS):
-            raise UserError(f"{argument}: settings have no dashes; type <key>=<value>, as optim.lr=0.1")
+def hydra_words(typed: list[str]) -> list[str]:
+    """The words that a person typed as Hydra takes them, with themselves for the record of a sweep."""
+    for word in typed:
+        if word.startswith("--") and not word.startswith(FLAGS):  # argparse would list all flags of Hydra
+            raise UserError(f"{word}: settings have no dashes; type <key>=<value>, as optim.lr=0.1")
+    words = expand(words_of_sweep(typed))
+    is_study = any(word.lstrip("+").startswith("study=") for word in words)
+    if is_study and not any(word.startswith(("-", "hydra.mode=")) for word in words):
+        # Hydra learns from the study itself that it is a multirun, but would blame its lists where a word is wrong
+        words.insert(0, "-m")
+    if any(word.startswith(WITHOUT_OUTPUT) for word in typed):
+        return words
+    return [*words, f"hydra.callbacks.directories.typed=[{','.join(map(quoted, typed))}]"]
 
 
-def expand(arguments: list[str]) -> list[str]:
-    """Words that people type to what Hydra takes."""
-    for argument in arguments:
-        if argument in ("resume=", "run=", "weights="):  # of a shell variable that is empty
-            raise UserError(f"{argument} names no run; type {argument}<run>")
-    if any(argument.startswith("--exp") for argument in arguments):  # argparse takes any beginning of it
+def expand(words: list[str]) -> list[str]:
+    """Words that people type, changed to what Hydra takes: `resume=` and `run=` become the config of that run."""
+    for word in words:
+        if word in ("resume=", "run=", "weights="):  # of a shell variable that is empty
+            raise UserError(f"{word} names no run; type {word}<run>")
+    if any(word.startswith("--exp") for word in words):  # argparse takes any beginning of a flag
         raise UserError("--experimental-rerun loads a pickle, which can run code; type run=<run>")
-    arguments = [to_group(argument) for argument in arguments]
-    for i, argument in enumerate(arguments):
-        verb, _, value = argument.partition("=")
+    words = [to_group(word) for word in words]
+    for i, word in enumerate(words):
+        verb, _, value = word.partition("=")
         if verb in ("resume", "run") and value not in ("", "null"):
             from athanor.engine.runs.run import Run
 
             run = Run.find_unfinished() if (verb, value) == ("resume", "last") else Run.at(value)
-            results = run.results  # a torn one is told before Hydra starts
+            results = run.results  # damaged results are reported before Hydra starts
             if verb == "resume" and "members" in results:
                 raise UserError(f"resume={value}: an ensemble is not trained; make another with scripts/ensemble.py")
-            others = arguments[:i] + arguments[i + 1 :]
+            others = words[:i] + words[i + 1 :]
             if verb == "resume":
                 refuse_changes(run.dir, others)
                 others.append(f"hydra.run.dir={quoted(run.dir)}")
             others = [to_addition(other) for other in others]
             register(run)
-            arguments = ["--config-name", RECORDED, f"{verb}={quoted(run.dir)}", *SETTINGS, *others]
+            words = ["--config-name", RECORDED, f"{verb}={quoted(run.dir)}", *SETTINGS, *others]
             break
-    return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))  # argparse wants them first
+    return sorted(words, key=lambda word: word not in MULTIRUN)  # argparse wants them first
 
 
-def as_multirun(arguments: list[str]) -> list[str]:
-    """Add -m to a study. Hydra knows by itself, but not when a word is wrong: then it would blame the lists."""
-    is_study = any(argument.lstrip("+").startswith("study=") for argument in arguments)
-    if is_study and not any(argument.startswith(("-", "hydra.mode=")) for argument in arguments):
-        return ["-m", *arguments]
-    return arguments
-
-
-def resume_sweep(arguments: list[str]) -> list[str]:
-    """`resume=<sweep>` to the words that started it: its jobs that have finished are left as they are."""
-    global resumed_sweep
+def words_of_sweep(words: list[str]) -> list[str]:
+    """`resume=<sweep>` replaced by the words that started the sweep; its finished jobs are left as they are."""
     from athanor.engine.runs.run import Run
     from athanor.engine.runs.sweep import Sweep
 
-    for argument in arguments:
-        verb, _, value = argument.partition("=")
-        if verb == "resume" and value == "last":
-            directory = Run.find_unfinished().dir.parent
-        elif verb == "resume" and value:
-            directory = Path(value)
-        else:
+    for word in words:
+        verb, _, value = word.partition("=")
+        if verb != "resume" or not value:
             continue
+        directory = (Run.find_unfinished().dir.parent if value == "last" else Path(value)).absolute()
         if not (directory / "sweep.json").is_file():
-            return arguments
-        resumed_sweep = str(directory.absolute())
-        others = [other for other in arguments if other is not argument]
-        return [*Sweep(directory).words(), *others, f"hydra.sweep.dir={quoted(directory.absolute())}"]
-    return arguments
+            return words
+        others = [other for other in words if other is not word]
+        place = [f"hydra.sweep.dir={quoted(directory)}", "hydra.callbacks.directories.resume=true"]
+        return [*Sweep(directory).words(), *others, *place]
+    return words
 
 
-def to_group(argument: str) -> str:
+def to_group(word: str) -> str:
     """`data.preprocess=zca` to `data/preprocess=zca`, `logger=null` to `logger=[]`, `callbacks=null` to none at all."""
-    key, equals, value = argument.partition("=")
+    key, equals, value = word.partition("=")
     if equals and "." in key and (options.CONFIGS / key.replace(".", "/")).is_dir():
         return f"{key.replace('.', '/')}={value}"
     if (key, value) == ("callbacks", "null"):
@@ -126,60 +116,48 @@ def to_group(argument: str) -> str:
     if key in ("logger", "metrics") and value == "null":
         return f"{key}=[]"
     if equals and value in ("", "null") and key not in ("experiment", "debug") and options.options(key):
-        raise UserError(f"{argument}: choose one\n  {key}: {', '.join(options.options(key))}")
-    return argument
+        raise UserError(f"{word}: choose one\n  {key}: {', '.join(options.options(key))}")
+    return word
 
 
-def to_addition(argument: str) -> str:
-    """A recorded config has no defaults list: a choice of a group is added to it, `optim=sgd` as `+optim=sgd`."""
-    key, equals, _ = argument.partition("=")
-    return f"+{argument}" if equals and (options.CONFIGS / key).is_dir() else argument
+def to_addition(word: str) -> str:
+    """A recorded config has no defaults list, so the choice of a group is added to it: `optim=sgd` as `+optim=sgd`."""
+    key, equals, _ = word.partition("=")
+    return f"+{word}" if equals and (options.CONFIGS / key).is_dir() else word
 
 
-def refuse_changes(directory: Path, others: list[str]) -> None:
-    for other in others:
-        if not other.startswith(("trainer.max_", "+trainer.max_", "-", "hydra.")):
+def refuse_changes(directory: Path, words: list[str]) -> None:
+    """Raise UserError for a word that would change a run which is resumed."""
+    for word in words:
+        if not word.startswith(("trainer.max_", "+trainer.max_", "-", "hydra.")):
             raise UserError(
                 "resume goes on with the run's own settings, trainer.max_epochs, max_steps and max_time apart\n"
-                f"  for a new run with changes type run={directory} {other}"
+                f"  for a new run with changes type run={directory} {word}"
             )
 
 
 def register(run: "Run") -> None:
-    """Hand a run's checked config to Hydra: what it read from the file itself, it would also build from."""
+    """Hand the checked config of a run to Hydra, which would build objects from a file that it reads itself."""
     from hydra.core.config_store import ConfigStore
 
     ConfigStore.instance().store(RECORDED, run.trusted_config)
 
 
-def quoted(path: Path) -> str:
-    return "'" + str(path).replace("'", "\\'") + "'"
-
-
-def changed(directory: Path, overrides: list[str]) -> dict:
-    """The recorded config of a run with overrides of the command line, for scripts, which log nothing anywhere."""
-    from hydra import compose, initialize_config_dir
-
-    from athanor.engine.config.check import plain
-    from athanor.engine.runs.run import Run
-
-    typed = [to_addition(to_group(override)) for override in overrides]
-    register(Run(directory))
-    with initialize_config_dir(str(options.CONFIGS), version_base="1.3"):
-        cfg = compose(RECORDED, typed)
-    # the keys that loggers take from the environment need not be there
-    return plain(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "logger"]))
+def quoted(text: str | Path) -> str:
+    """A text as a value of Hydra's override grammar, whatever is in it; an interpolation in it stays as it is."""
+    doubled = re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), str(text))
+    return "'" + doubled.replace("${", "\\${") + "'"
 
 
 def composed(words: list[str]) -> dict:
     """The checked config that train.py would have for these words, for scripts that ask before any run begins.
 
-    It is what a job gets and records, but for the loggers: scripts log nothing anywhere.
+    It is what a job gets and records, apart from the loggers: scripts log nothing anywhere.
     """
     from hydra import compose, initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
 
-    from athanor.engine.config import check
+    from athanor.engine.config import check, schema
 
     name, arguments = "train", expand(words)
     if arguments[:1] == ["--config-name"]:  # of run=<run>
@@ -189,7 +167,7 @@ def composed(words: list[str]) -> dict:
         with initialize_config_dir(str(options.CONFIGS), version_base="1.3"):
             cfg = compose(name, ["hydra.mode=RUN", *arguments], return_hydra_config=True)
             HydraConfig.instance().set_config(cfg)  # ${name} asks it what was chosen
-            left_out = ("hydra", "logger", "launcher", "study")
+            left_out = ("hydra", "logger", *schema.UNRECORDED)
             config = check.plain(OmegaConf.masked_copy(cfg, [key for key in cfg if key not in left_out]))
             config["logger"] = {}
             for notice in check.settle(config, arguments):

@@ -1,10 +1,9 @@
 """A directory of its own for each run and each sweep (a callback of Hydra's, see configs/hydra/output)."""
 
 import contextlib
-import itertools
 import os
-import re
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,40 +11,50 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from athanor.engine.app import command_line, slots
+from athanor.engine.app import slots
 from athanor.engine.app.explain import explain
-from athanor.engine.app.job import failed_jobs
 from athanor.engine.app.ranks import agreed, is_main_process
-from athanor.engine.runs.run import Run, shown
+from athanor.engine.config.check_study import check_study
+from athanor.engine.runs.claim import claim
+from athanor.engine.runs.run import Run
+from athanor.engine.runs.study import conclude_study
 from athanor.engine.runs.sweep import Sweep
 from athanor.training import slurm
 
 
 class Directories(Callback):
-    """Gives each run and each sweep a directory of its own, and ends a sweep with its table."""
+    """Gives each run and each sweep a directory of its own, and ends a sweep with its table.
+
+    typed: the words of the command line, which the sweep records. resume: continue in the sweep's directory.
+    """
+
+    def __init__(self, typed: Sequence[str] = (), resume: bool = False) -> None:
+        self.typed, self.resume = list(typed), resume
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.resume is None:
             HydraConfig.instance().set_config(config)  # the directory has the run's name in it
             name = str(config.name)
             wanted = config.hydra.run.dir.replace(name, name.replace("/", "-"))
-            set_hydra(config, "run", agreed(lambda: requeued_run(config, wanted) or claim(wanted)))
+            with ending_at_errors():
+                set_hydra(config, "run", agreed(lambda: requeued_run(config, wanted) or claim(wanted)))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        failed_jobs.clear()
         if config.hydra.runtime.choices.get("study"):
-            check(config)
+            with ending_at_errors():
+                check_study(config)
         jobs = (config.get("launcher") or {}).get("jobs", 1)
         if not isinstance(jobs, int) or jobs < 1:
             end(f"launcher.jobs={jobs}: use 1 or more at a time")
         wanted = config.hydra.sweep.dir
-        directory = agreed(lambda: command_line.resumed_sweep or requeued_sweep(wanted) or claim(wanted))
+        with ending_at_errors():
+            directory = wanted if self.resume else agreed(lambda: self.requeued_sweep(wanted) or claim(wanted))
         os.environ.setdefault(slots.GPUS, slots.visible_gpus())  # before launchers hide them
         os.environ[slots.SWEEP] = str(os.getpid())
         if is_main_process():
-            Sweep(directory).record(command_line.typed)
+            Sweep(directory).record(self.typed, slurm.slurm_job_id())
         set_hydra(config, "sweep", directory)
-        with read_write(config.hydra), open_dict(config.hydra):  # jobs are composed anew, from these
+        with read_write(config.hydra), open_dict(config.hydra):  # each job is composed anew, from these words
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{directory}'")
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -55,39 +64,21 @@ class Directories(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if is_main_process():
             sweep = Sweep(config.hydra.sweep.dir)
-            failed_jobs[:] = [run.dir for run in sweep.runs if run.results.get("status") != "finished"]
-            print(sweep.collect(conclude(config, sweep) if config.get("study") else None))
+            table = None
+            if config.get("study"):
+                node = OmegaConf.to_container(config.study, resolve=True)
+                table = conclude_study(config.hydra.runtime.choices.study, node, sweep)
+            print(sweep.collect(table))
+            if any(run.results.get("status") != "finished" for run in sweep.runs):
+                raise SystemExit(1)
 
-
-def check(config: DictConfig) -> None:
-    from athanor.engine.config import check_study
-
-    try:
-        check_study.check(config)
-    except Exception as error:
-        end(explain(error).removeprefix("error: "))
-
-
-def conclude(config: DictConfig, sweep: Sweep) -> list[str]:
-    """The table of a study and where its figure is. Its results are there already: a failure is one line."""
-    from athanor.engine.runs.study import Study
-    from athanor.engine.runs.study_figure import conclusion
-
-    lines = []
-    try:
-        node = OmegaConf.to_container(config.study, resolve=True)
-        study = Study(config.hydra.runtime.choices.study, node, sweep)
-        lines += study.tabulate()
-        further, figure = conclusion(study)
-        lines += further
-        lines += ["", f"  left out: {', '.join(study.left_out)}"] if study.left_out else [""]
-        if figure:
-            lines.append(f"  {shown(figure)}; {shown(sweep.dir / 'study.csv')}")
-        else:
-            lines.append("  nothing to draw: no job has what the study shows")
-    except Exception as error:
-        print(f"error: the study is not drawn: {' '.join(str(error).split())}", file=sys.stderr)
-    return lines
+    def requeued_sweep(self, wanted: str) -> str | None:
+        """The directory of this very sweep, where SLURM has stopped it and starts it again."""
+        for folder in [Path(wanted), *Path("outputs/sweeps").glob("*/*")] if slurm.is_requeued() else ():
+            recorded = Sweep(folder).recorded
+            if (recorded.get("slurm_job"), recorded.get("typed")) == (slurm.slurm_job_id(), self.typed):
+                return str(folder)
+        return None
 
 
 def requeued_run(config: DictConfig, wanted: str) -> str | None:
@@ -95,15 +86,7 @@ def requeued_run(config: DictConfig, wanted: str) -> str | None:
     overrides = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
     for folder in [Path(wanted), *Path("outputs").glob("*/*")] if slurm.is_requeued() else ():
         results = Run(folder).results
-        if (results.get("slurm_job"), results.get("overrides")) == (slurm.job(), overrides):
-            return str(folder)
-    return None
-
-
-def requeued_sweep(wanted: str) -> str | None:
-    for folder in [Path(wanted), *Path("outputs/sweeps").glob("*/*")] if slurm.is_requeued() else ():
-        recorded = Sweep(folder).recorded
-        if (recorded.get("slurm_job"), recorded.get("typed")) == (slurm.job(), command_line.typed):
+        if (results.get("slurm_job"), results.get("overrides")) == (slurm.slurm_job_id(), overrides):
             return str(folder)
     return None
 
@@ -113,21 +96,13 @@ def set_hydra(config: DictConfig, kind: str, directory: str) -> None:
         config.hydra[kind].dir = directory
 
 
-def claim(path: str) -> str:
-    """Make a directory that is nobody else's: the path, or the path with -2, -3, ... where it is taken."""
-    wanted = Path(path)
-    if not wanted.name:
-        end(f"hydra.run.dir={path!r} is no new folder; type hydra.run.dir=<folder>")
-    wanted = wanted.with_name(re.sub(r"[^A-Za-z0-9._-]+", "-", wanted.name))
+@contextlib.contextmanager
+def ending_at_errors() -> Iterator[None]:
+    """Ends the process with the text of an error: Hydra would make a warning of it, and go on."""
     try:
-        wanted.parent.mkdir(parents=True, exist_ok=True)
-        for number in itertools.count(1):
-            directory = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
-            with contextlib.suppress(FileExistsError):
-                directory.mkdir()
-                return str(directory)
-    except OSError as error:
-        end(f"cannot make the run's directory {wanted}: {error.strerror}; set hydra.run.dir")
+        yield
+    except Exception as error:
+        end(explain(error).removeprefix("error: "))
 
 
 def end(message: str) -> NoReturn:

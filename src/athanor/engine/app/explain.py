@@ -5,38 +5,34 @@ import traceback
 from pathlib import Path
 
 from athanor.base.errors import nearest
-from athanor.engine.app import resources
+from athanor.engine.app.machine_errors import machine_error
 from athanor.engine.config import options
 
 
 def explain(error: BaseException, log: Path | None = None, config: dict | None = None) -> str:
-    """One or two lines, whichever library found the mistake.
+    """One or two lines for the terminal, whichever library met the mistake.
 
-    log: where the traceback has been written; its folder is the run's. config: what the run was made from, if it got
-    so far.
+    log: the file with the traceback, in the run's folder. config: what the run was made from, if it got so far.
     """
     while type(error).__name__ == "InstantiationException" and error.__cause__:
         error = error.__cause__
-    if refused := resources.refusal(error, log, config):
+    if refused := machine_error(error, log, config):
         return f"error: {refused}"
-    module = type(error).__module__.partition(".")[0]
-    text = str(error).strip()
+    text, module = str(error).strip(), type(error).__module__.partition(".")[0]
     if module in ("hydra", "omegaconf", "antlr4"):
         return f"error: {shorten(error)}"
-    if mark := getattr(error, "problem_mark", None):  # YAML's, of a config of one's own
+    if mark := getattr(error, "problem_mark", None):  # of YAML, in a config of the person's own
         return f"error: {mark.name}, line {mark.line + 1}: {error.problem}"
-    if text.startswith('Could not detect "srun"'):  # submitit
+    if text.startswith('Could not detect "srun"'):  # from submitit
         return "error: launcher=slurm needs SLURM, and there is no srun on this machine; type launcher=local"
     if text.startswith("Error(s) in loading state_dict"):
         strange = re.search(r'(?:size mismatch for |: ")([\w.]+)', text)
         name = f" ({strange[1]} differs)" if strange else ""
         return f"error: the checkpoint is of another network{name}; use the model settings of its run"
-    if text.startswith("Expected more than 1 value per channel when training"):  # torch's batch norm
+    if text.startswith("Expected more than 1 value per channel when training"):  # from torch's batch norm
         return f"error: {one_image(config)}"
-    if (
-        isinstance(error, (ValueError, OSError, FloatingPointError, ModuleNotFoundError))
-        or type(error).__name__ == "MisconfigurationException"
-    ):
+    mistakes = (ValueError, OSError, FloatingPointError, ModuleNotFoundError)
+    if isinstance(error, mistakes) or type(error).__name__ == "MisconfigurationException":
         return f"error: {text}"
     if log:
         return f"error: {type(error).__name__}: {text.partition(chr(10))[0]}\n  the traceback is in {log}"
@@ -44,14 +40,14 @@ def explain(error: BaseException, log: Path | None = None, config: dict | None =
 
 
 def one_image(config: dict | None) -> str:
-    """Batch norm has no variance of one value."""
-    got = f"data.batch_size={config['data']['batch_size']}" if config else "the batch"
+    """Batch norm cannot take a variance of one value."""
+    batch = f"data.batch_size={config['data']['batch_size']}" if config else "the batch"
     norm = ", or model.norm=none" if config and "norm" in config["model"] else ""
-    return f"batch norm needs two images a step on each device, and {got} gives it one\n  use data.batch_size=2{norm}"
+    return f"batch norm needs two images a step on each device, and {batch} gives it one\n  use data.batch_size=2{norm}"
 
 
 def shorten(error: BaseException) -> str:
-    """Hydra's and OmegaConf's messages, of up to twenty lines, in two."""
+    """The messages of Hydra and OmegaConf, which have up to twenty lines, in two."""
     text = str(error)
     choice = re.match(r"(?:In '.*?': )?Could not (?:find|load) '([^']+)/([^/']*)'", text)
     if choice:
@@ -59,7 +55,7 @@ def shorten(error: BaseException) -> str:
         if name.startswith("submitit"):
             return f'launcher={name.removeprefix("submitit_")} needs submitit: pip install -e ".[cluster]"'
         listed = re.findall(r"^\t(\S+)", text.partition("Config search path")[0], re.MULTILINE)
-        listed = listed or options.options(group)  # Hydra lists them for some forms of the mistake only
+        listed = listed or options.options(group)  # Hydra lists them for some forms of this mistake only
         return f"{group}={name} does not exist; {nearest(name, listed)}\n  {group}: {', '.join(listed)}"
     node = getattr(error.__cause__, "parent_node", None)
     if node is not None and hasattr(node, "keys"):

@@ -1,7 +1,6 @@
-"""The run that this process makes: train.py's side of a run's directory."""
+"""The recorder of the run that this process makes: what train.py writes into the run's directory."""
 
 import contextlib
-import json
 import logging
 import os
 import shutil
@@ -20,11 +19,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from athanor.base.errors import UserError
-from athanor.base.files import write_atomically
 from athanor.engine.app.explain import explain
 from athanor.engine.app.logs import set_up_logging
 from athanor.engine.app.ranks import PARENT, is_main_process
-from athanor.engine.config import secrets, trust
+from athanor.engine.config import schema, secrets, trust
 from athanor.engine.runs.provenance import comparison, describe, differences, environment, hash_of
 from athanor.engine.runs.run import Run, read_checkpoint, shown
 from athanor.engine.runs.summary import summary
@@ -39,59 +37,59 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ORIGIN = ("threads", "hardware", "versions", "git", "data")  # of the results: what they depend on
-failed_jobs: list[Path] = []  # of this process, which in a multirun has many
+ORIGIN = ("threads", "hardware", "versions", "git", "data")  # keys of results.json: what the numbers depend on
 
 
 class Job(Run):
     """The run of Hydra's current job. In a multirun each job has its own, below the sweep's directory.
 
-    A directory that has a config.yaml already is gone on with, whoever asks for it: resume=, a sweep that is resumed,
-    a scheduler that starts a job again.
+    A directory that has a config.yaml already is continued, whoever asks for it: `resume=<run>`, a sweep that is
+    resumed, or a scheduler that starts a job again.
     """
 
     def __init__(self) -> None:
         super().__init__(HydraConfig.get().runtime.output_dir)
-        self.overrides = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)  # a secret stays one
+        # unresolved, so that ${oc.env:NAME} stays as it was typed
+        self.overrides = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+        self.is_single = HydraConfig.get().mode == RunMode.RUN
         self.secrets: dict[str, str] = {}
-        self.settings: dict[str, Any] | None = None  # the checked config, for what is said of a failure
-        self.before = self.results  # of what is gone on with
+        self.settings: dict[str, Any] | None = None  # the checked config, for the message of a failure
+        self.before = self.results  # those of the run that is continued, else {}
         self.is_again = (self.dir / "config.yaml").is_file()
         self.is_resumed = any(override.startswith("resume=") for override in self.overrides)
 
     @property
     def is_done(self) -> bool:
-        """The same job again, and it has finished."""
+        """Whether this is a job that is started again although it has finished."""
         done = self.is_again and not self.is_resumed and self.before.get("status") == "finished"
         if done:
             log.info("%s has finished already", shown(self.dir))
         return done
 
     def save_config(self, cfg: DictConfig) -> dict[str, Any]:
-        """Check the config, write config.yaml, and give what is in it: plain values, ${oc.env:NAME} for secrets."""
+        """Check the config, write config.yaml and give what is in it: plain values, with ${oc.env:NAME} for secrets."""
         from athanor.engine.config import check
 
-        config, self.secrets = check.plain(cfg), secrets.find(cfg)
+        config = check.plain(cfg)
+        self.secrets = secrets.find(config)
         for handler in logging.getLogger().handlers:
             handler.addFilter(partial(secrets.redact, secrets=self.secrets))
         if self.is_again and not self.is_resumed:
-            trust.add(trust.modules_of(config))  # what a person's own configs say may be in the recorded one as well
+            trust.extend(trust.modules_of(config))  # the recorded config may name what a person's own configs name
             return self.trusted_config
         for notice in check.settle(config, self.overrides):
             log.info(notice)
         check.check(config)
         self.settings = config
-        for key in "launcher", "study":  # no result depends on them
-            config.pop(key, None)
-        recorded = secrets.hide({**config, "resume": None}, self.secrets)
+        recorded = {key: value for key, value in config.items() if key not in schema.UNRECORDED}
         if is_main_process():
-            write_atomically(self.dir / "config.yaml", OmegaConf.to_yaml(recorded))
-        return {**recorded, "resume": config["resume"]}
+            self.write_config({**recorded, "resume": None})
+        return recorded
 
     def resume_point(self) -> tuple[Path | None, int | None]:
-        """The newest checkpoint that can be read, and its step: 0 without one, None where nothing is resumed.
+        """The newest checkpoint that can be read, and its step: 0 where there is none, None where nothing is resumed.
 
-        Those that cannot be read are named, and kept under another name.
+        A checkpoint that cannot be read is named in a warning and renamed to <name>.torn.
         """
         if not self.is_again:
             return None, None
@@ -105,71 +103,74 @@ class Job(Run):
                 continue
             log.info("resuming from %s", shown(path))
             return path, step
-        if PARENT not in os.environ:  # a rank of a run that has just begun
+        if PARENT not in os.environ:  # a rank would say it of a run that its parent has just begun
             log.info("there is no checkpoint yet; starting over in %s", shown(self.dir))
         return None, 0
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """Whatever happens inside ends up in results.json and train.log; a failure does not stop a multirun."""
+        """Write down what happens inside, in results.json and train.log.
+
+        A failure ends the process of a single run with exit code 1; a multirun goes on with its next job.
+        """
         set_up_logging()
         lock = FileLock(self.dir / ".lock")
         if is_main_process() and PARENT not in os.environ:
             take(lock, self.dir)
-        own = [] if PARENT in os.environ else self.overrides  # a rank's are not what a person typed
+        own = [] if PARENT in os.environ else self.overrides  # those of a rank are not what a person typed
         typed = list(dict.fromkeys([*self.before.get("overrides", []), *own]))
         self.begun = time.monotonic()
         begun = {"status": "running", "started": time.strftime("%Y-%m-%d %H:%M:%S"), "overrides": typed}
-        origin = {key: self.before[key] for key in ORIGIN if key in self.before}  # what a rank compares its own with
-        with contextlib.suppress(OSError):  # the next file that is written says so, where it is caught
-            self.write(fresh=True, **begun, slurm_job=slurm.job(), **origin)
+        origin = {key: self.before[key] for key in ORIGIN if key in self.before}  # a rank compares its own with these
+        with contextlib.suppress(OSError):  # the next file that is written raises the same, where it is explained
+            self.write(fresh=True, **begun, slurm_job=slurm.slurm_job_id(), **origin)
         try:
             with signals.handled():
                 yield
-            if self.results.get("status") == "failed":  # by one of its ranks, which has said so
-                failed_jobs.append(self.dir)
+            has_failed = self.results.get("status") == "failed"  # because of one of its ranks, which has said why
         except (KeyboardInterrupt, SystemExit):
             with contextlib.suppress(OSError):
                 self.write(status="interrupted")
-            where = self.dir if HydraConfig.get().mode == RunMode.RUN else self.dir.parent
+            where = self.dir if self.is_single else self.dir.parent
             log.info("interrupted; go on with python train.py resume=%s", shown(where))
             raise
         except Exception as error:
             self.fail(error)
+            has_failed = True
         finally:
             if lock.is_locked:
                 Path(lock.lock_file).unlink(missing_ok=True)
                 lock.release()
             if "wandb" in sys.modules:
-                sys.modules["wandb"].finish()  # or the next job of a multirun would log into this one's run
+                sys.modules["wandb"].finish()  # else the next job of a multirun would log into this one's run
+        if has_failed and self.is_single:
+            raise SystemExit(1)
 
     def fail(self, error: Exception) -> None:
-        failed_jobs.append(self.dir)
-        is_mistake = isinstance(error, ValueError)  # which each process finds
+        """Explain the failure, once for all processes of the job, and write down its traceback."""
+        is_mistake = isinstance(error, ValueError)  # every process meets the same one, so the main process reports it
         is_first = isinstance(error, ChildProcessError) or self.results.get("status") != "failed"
         if is_main_process() if is_mistake else is_first:
-            shown_error = explain(error, shown(self.dir / "train.log"), self.settings)
-            print(secrets.hide(shown_error, self.secrets), file=sys.stderr)
-            said = secrets.hide(f"{type(error).__name__}: {error}", self.secrets)
-            with contextlib.suppress(OSError):  # a full disk, or a folder that is gone
-                self.replace_results({**self.results, "status": "failed", "error": said})
+            explanation = explain(error, shown(self.dir / "train.log"), self.settings)
+            print(secrets.hide(explanation, self.secrets), file=sys.stderr)
+            text = secrets.hide(f"{type(error).__name__}: {error}", self.secrets)
+            with contextlib.suppress(OSError):  # the disk may be full, or the folder gone
+                self.write_results({**self.results, "status": "failed", "error": text})
         with contextlib.suppress(OSError), open(self.dir / "train.log", "a") as file:
             file.write(secrets.hide("".join(traceback.format_exception(error)), self.secrets))
-        single, begun = HydraConfig.get().mode == RunMode.RUN, (self.dir / "config.yaml").exists()
-        if isinstance(error, UserError) and single and not begun:
-            shutil.rmtree(self.dir, ignore_errors=True)  # a mistyped override is no run
+        if isinstance(error, UserError) and self.is_single and not (self.dir / "config.yaml").exists():
+            shutil.rmtree(self.dir, ignore_errors=True)  # a mistyped override leaves no run behind
 
     def write(self, fresh: bool = False, **values: object) -> None:
+        """Add values to results.json, from the main process alone; fresh: in place of what is there."""
         if is_main_process():
-            self.replace_results(values if fresh else {**self.results, **values})
-
-    def replace_results(self, contents: dict[str, Any]) -> None:
-        write_atomically(self.dir / "results.json", json.dumps(contents, indent=2) + "\n")
+            self.write_results(values if fresh else {**self.results, **values})
 
     def record_origin(self, config: dict, data: "ImageData", classifier: "Classifier") -> None:
-        """Write down what this run depends on, and say where that differs from what it goes on with or repeats.
+        """Write down what this run depends on, and warn where that differs from the run that it continues or repeats.
 
-        Its checkpoints name the weights that it started from: runs that share them may be averaged (ensembles/soup.py).
+        Its checkpoints name the weights that it started from: weights of runs that share them may be averaged
+        (craft/ensembles/soup.py).
         """
         state = classifier.network.state_dict().values()
         classifier.record["start"] = hash_of(*(value.reshape(-1) for value in state))
@@ -186,24 +187,25 @@ class Job(Run):
         from athanor.callbacks.checkpoints import checkpoints_of
 
         trainer.strategy.barrier("checkpoints are written")
-        found = checkpoints_of(trainer)
-        chosen = found and found.chosen
+        checkpoints = checkpoints_of(trainer)
+        chosen = checkpoints and checkpoints.chosen
         if chosen is None or "epoch" not in chosen:  # nothing was saved
-            self.chosen = {"file": None, "metrics": metrics(trainer)}
+            self.chosen = {"file": None, "metrics": logged_metrics(trainer)}
             return
         self.chosen = chosen
         state = read_checkpoint(self.dir / "checkpoints" / chosen["file"])["state_dict"]
         classifier.load_state_dict(state)
 
     def finish(self, trainer: "L.Trainer", classifier: "Classifier") -> None:
-        """Write results.json and say what came out."""
+        """Complete results.json and print the summary."""
         if not is_main_process():
             return
         from athanor.callbacks.stopwatch import Stopwatch
 
         watch = next(callback for callback in trainer.callbacks if isinstance(callback, Stopwatch))
-        found = {**self.chosen["metrics"], **{k: v for k, v in metrics(trainer).items() if k.startswith("test/")}}
-        stages = {stage: grouped(found, stage) for stage in ("train", "val", "test")}
+        tested = {name: value for name, value in logged_metrics(trainer).items() if name.startswith("test/")}
+        metrics = {**self.chosen["metrics"], **tested}
+        stages = {stage: of_stage(metrics, stage) for stage in ("train", "val", "test")}
         self.write(
             status="finished",
             **{stage: values for stage, values in stages.items() if values},
@@ -229,17 +231,19 @@ class Job(Run):
 
 
 def take(lock: FileLock, directory: Path) -> None:
+    """Hold the lock of a run's directory, or end this process where another one trains in it."""
     try:
         lock.acquire(blocking=False)
-    except Timeout:  # not an exception: the run that is under way has not failed
+    except Timeout:  # not an exception, because the run that is under way has not failed
         print(f"error: {shown(directory)} is being trained by another process; wait for it, or end it", file=sys.stderr)
         raise SystemExit(1) from None
 
 
-def metrics(trainer: "L.Trainer") -> dict[str, float]:
+def logged_metrics(trainer: "L.Trainer") -> dict[str, float]:
     return {name: value.item() for name, value in trainer.callback_metrics.items()}
 
 
-def grouped(found: dict[str, float], stage: str) -> dict[str, float]:
-    skipped = {f"{stage}/loss_step"}
-    return {k.removeprefix(f"{stage}/"): v for k, v in found.items() if k.startswith(f"{stage}/") and k not in skipped}
+def of_stage(metrics: dict[str, float], stage: str) -> dict[str, float]:
+    """The metrics of a stage by their own names: `acc` for `val/acc`; the loss of a single step is none of them."""
+    pairs = ((name.partition("/"), value) for name, value in metrics.items())
+    return {name: value for (first, _, name), value in pairs if first == stage and name != "loss_step"}

@@ -1,4 +1,4 @@
-"""What goes to the terminal and to train.log."""
+"""Which log lines go to the terminal and to train.log."""
 
 import logging
 import threading
@@ -6,11 +6,11 @@ import warnings
 
 from athanor.engine.app.ranks import is_main_process
 
-NOWHERE = (
-    "💡 Tip:",  # advertises services
+DROPPED = (
+    "💡 Tip:",  # advertisements
     "----------",
     "`isinstance(treespec, LeafSpec)` is deprecated",  # torch 2.15 about Lightning 2.6
-    "It is recommended to use `self.log(",  # about sync_dist: what the classifier logs is reduced already
+    "It is recommended to use `self.log(",  # about sync_dist: the task logs values that are reduced already
     "The number of training batches",  # the epoch's metrics are logged whatever log_every_n_steps is
 )
 FILE_ONLY = (
@@ -28,8 +28,8 @@ FILE_ONLY = (
 
 
 def set_up_logging() -> None:
-    """Lightning's lines and Python's warnings into train.log, without advertisements, from the main process alone."""
-    import lightning.pytorch  # noqa: F401  # it installs its handlers when imported
+    """Send Lightning's lines and Python's warnings to train.log, without advertisements, from the main process only."""
+    import lightning.pytorch  # noqa: F401  # installs its handlers when it is imported
 
     logging.basicConfig(format="%(message)s")  # for scripts, to the terminal; a job has Hydra's handlers already
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("lightning")]:
@@ -40,19 +40,19 @@ def set_up_logging() -> None:
         logging.disable(logging.WARNING)
     for handler in logging.getLogger().handlers:
         handler.addFilter(for_file if isinstance(handler, logging.FileHandler) else for_terminal)
-    logging.raiseExceptions = False  # `python train.py | head` is no reason for a traceback
-    threading.excepthook = in_a_thread
+    logging.raiseExceptions = False  # else `python train.py | head` prints a traceback
+    threading.excepthook = log_thread_error
     warnings.showwarning = lambda message, *_, **__: logging.getLogger("py.warnings").warning("warning: %s", message)
 
 
 def for_file(record: logging.LogRecord) -> bool:
-    return not any(noise in record.getMessage() for noise in NOWHERE)
+    return not any(noise in record.getMessage() for noise in DROPPED)
 
 
 def for_terminal(record: logging.LogRecord) -> bool:
     return record.name != __name__ and for_file(record) and not any(noise in record.getMessage() for noise in FILE_ONLY)
 
 
-def in_a_thread(failed: threading.ExceptHookArgs) -> None:
-    """Only the log gets the traceback: whoever uses a thread's work, as TensorBoard's writer does, raises its error."""
-    logging.getLogger(__name__).error("in a thread", exc_info=(failed.exc_type, failed.exc_value, failed.exc_traceback))
+def log_thread_error(error: threading.ExceptHookArgs) -> None:
+    """Write the traceback to train.log only: who uses the thread, as TensorBoard's writer, raises the error again."""
+    logging.getLogger(__name__).error("in a thread", exc_info=(error.exc_type, error.exc_value, error.exc_traceback))

@@ -1,4 +1,4 @@
-"""One process a device: who starts them, which of them writes, and what they agree on before they are connected."""
+"""One process for each device: who starts them, which one writes, and what they agree on before torch connects them."""
 
 import atexit
 import functools
@@ -20,23 +20,27 @@ from athanor.engine.runs.run import Run
 from athanor.training import devices
 from athanor.training.signals import signals
 
-PARENT = "ATHANOR_PARENT"  # a pipe that ends when the process that started this one does
-GRACE = 10  # seconds for the others to say something of their own when one has died
-questions = itertools.count()  # that the processes of a job have to agree on, in order
+PARENT = "ATHANOR_PARENT"  # the number of a pipe that is closed when the process that started this one ends
+GRACE = 10  # seconds that the other processes have for a message of their own when one has died
+questions = itertools.count()  # numbers what the processes agree on; all of them ask in the same order
 
 
 def check_environment() -> None:
-    """Raise UserError where variables of a launcher are left over: this process would wait for others, or be silent."""
-    found = {name: os.environ[name] for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE") if name in os.environ}
-    for name, value in found.items():
-        if not value.isdigit():
-            raise UserError(f"{name}={value} in the environment is no number; type unset {name}")
-    if found and not started_elsewhere() and any(int(value) for name, value in found.items() if name != "WORLD_SIZE"):
-        words = " ".join(f"{name}={value}" for name, value in found.items())
-        raise UserError(f"{words} in the environment, and no WORLD_SIZE above 1; type unset {' '.join(found)}")
+    """Raise UserError where variables of a launcher are left over.
+
+    With them this process would wait for others that nobody starts, or write nothing.
+    """
+    names = [name for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE") if name in os.environ]
+    for name in names:
+        if not os.environ[name].isdigit():
+            raise UserError(f"{name}={os.environ[name]} in the environment is no number; type unset {name}")
+    if not started_elsewhere() and any(int(os.environ[name]) for name in names if name != "WORLD_SIZE"):
+        words = " ".join(f"{name}={os.environ[name]}" for name in names)
+        raise UserError(f"{words} in the environment, and no WORLD_SIZE above 1; type unset {' '.join(names)}")
 
 
 def is_main_process() -> bool:
+    """Whether this is the one process of the job that writes files and speaks."""
     if "RANK" in os.environ:
         return os.environ["RANK"] == "0"
     if world_size("SLURM_NTASKS") > 1:
@@ -45,7 +49,7 @@ def is_main_process() -> bool:
 
 
 def started_elsewhere() -> bool:
-    """torchrun, srun or another scheduler has started one process a device."""
+    """Whether torchrun, srun or another scheduler has started one process for each device."""
     return world_size("WORLD_SIZE") > 1 or (world_size("SLURM_NTASKS") > 1 and "SLURM_PROCID" in os.environ)
 
 
@@ -55,24 +59,26 @@ def world_size(variable: str) -> int:
 
 
 def spread(config: dict, directory: Path) -> bool:
-    """Run the job of this directory on one process a device, where it has several, and say whether it did.
+    """Run the job of this directory in one process for each device, where there are several; returns whether it did.
 
-    Each reads the job's own config.yaml: Lightning would repeat our command line instead, which in a multirun is a
-    sweep of its own, with other values on each rank. This process only watches, so a rank that dies ends its job with
-    the reason, and not the multirun. Raises ChildProcessError where no rank could give one.
+    Each process reads the job's own config.yaml. Lightning would repeat our command line instead, which in a multirun
+    would be a whole sweep in each process, with other values. This process only watches, so a process that dies ends
+    its job, with the reason, and not the multirun. Raises ChildProcessError where no process could give a reason.
     """
     if PARENT in os.environ:
         threading.Thread(target=end_with_parent, args=(int(os.environ[PARENT]),), daemon=True).start()
     if started_elsewhere():
-        atexit.register(disconnect)  # gloo's threads may end the process with an error otherwise
+        atexit.register(disconnect)  # else threads of gloo may end the process with an error
     number = devices.count(config["trainer"])
     if number < 2 or "spawn" in str(config["trainer"]["strategy"]) or started_elsewhere():
         return False
     from athanor.engine.config import trust
 
-    trust.add(trust.modules_of(config))  # a rank loads the config that was composed here
+    trust.extend(trust.modules_of(config))  # the processes load from a file the config that was composed here
     reading, writing = os.pipe()
-    port = free_port()
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]  # one that is free
     try:
         watch([start(rank, number, directory, reading, port) for rank in range(number)], directory)
     finally:
@@ -82,17 +88,17 @@ def spread(config: dict, directory: Path) -> bool:
 
 
 def start(rank: int, number: int, directory: Path, pipe: int, port: int) -> subprocess.Popen:
-    # Lightning would ask SLURM, where it is, for processes that only we have started
+    # without SLURM's variables: Lightning would ask SLURM about processes that only we have started
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(number)}
     environment |= {"NODE_RANK": "0", "LOCAL_RANK": str(rank), PARENT: str(pipe)}
     command = [sys.executable, str(options.CONFIGS.parent / "train.py"), f"resume={directory}"]
-    # a session of its own: Ctrl-C reaches this process alone, which passes it on once
+    # in a session of its own, so that Ctrl-C reaches the watching process alone, which passes it on once
     return subprocess.Popen(command, env=environment, pass_fds=[pipe], start_new_session=True)
 
 
 def watch(ranks: list[subprocess.Popen], directory: Path) -> None:
-    """Wait for the end of all, pass signals on, and end the others when one has died: they would wait for ever."""
+    """Wait for all processes to end and pass signals on; when one has died, end the others: they would wait for it."""
     signals.somebody_saves, passed_on, dead, deadline = True, None, None, math.inf
     try:
         while None in (codes := [rank.poll() for rank in ranks]) and time.monotonic() < deadline:
@@ -111,15 +117,13 @@ def watch(ranks: list[subprocess.Popen], directory: Path) -> None:
     if passed_on:
         signals.leave(passed_on)
     dead = dead or next((rank for rank in ranks if rank.returncode), None)
-    # one that raised an error has said and recorded it
+    # a process that raised an error has printed and recorded it
     if dead and (dead.returncode < 0 or Run(directory).results.get("status") != "failed"):
-        raise ChildProcessError(obituary(ranks.index(dead), dead.returncode, len(ranks), directory))
-
-
-def obituary(rank: int, code: int, number: int, directory: Path) -> str:
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-    memory = ", perhaps as memory ran out" if code == -signal.SIGKILL else ""
-    return f"process {rank} of {number} {how}{memory}; go on with python train.py resume={directory}"
+        code = dead.returncode
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        how += ", perhaps as memory ran out" if code == -signal.SIGKILL else ""
+        place = f"process {ranks.index(dead)} of {len(ranks)}"
+        raise ChildProcessError(f"{place} {how}; go on with python train.py resume={directory}")
 
 
 def disconnect() -> None:
@@ -130,20 +134,14 @@ def disconnect() -> None:
 
 
 def end_with_parent(pipe: int) -> None:
-    os.read(pipe, 1)  # nothing is ever written
+    os.read(pipe, 1)  # returns when the pipe is closed: nothing is ever written into it
     os._exit(1)
 
 
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
 def agreed(find: Callable[[], str]) -> str:
-    """What the main process finds, on all processes that somebody else has started.
+    """The answer of the main process, in all processes that a launcher has started.
 
-    torchrun keeps it when it starts them again, so they go on where they were.
+    torchrun keeps it when it starts the processes again, so they continue in the same directory.
     """
     if not started_elsewhere():
         return find()
@@ -155,7 +153,7 @@ def agreed(find: Callable[[], str]) -> str:
 
 @functools.cache
 def meeting_place():
-    """The key-value store of this job, which torch uses as well when it connects the processes."""
+    """The key-value store of this job, which torch also uses when it connects the processes."""
     from lightning.fabric.plugins.environments import SLURMEnvironment
     from torch.distributed import TCPStore
 

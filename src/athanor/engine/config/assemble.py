@@ -1,4 +1,4 @@
-"""The only file in which a config becomes objects. What it is given may name secrets, which are looked up here."""
+"""The only file in which a config becomes objects. The config may name secrets, whose values are put in here."""
 
 import pkgutil
 from functools import partial
@@ -14,8 +14,7 @@ from athanor.callbacks.checkpoints import Checkpoints
 from athanor.callbacks.stopwatch import Stopwatch
 from athanor.craft.ensembles.network import Ensemble, EnsembleClassifier
 from athanor.data.module import ImageData
-from athanor.engine.config import records, trust
-from athanor.engine.config.check import OUTSIDE_TARGET
+from athanor.engine.config import schema, trust
 from athanor.engine.config.secrets import reveal
 from athanor.engine.config.signatures import check_arguments, signature
 from athanor.optim.scaling import LRScaling
@@ -25,34 +24,44 @@ from athanor.training import devices, memory, overhead, precision
 from athanor.training.agreement import Agreement
 
 THREADS = torch.get_num_threads()  # before a job of a multirun sets its own
-INIT_IMAGES = 5000  # that a network with `init_from_data` sees, at most
+INIT_IMAGES = 5000  # at most, that a network with `init_from_data` sees
 
 
-def build(node: dict, **handed: object) -> Any:
+def build(node: dict, **facts: object) -> Any:
     """The object of a node: its `_target_` called with its keys, or with `_partial_` a functools.partial of it.
 
-    `handed` are facts of the run, given to a target that has an argument of that name.
+    `facts` of the run, as num_classes, are handed to a target that has an argument of that name.
     """
     target = pkgutil.resolve_name(node["_target_"])
     arguments = {key: value for key, value in node.items() if not key.startswith("_")}
     for key, value in arguments.items():
         if isinstance(value, dict) and "_target_" in value:
-            arguments[key] = build(value, **handed)
+            arguments[key] = build(value, **facts)
     names, _ = signature(target)
-    arguments |= {name: fact for name, fact in handed.items() if name in names and arguments.get(name) is None}
+    arguments |= {name: fact for name, fact in facts.items() if name in names and arguments.get(name) is None}
     if node.get("_partial_"):
         return partial(target, **arguments)
     check_arguments(target, arguments, node["_target_"])
     return target(**arguments)
 
 
+def divided(cfg: dict, path: str) -> tuple[dict, dict]:
+    """The node of a group in two: what its target takes, and the keys that stand beside that (schema.Group.beside)."""
+    for key in path.split("."):
+        cfg = cfg.get(key) or {}
+    group = schema.GROUPS[path]
+    names = {*group.beside, *(signature(pkgutil.resolve_name(group.beside_of))[0] if group.beside_of else ())}
+    beside = {key: value for key, value in cfg.items() if key in names}
+    return {key: value for key, value in cfg.items() if key not in names}, beside
+
+
 def data(cfg: dict) -> ImageData:
-    node = {key: value for key, value in reveal(cfg["data"]).items() if key != "preprocess"}
-    names, _ = signature(ImageData)
-    own = {key: value for key, value in node.items() if key in names}
+    """The data module, with its source loaded and split."""
+    cfg = reveal(cfg)
+    source, own = divided(cfg, "data")
+    del own["preprocess"]
     if own["augment"]:
         own["augment"] = build(own["augment"])
-    source = {key: value for key, value in node.items() if key not in names}
     return ImageData(build(source, data_dir=cfg["data_dir"], split_seed=own["split_seed"]), **own, seed=cfg["seed"])
 
 
@@ -73,65 +82,57 @@ def classifier(cfg: dict, data: ImageData) -> Classifier:
     return module
 
 
-def inner(cfg: dict, group: str) -> dict:
-    """What a group's target takes, without the keys that stand beside it."""
-    return {key: value for key, value in cfg[group].items() if key not in OUTSIDE_TARGET[group]}
+def from_record(record: dict, class_counts: torch.Tensor | None = None) -> Classifier:
+    """A classifier, or an ensemble of them, as a checkpoint describes it, without weights.
 
-
-def outer(cfg: dict, group: str) -> dict:
-    return {key: value for key, value in cfg[group].items() if key in OUTSIDE_TARGET[group]}
-
-
-def schedule(cfg: dict) -> Schedule:
-    beside = outer(cfg, "scheduler")
-    momentum = dict(beside.pop("momentum", None) or {})
-    length = momentum.pop("length", 1.0)
-    return Schedule(
-        build(inner(cfg, "scheduler")), **beside, momentum=momentum and build(momentum), momentum_length=length
+    Each group that schema.py calls rebuilt is built, and those of which nothing is known here are handed over under
+    their own names. class_counts: training images of each class, which only a training loss needs.
+    """
+    cfg = reveal(schema.rebuilt_part(record["config"]))
+    num_classes = len(record["class_names"])
+    facts = {"input_shape": tuple(record["input_shape"]), "num_classes": num_classes}
+    facts["class_counts"] = torch.ones(num_classes) if class_counts is None else class_counts
+    is_ensemble = "members" in record  # whose members preprocess for themselves
+    groups = [path for path, group in schema.GROUPS.items() if group.rebuilt and not group.several]
+    own = [path for path in groups if not (is_ensemble and path in ("model", "data.preprocess"))]
+    parts = {path: build(divided(cfg, path)[0], **facts) for path in own}
+    network = ensemble_network(record) if is_ensemble else parts.pop("model")
+    if cfg["compile"]:
+        network.compile()
+    return (EnsembleClassifier if is_ensemble else Classifier)(
+        network,
+        parts.pop("data.preprocess", nn.Identity()),
+        record=record,
+        optimizer=parts.pop("optim"),
+        schedule=schedule(cfg, parts.pop("scheduler")),
+        lr_scaling=LRScaling(**divided(cfg, "optim")[1]),
+        monitor=cfg["monitor"]["metric"],
+        metrics={name: build(node, **facts) for name, node in (cfg.get("metrics") or {}).items() if node},
+        tta=cfg["eval"]["tta"],
+        seed=cfg["seed"],
+        **parts,
     )
 
 
 def refuse_other_data(record: dict, data: ImageData) -> None:
-    """A checkpoint means nothing on other classes or images of another size."""
+    """Raise UserError where the data has other classes, or images of another size, than the checkpoint's."""
     for name, value in {"class_names": list(data.class_names), "input_shape": list(data.input_shape)}.items():
         if value != record[name]:
             raise UserError(f"this data has {name} {value}, the checkpoint has {record[name]}")
 
 
-def from_record(record: dict, class_counts: torch.Tensor | None = None) -> Classifier:
-    """A classifier, or an ensemble of them, as a checkpoint describes it, without weights."""
-    input_shape, num_classes = tuple(record["input_shape"]), len(record["class_names"])
-    cfg = reveal(records.built(record["config"]))
-    if class_counts is None:
-        class_counts = torch.ones(num_classes)  # only a training loss needs the true ones; weights load over these
-    if "members" in record:
-        kind, network, preprocess = EnsembleClassifier, ensemble(record), nn.Identity()
-    else:
-        kind, network = Classifier, build(cfg["model"], input_shape=input_shape, num_classes=num_classes)
-        preprocess = build(cfg["data"]["preprocess"], input_shape=input_shape)
-    if cfg["compile"]:
-        network.compile()
-    metrics = {name: build(node, num_classes=num_classes) for name, node in (cfg.get("metrics") or {}).items() if node}
-    return kind(
-        network,
-        preprocess,
-        build(cfg["loss"], class_counts=class_counts, num_classes=num_classes),
-        record=record,
-        optimizer=build(inner(cfg, "optim")),
-        schedule=schedule(cfg),
-        lr_scaling=LRScaling(**outer(cfg, "optim")),
-        monitor=cfg["monitor"]["metric"],
-        metrics=metrics,
-        tta=cfg["eval"]["tta"],
-        seed=cfg["seed"],
-    )
+def schedule(cfg: dict, factor: partial) -> Schedule:
+    """The schedule of learning rate and momentum; `factor` is the scheduler's own target, completed later."""
+    momentum, length = divided(cfg, "scheduler.momentum")
+    settings = {**divided(cfg, "scheduler")[1], "momentum": momentum and build(momentum)}
+    return Schedule(factor, **settings, momentum_length=length.get("length", 1.0))
 
 
-def ensemble(record: dict) -> Ensemble:
-    """The network of an ensemble. Its members are described by a file, whoever asks, and so trust.py looks at them."""
+def ensemble_network(record: dict) -> Ensemble:
+    """The network of an ensemble. A file describes its members, whoever asks, so each must pass trust.py."""
     members = []
     for member in record["members"]:
-        trust.check(records.built(member["config"]))
+        trust.check(schema.rebuilt_part(member["config"]))
         members.append(from_record({**member, "config": {**member["config"], "compile": False, "metrics": {}}}))
     return Ensemble(members, record["combine"], record["weights"], record["tta"])
 
@@ -141,33 +142,30 @@ def trainer(
 ) -> L.Trainer:
     """The trainer of this network, with its callbacks and loggers, which write into `directory`.
 
-    What a resumed run logged at `resume_step` and after it is logged again, so the loggers take it out.
+    A resumed run logs again what it had logged at `resume_step` and after it, so the loggers take that out first.
     """
     facts = {"save_dir": directory, "parameters": parameters(cfg), "purge_step": resume_step}  # no secret is logged
     cfg = reveal(cfg)
-    callbacks = {name: node for name, node in (cfg.get("callbacks") or {}).items() if node}
-    refuse(cfg, data, callbacks)
+    callback_nodes = {name: node for name, node in (cfg.get("callbacks") or {}).items() if node}
+    refuse(cfg, data, callback_nodes)
     loggers = [build(node, **facts) for node in (cfg.get("logger") or {}).values() if node]
     for logger in loggers:
         logger.log_hyperparams(facts["parameters"])
     agreement = Agreement()
-    made = [build(node, agreement=agreement) for node in callbacks.values()] + [Stopwatch()]
-    overhead.skip_empty_hooks(made)
+    callbacks = [*(build(node, agreement=agreement) for node in callback_nodes.values()), Stopwatch()]
+    overhead.skip_empty_hooks(callbacks)
     own = {
         "profiler": cfg["trainer"].get("profiler") or overhead.NoProfiler(),
-        "callbacks": made,
+        "callbacks": callbacks,
         "logger": loggers or False,  # None would mean Lightning's default
         "default_root_dir": directory,
-        "enable_checkpointing": any(isinstance(callback, Checkpoints) for callback in made),
-        "enable_progress_bar": any(isinstance(callback, ProgressBar) for callback in made),
+        "enable_checkpointing": any(isinstance(callback, Checkpoints) for callback in callbacks),
+        "enable_progress_bar": any(isinstance(callback, ProgressBar) for callback in callbacks),
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
-    device = devices.kind(cfg["trainer"]["accelerator"])
-    precision.set_matmul_precision(cfg["matmul_precision"], device)
-    torch.set_num_threads(cfg["threads"] or THREADS)
-    if device == "cpu":
-        memory.keep_freed_memory()
+    device = devices.device_type(cfg["trainer"]["accelerator"])
+    use_machine(cfg, device)
     if cfg["trainer"]["precision"] == "auto":
         own["precision"] = precision.automatic(device, network)
     if not len(data.val_index):
@@ -175,10 +173,18 @@ def trainer(
     return build({**cfg["trainer"], **own}, dirpath=directory)
 
 
+def use_machine(cfg: dict, device: str) -> None:
+    """Threads, precision of float32 products and memory of this process, as the config says, for a kind of device."""
+    precision.set_matmul_precision(cfg["matmul_precision"], device)
+    torch.set_num_threads(cfg["threads"] or THREADS)
+    if device == "cpu":
+        memory.keep_freed_memory()
+
+
 def refuse(cfg: dict, data: ImageData, callbacks: dict[str, dict]) -> None:
-    """Settings that are right one by one and wrong together, or on this machine."""
+    """Raise UserError for settings that are right one by one, and wrong together or on this machine."""
     accelerator = cfg["trainer"]["accelerator"]
-    there = devices.there()
+    there = devices.available()
     there["gpu"] = any(there.values())
     if not there.get(accelerator, True):
         raise UserError(f"trainer.accelerator={accelerator}: torch finds none on this machine; type trainer=auto")
@@ -195,7 +201,7 @@ def refuse(cfg: dict, data: ImageData, callbacks: dict[str, dict]) -> None:
 
 
 def refuse_lbfgs(trainer: dict) -> None:
-    """It evaluates one loss many times a step, which neither gradient sums nor a gradient scaler follow."""
+    """L-BFGS evaluates the loss many times a step, which gradient accumulation and gradient scalers do not support."""
     if trainer["accumulate_grad_batches"] not in (1, None):
         raise UserError("optim=lbfgs cannot accumulate gradients; use trainer.accumulate_grad_batches=1")
     if devices.count(trainer) > 1:
@@ -207,7 +213,7 @@ def refuse_lbfgs(trainer: dict) -> None:
 
 
 def parameters(cfg: dict) -> dict[str, bool | int | float | str]:
-    """The config as one flat table for comparing runs: `optim.lr: 0.001`."""
+    """The settings that schema.py calls compared, as one flat table: `optim.lr: 0.001`."""
     table = {"seed": cfg["seed"]}
 
     def flatten(path: str, node: dict) -> None:
@@ -219,10 +225,8 @@ def parameters(cfg: dict) -> dict[str, bool | int | float | str]:
             elif not key.startswith("_") and value is not None:
                 table[f"{path}.{key}"] = value if isinstance(value, (bool, int, float, str)) else str(value)
 
-    for group in "data", "model", "loss", "optim", "scheduler":
-        flatten(group, cfg[group])
-    for key in "precision", "max_epochs", "accumulate_grad_batches":
-        table[f"trainer.{key}"] = cfg["trainer"].get(key, "")
+    for name, group in schema.top_groups().items():
+        flatten(name, cfg[name] if group.compared == "all" else {key: cfg[name].get(key) for key in group.compared})
     return table
 
 

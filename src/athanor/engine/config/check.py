@@ -2,88 +2,113 @@
 
 import math
 import pkgutil
-from typing import Any, Literal
+from typing import Any
 
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
 from athanor.base.errors import UserError, nearest
-from athanor.data.module import ImageData
-from athanor.engine.config import check_study
-from athanor.engine.config.signatures import check_key, check_value, signature
-from athanor.optim.scaling import Rule as LRScalingRule
-from athanor.optim.schedules import Unit
-from athanor.tasks import tta
-
-TOP_LEVEL = {
-    "name": str,
-    "seed": int,
-    "data_dir": str,
-    "test": bool,
-    "compile": bool,
-    "threads": int | None,
-    "matmul_precision": Literal["auto", "highest", "high", "medium"],
-    "weights": str | None,
-    "resume": str | None,
-    "run": str | None,
-}
-GROUPS = ("data", "model", "loss", "optim", "scheduler", "metrics", "callbacks", "logger", "trainer")
-SEVERAL = ("metrics", "callbacks", "logger")  # groups of which a config takes any number of options
-# keys and values that are taken out before it is built
-OUTSIDE_TARGET = {
-    "scheduler": {
-        "unit": Unit,
-        "length": float | None,
-        "warmup": float,
-        "warmup_unit": Unit | None,
-        "momentum": dict,
-    },
-    "scheduler.momentum": {"length": float},
-    "optim": {"lr_scaling": LRScalingRule, "base_batch": int},
-    "data": {"preprocess": dict},
-    "trainer": {"precision": Literal["auto"]},
-}
+from athanor.engine.config import check_study, schema
+from athanor.engine.config.secrets import resolve, reveal
+from athanor.engine.config.signatures import check_key, check_value, signature, type_hint
 
 
 def plain(cfg: DictConfig) -> dict:
-    """The config resolved to dicts, lists, numbers and text; a value that is still missing is named."""
-    for key, example in {"monitor": "monitor.metric=val/acc monitor.mode=max", "eval": "eval.tta=flip"}.items():
+    """The config resolved to dicts, lists, numbers and text, with ${oc.env:NAME} for what comes from there.
+
+    Raises UserError where a value is still missing, which it names.
+    """
+    for key, example in schema.EXAMPLES.items():
         if key in cfg and not OmegaConf.is_dict(value := cfg[key]):
             raise UserError(f"{key}={'null' if value is None else value}: train.yaml takes dict; type {example}")
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise UserError(f"{missing[0]} is needed: type {missing[0]}=<value>")
-    return OmegaConf.to_container(cfg, resolve=True)
+    return resolve(cfg)
 
 
 def check(cfg: dict) -> None:
     """Raise UserError at the first wrong key, type or target. Nothing is built."""
-    for key in (*TOP_LEVEL, "monitor", "eval"):
-        if key not in cfg:
-            raise UserError(f"{key} is missing: leave out what took it away, or type +{key}=<value>")
-    for key, value in cfg.items():
-        check_key(key, [*TOP_LEVEL, *GROUPS, "monitor", "eval", "launcher", "study"], "train.yaml")
-        if key in TOP_LEVEL:
-            check_value(key, value, TOP_LEVEL[key], "train.yaml")
+    cfg = reveal(cfg)
+    for key in cfg:
+        check_key(key, {*schema.top_level(), *schema.UNRECORDED}, "train.yaml")
+    check_settings(cfg)
+    check_monitor(cfg)
+    if "study" in cfg:
+        check_study.check_keys(cfg["study"])
+    for name, group in schema.top_groups().items():
+        check_group(name, group, cfg.get(name) or {})
+    check_trainer(cfg["trainer"])
+    check_optim(cfg["optim"])
+
+
+def check_settings(cfg: dict) -> None:
+    """The values that stand in train.yaml itself."""
+    for path, hint in schema.SETTINGS.items():
+        top, _, key = path.partition(".")
+        if top not in cfg:
+            raise UserError(f"{top} is missing: leave out what took it away, or type +{top}=<value>")
+        if key:
+            check_value(top, cfg[top], dict, "train.yaml")
+        check_value(path, cfg[top].get(key) if key else cfg[top], type_hint(hint), "train.yaml")
+    for top in schema.EXAMPLES:
+        names = [path.partition(".")[2] for path in schema.SETTINGS if path.startswith(f"{top}.")]
+        for key in cfg[top]:
+            check_key(f"{top}.{key}", names, "train.yaml")
     if not 0 <= cfg["seed"] < 2**32:
         raise UserError(f"seed={cfg['seed']} is not a seed; use 0 to {2**32 - 1}")
     if cfg["threads"] is not None and cfg["threads"] < 1:
         raise UserError(f"threads={cfg['threads']}: use 1 or more, or null for all cores")
-    check_monitor(cfg)
-    check_eval(cfg.get("eval"))
-    if "study" in cfg:
-        check_study.check_keys(cfg["study"])
-    for group in GROUPS:
-        if group not in SEVERAL and not cfg.get(group):
-            raise UserError(f"{group} is missing: choose one with {group}=<option>")
-        if group in ("optim", "scheduler") and cfg[group].get("_partial_") is not True:
-            raise UserError(f"{group}._partial_ must be true: what it takes, parameters or steps, comes later")
-        for name, node in (cfg.get(group) or {}).items() if group in SEVERAL else ():
-            if not (node is None or (isinstance(node, dict) and "_target_" in node)):
-                raise UserError(f"{group}.{name}={node} is no object with a _target_; null takes one away")
-        check_node(group, cfg.get(group) or {})
-    check_trainer(cfg["trainer"])
-    check_optim(cfg["optim"])
+
+
+def check_group(name: str, group: schema.Group, node: dict) -> None:
+    if not group.several and not node:
+        raise UserError(f"{name} is missing: choose one with {name}=<option>")
+    if group.partial and node.get("_partial_") is not True:
+        raise UserError(f"{name}._partial_ must be true: what it takes, parameters or steps, comes later")
+    for key, option in node.items() if group.several else ():
+        if not (option is None or (isinstance(option, dict) and "_target_" in option)):
+            raise UserError(f"{name}.{key}={option} is no object with a _target_; null takes one away")
+    check_node(name, node)
+
+
+def check_node(path: str, node: dict) -> None:
+    """Keys and values of a node, and of the nodes in it."""
+    hints, takes_any_key = node_signature(path, node)
+    owner = node["_target_"].rpartition(".")[2] if "_target_" in node else path
+    for key, value in node.items():
+        if not takes_any_key and key[0] != "_":
+            check_key(f"{path}.{key}", hints, owner)
+        if isinstance(value, dict):
+            check_node(f"{path}.{key}", value)
+        elif key in hints:
+            check_value(f"{path}.{key}", value, hints[key], owner)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{path}.{key}={value} is no number to compute with")
+
+
+def node_signature(path: str, node: dict) -> tuple[dict[str, Any], bool]:
+    """Keys that a node may have, with their type hints, and whether it may have any other as well."""
+    hints, takes_any_key = signature(locate(path, node["_target_"])) if "_target_" in node else ({}, True)
+    group = schema.GROUPS.get(path)
+    if group is None:
+        return hints, takes_any_key
+    if group.beside_of:
+        hints = {**hints, **signature(pkgutil.resolve_name(group.beside_of))[0]}
+    for key, hint in group.beside.items():
+        hints = {**hints, key: hints[key] | type_hint(hint) if key in hints else type_hint(hint)}
+    return hints, takes_any_key
+
+
+def locate(path: str, target: str) -> Any:
+    """The class or function that a `_target_` names. Raises UserError where there is none."""
+    try:
+        target_object = pkgutil.resolve_name(target)
+    except Exception as error:
+        raise UserError(f"{path}._target_={target} cannot be imported: {str(error).splitlines()[-1]}") from error
+    if not callable(target_object):
+        raise UserError(f"{path}._target_={target} is no class or function; name one that is in it")
+    return target_object
 
 
 def check_trainer(trainer: dict) -> None:
@@ -100,7 +125,7 @@ def check_trainer(trainer: dict) -> None:
 
 
 def check_optim(optim: dict) -> None:
-    """What torch says without the key."""
+    """Values for which torch's own message does not name the key."""
     for key in "lr", "weight_decay", "momentum", "eps":
         if isinstance(value := optim.get(key), (int, float)) and value < 0:
             raise UserError(f"optim.{key}={value} is negative; use 0 or more")
@@ -108,79 +133,40 @@ def check_optim(optim: dict) -> None:
         raise UserError(f"optim.betas={betas}: use numbers from 0 to below 1, as [0.9, 0.999]")
 
 
-def check_eval(node: object) -> None:
-    check_value("eval", node, dict, "train.yaml")
-    for key in node:
-        check_key(f"eval.{key}", ["tta"], "train.yaml")
-    check_value("eval.tta", node.get("tta"), tta.Kind, "train.yaml")
-
-
 def check_monitor(cfg: dict) -> None:
-    for key, hint in {"metric": str, "mode": Literal["min", "max"]}.items():
-        check_value(f"monitor.{key}", cfg["monitor"].get(key), hint, "train.yaml")
+    """Every metric that something watches must be one that is logged."""
     names = ["loss", "acc"] + [name for name, node in (cfg.get("metrics") or {}).items() if node]
-    known = ["train/loss", "train/acc", *(f"val/{name}" for name in names)]
+    logged = ["train/loss", "train/acc", *(f"val/{name}" for name in names)]
     watched = {"monitor.metric": cfg["monitor"]["metric"]}
     for name, node in (cfg.get("callbacks") or {}).items():
         if isinstance(node, dict) and isinstance(node.get("monitor"), str):
             watched[f"callbacks.{name}.monitor"] = node["monitor"]
     for path, metric in watched.items():
-        if metric not in known:
-            raise UserError(f"{path}={metric} is not logged; {nearest(metric, known)}")
+        if metric not in logged:
+            raise UserError(f"{path}={metric} is not logged; {nearest(metric, logged)}")
 
 
 def settle(cfg: dict, overrides: list[str]) -> list[str]:
-    """Where the command line replaced an option that an experiment, a study or a recorded run set values for: drop, in
-    place, those that the new option does not take. Gives a notice for each value that is dropped or stays."""
+    """Drop values that were meant for another option than the one that the command line chose.
+
+    An experiment, a study or a recorded run may set values for an option which the command line replaces. Those that
+    the new option does not take are taken out of `cfg`, in place. Gives a notice for each that is dropped or stays.
+    """
     typed = [override.lstrip("+").partition("=")[0] for override in overrides]
-    recipes = (o for o in overrides if o.startswith(("experiment=", "study=")))
+    recipes = (override for override in overrides if override.startswith(("experiment=", "study=")))
     source = f"run={cfg['run']}" if cfg["run"] else next(recipes, None)
     notices = []
-    for group in (group for group in GROUPS if source and group in typed and "_target_" in cfg[group]):
+    for group in (group for group in schema.top_groups() if source and group in typed and "_target_" in cfg[group]):
         choice = next(o for o in reversed(overrides) if o.lstrip("+").startswith(f"{group}=")).lstrip("+")
         option = OmegaConf.to_container(compose("train", [choice])[group])
-        names, anything = node_signature(group, cfg[group])
-        names = {*names, *OUTSIDE_TARGET.get(group, ())}
+        names, takes_any_key = node_signature(group, cfg[group])
         for key, value in list(cfg[group].items()):
             if isinstance(value, dict) or f"{group}.{key}" in typed or option.get(key, ...) == value:
                 continue
             if "${" in str(option.get(key)):
                 continue  # it follows another setting, as plateau's mode does the monitor's
-            stays = key in option if cfg["run"] else key in names or anything
+            stays = key in option if cfg["run"] else key in names or takes_any_key
             if not stays:
                 del cfg[group][key]
             notices.append(f"{group}.{key}={value} of {source} {'stays' if stays else 'is dropped'} with {choice}")
     return notices
-
-
-def node_signature(path: str, node: dict) -> tuple[dict[str, Any], bool]:
-    target = locate(path, node["_target_"])
-    return signature(target, ImageData) if path == "data" else signature(target)
-
-
-def check_node(path: str, node: dict) -> None:
-    """Keys and values of a node, and of the nodes in it."""
-    is_object = "_target_" in node
-    hints, anything = node_signature(path, node) if is_object else ({}, True)
-    for key, hint in OUTSIDE_TARGET.get(path, {}).items():
-        hints[key] = hints[key] | hint if key in hints else hint
-    owner = node["_target_"].rpartition(".")[2] if is_object else path
-    for key, value in node.items():
-        if is_object and not anything and key[0] != "_":
-            check_key(f"{path}.{key}", hints, owner)
-        if isinstance(value, dict):
-            check_node(f"{path}.{key}", value)
-        elif key in hints:
-            check_value(f"{path}.{key}", value, hints[key], owner)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise UserError(f"{path}.{key}={value} is no number to compute with")
-
-
-def locate(path: str, target: str) -> Any:
-    try:
-        found = pkgutil.resolve_name(target)
-    except Exception as error:
-        raise UserError(f"{path}._target_={target} cannot be imported: {str(error).splitlines()[-1]}") from error
-    if not callable(found):
-        raise UserError(f"{path}._target_={target} is no class or function; name one that is in it")
-    return found

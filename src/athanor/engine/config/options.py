@@ -1,11 +1,11 @@
-"""The config groups and their options, as files."""
+"""The config groups and their options, as the files below configs/."""
 
 import sys
 from pathlib import Path
 
 
 def find_configs() -> Path:
-    """configs/ beside train.py, whichever script of the project runs, or which launcher runs it."""
+    """The folder configs/ beside train.py, whichever script or launcher this process was started by."""
     script, package = Path(sys.argv[0]).resolve(), Path(__file__).resolve()
     places = [script.parent / "configs", script.parents[1] / "configs", package.parents[4] / "configs"]
     return next((place for place in places if (place / "train.yaml").is_file()), places[0])
@@ -15,5 +15,5 @@ CONFIGS = find_configs()
 
 
 def options(group: str) -> list[str]:
-    """The options of a group; empty where there is no such group."""
+    """The names of a group's options; empty where there is no such group."""
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")) if group else []

@@ -1,34 +1,20 @@
-"""What a run's files may hold, before anything is made of it: config.yaml, and the record in a checkpoint.
+"""What the files of a run may hold, before anything is made of it: config.yaml, and the record in a checkpoint.
 
 They may come from anybody. Hydra builds objects from a config that it reads itself (hydra.callbacks, job_logging, a
-searchpath), so it gets a checked dict; targets are a matter for trust.py.
+searchpath), so it is handed a checked dict instead. Which targets may be built is the matter of trust.py.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
 from omegaconf import OmegaConf
 
-from athanor.base.errors import UserError
+from athanor.base.errors import UserError, first_line
+from athanor.engine.config import schema
 from athanor.engine.config.secrets import INTERPOLATION
 
 STRANGE_TOKENS = (yaml.AliasToken, yaml.TagToken, yaml.DirectiveToken)  # of which we write none
-NODES = {  # mappings, with what must be in them
-    "data": ("_target_", "split_seed"),
-    "data.preprocess": ("_target_",),
-    "data.augment": ("_target_",),
-    "model": ("_target_",),
-    "loss": ("_target_",),
-    "optim": ("_target_",),
-    "scheduler": ("_target_",),
-    "trainer": ("_target_", "accelerator", "devices", "strategy", "precision", "accumulate_grad_batches"),
-    "monitor": ("metric", "mode"),
-    "eval": ("tta",),
-}
-# what a classifier is built from: not the data set, callbacks, loggers and trainer, which may be another machine's
-BUILT = ("seed", "compile", "model", "loss", "optim", "scheduler", "monitor", "eval", "data.preprocess")
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -36,8 +22,6 @@ def read_config(path: Path) -> dict[str, Any]:
 
     Raises UserError where it cannot be read, or holds what no run records: other keys, other interpolations.
     """
-    from athanor.engine.config.check import GROUPS, TOP_LEVEL
-
     try:
         text = path.read_text(encoding="utf-8")
         strange = next((token for token in yaml.scan(text) if isinstance(token, STRANGE_TOKENS)), None)
@@ -48,7 +32,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a config, or torn: {first_line(error)}") from error
     if not isinstance(config, dict):
         raise UserError(f"{path} is not a config of a run: it must be a mapping, without tags and aliases")
-    unknown = sorted(map(repr, config.keys() - {*TOP_LEVEL, *GROUPS, "monitor", "eval"}))
+    unknown = sorted(map(repr, config.keys() - schema.top_level()))
     if unknown:
         raise UserError(f"{path} is not a config of a run: no run records {unknown[0][:80]}")
     refuse_strange(config, str(path))
@@ -57,12 +41,10 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def check_config(config: dict, path: Path) -> None:
     """Raise UserError where a config that has been read is not complete."""
-    from athanor.engine.config.check import SEVERAL, TOP_LEVEL
-
-    check_complete(config, (*TOP_LEVEL, *NODES), path)
-    for group in SEVERAL:
-        if not isinstance(config.get(group) or {}, dict):
-            raise UserError(f"{path}: {group} is no mapping")
+    check_complete(config, path)
+    for name, group in schema.GROUPS.items():
+        if group.several and not isinstance(config.get(name) or {}, dict):
+            raise UserError(f"{path}: {name} is no mapping")
 
 
 def check_record(contents: object, path: Path) -> None:
@@ -110,27 +92,20 @@ def check_ensemble(record: dict, path: Path) -> None:
         check_described(member, path)
         if any(member[key] != record[key] for key in ("input_shape", "class_names")):
             raise UserError(f"{path} is not an ensemble of Athanor's: a member has other classes or images")
-        check_complete(member["config"], BUILT, path)
+        check_complete(member["config"], path, rebuilt_only=True)
 
 
-def built(config: dict) -> dict[str, Any]:
-    """The part of a record's config that a classifier is built from."""
-    part = {key: config[key] for key in BUILT if key in config}
-    return {**part, "data": {"preprocess": config["data"]["preprocess"]}, "metrics": config.get("metrics") or {}}
-
-
-def check_complete(config: dict, paths: Iterable[str], path: Path) -> None:
-    for place in paths:
-        node = config
+def check_complete(config: dict, path: Path, rebuilt_only: bool = False) -> None:
+    """Raise UserError where a recorded config lacks what it needs; rebuilt_only: what its task is built from."""
+    for place in schema.recorded_paths(rebuilt_only):
+        node, above = config, ""
         for key in place.split("."):
-            if not isinstance(node, dict) or key not in node:
-                raise UserError(f"{path} has no {place}, which this version of Athanor needs; add it, as in configs/")
-            node = node[key]
-        if place in NODES and not isinstance(node, dict):
-            raise UserError(f"{path}: {place} is no mapping")
-        for key in NODES.get(place, ()):
+            if not isinstance(node, dict):
+                raise UserError(f"{path}: {above} is no mapping")
+            above = f"{above}.{key}".lstrip(".")
             if key not in node:
-                raise UserError(f"{path} has no {place}.{key}, which this version of Athanor needs; add it")
+                raise UserError(f"{path} has no {above}, which this version of Athanor needs; add it, as in configs/")
+            node = node[key]
 
 
 def refuse_strange(node: object, where: str) -> None:
@@ -151,10 +126,6 @@ def refuse_strange(node: object, where: str) -> None:
         raise UserError(f"{where} is no plain value but a {type(node).__name__}")
 
 
-def first_line(error: BaseException) -> str:
-    """Of YAML's errors, with the place; of others the first of their lines."""
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    if mark and problem:
-        return f"line {mark.line + 1}: {problem}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+def config_text(config: dict[str, Any]) -> str:
+    """What config.yaml holds: YAML of a config in plain values, in which ${oc.env:NAME} stands for a secret."""
+    return OmegaConf.to_yaml(OmegaConf.create(config))

@@ -1,59 +1,77 @@
 """Values of environment variables that a config takes by ${oc.env:NAME}: they are used, and never written to disk.
 
-What is written has the interpolation in their place, so a recorded config resolves again where it is loaded.
+The config of a process keeps the text ${oc.env:NAME} in their place, which is what goes into every file, and what a
+recorded config is resolved from again where it is loaded. Values are put in where something is checked or built.
 """
 
 import logging
 import os
 import re
 import traceback
-from collections.abc import Callable
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.resolvers import oc
 
 from athanor.base.errors import UserError
 
 PUBLIC = ("ATHANOR_DATA", "HOME")  # places, which a recorded config must name
-SHORTEST = 4  # a shorter value is a setting, such as a number of devices; to replace `1` would tear other values apart
-INTERPOLATION = re.compile(r"\$\{oc\.env:([A-Za-z_]\w*)\}", re.ASCII)  # as it is written; all that a file may hold
-NAMED = re.compile(r"""oc\.env\s*:\s*['"]?([^,}'"]*)""")  # as a person may type it, with a default or without
+SHORTEST = 4  # characters; a shorter value is a setting, such as a number of devices, and is recorded as it is
+INTERPOLATION = re.compile(r"\$\{oc\.env:([A-Za-z_]\w*)\}", re.ASCII)  # the only interpolation that a file may hold
 
 
-def find(cfg: DictConfig) -> dict[str, str]:
-    """The interpolation by value of each environment variable that this composed, unresolved config names.
+def resolve(cfg: DictConfig) -> dict[str, Any]:
+    """A composed config in plain values, in which the text ${oc.env:NAME} stands for each value that comes from there.
 
-    Raises UserError where the name of a variable is computed, as its value could not be known.
+    The text is kept by its place: the same value elsewhere, or a part of another word, is left alone.
     """
-    found = {}
-    for text in texts(OmegaConf.to_container(cfg, resolve=False)):
-        for name in map(str.strip, NAMED.findall(text)):
-            if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
-                raise UserError(f"${{oc.env:{name}...}}: type the name of an environment variable itself")
-            value = os.environ.get(name, "")
-            if name not in PUBLIC and len(value) >= SHORTEST:
-                found.setdefault(value, f"${{oc.env:{name}}}")
-    return found
+    values = OmegaConf.to_container(cfg, resolve=True)
+
+    def text(name: str, *default: str) -> str | None:
+        if name in PUBLIC or len(os.environ.get(name, "")) < SHORTEST:
+            return oc.env(name, *default)
+        return f"${{oc.env:{name}}}"
+
+    OmegaConf.register_new_resolver("oc.env", text, replace=True)
+    try:
+        return keep_text(values, OmegaConf.to_container(cfg, resolve=True))
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
-def texts(node: object) -> list[str]:
-    if isinstance(node, dict):
-        node = list(node.values())
-    return [text for part in node for text in texts(part)] if isinstance(node, list) else [str(node)]
+def keep_text(value: Any, text: Any) -> Any:
+    """`text` where both are text; numbers, which somebody decoded from text, are settings."""
+    if isinstance(value, dict) and isinstance(text, dict):
+        return {key: value[key] if key == "_target_" else keep_text(value[key], text[key]) for key in value}
+    if isinstance(value, list) and isinstance(text, list):
+        return [keep_text(*pair) for pair in zip(value, text, strict=True)]
+    return text if isinstance(value, str) else value
 
 
-def hide(anything: Any, secrets: dict[str, str]) -> Any:
-    """A copy with the interpolations for the values, in any text in it; a `_target_` is no secret, and stays."""
+def find(anything: Any) -> dict[str, str]:
+    """The text ${oc.env:NAME} by the value of the variable, for each that stands in a resolved config."""
+    if isinstance(anything, str):
+        names = [name for name in INTERPOLATION.findall(anything) if name in os.environ]
+        return {os.environ[name]: f"${{oc.env:{name}}}" for name in names}
+    parts = anything.values() if isinstance(anything, dict) else anything if isinstance(anything, list) else ()
+    return {value: text for part in parts for value, text in find(part).items()}
+
+
+def hide(text: str, secrets: dict[str, str]) -> str:
+    """A text for people or files, such as a traceback, with the interpolations in place of the values in it."""
     if not secrets:
-        return anything
+        return text
     longest_first = sorted(secrets, key=len, reverse=True)  # one may be part of another
-    pattern = re.compile("|".join(map(re.escape, longest_first)))
-    return replaced(anything, lambda text: pattern.sub(lambda match: secrets[match[0]], text))
+    return re.sub("|".join(map(re.escape, longest_first)), lambda match: secrets[match[0]], text)
 
 
 def reveal(anything: Any) -> Any:
-    """A copy with the values for the interpolations. Raises UserError where a variable is not set."""
-    return replaced(anything, lambda text: INTERPOLATION.sub(value_of, text))
+    """A copy with the values in place of the interpolations. Raises UserError where a variable is not set."""
+    if isinstance(anything, str):
+        return INTERPOLATION.sub(value_of, anything)
+    if isinstance(anything, dict):
+        return {key: value if key == "_target_" else reveal(value) for key, value in anything.items()}
+    return [reveal(value) for value in anything] if isinstance(anything, list) else anything
 
 
 def value_of(match: re.Match) -> str:
@@ -62,18 +80,8 @@ def value_of(match: re.Match) -> str:
     return os.environ[match[1]]
 
 
-def replaced(anything: Any, replace: Callable[[str], str]) -> Any:
-    if isinstance(anything, str):
-        return replace(anything)
-    if isinstance(anything, dict):
-        return {key: value if key == "_target_" else replaced(value, replace) for key, value in anything.items()}
-    if isinstance(anything, (list, tuple)):
-        return type(anything)(replaced(value, replace) for value in anything)
-    return anything
-
-
 def redact(record: logging.LogRecord, secrets: dict[str, str]) -> bool:
-    """For a handler's filter, partial(redact, secrets=...): what it writes has no value in it, nor has a traceback."""
+    """For a handler's filter, partial(redact, secrets=...): no line or traceback that it writes has a value in it."""
     record.msg, record.args = hide(record.getMessage(), secrets), ()
     if record.exc_info:
         lines = traceback.format_exception(*record.exc_info)

@@ -1,6 +1,8 @@
-"""Config keys and values against the signatures and type hints of what they are for."""
+"""Compares keys and values of a config with the signatures and type hints of the objects that take them."""
 
+import functools
 import inspect
+import pkgutil
 import types
 import typing
 from collections.abc import Callable, Iterable
@@ -9,38 +11,43 @@ from typing import Any, Literal, Union
 from athanor.base.errors import UserError, nearest
 
 
-def signature(*targets: Callable) -> tuple[dict[str, Any], bool]:
-    """Names and type hints that these callables take together, and whether one takes any name."""
-    hints: dict[str, Any] = {}
-    anything = False
-    for target in targets:
-        function = target.__init__ if isinstance(target, type) else target
-        try:
-            found = typing.get_type_hints(function)
-        except Exception:  # a hint that cannot be evaluated checks nothing
-            found = {}
-        for name, parameter in inspect.signature(target).parameters.items():
-            if parameter.kind is parameter.VAR_KEYWORD:
-                anything = True
-            elif parameter.kind is not parameter.VAR_POSITIONAL:
-                hints[name] = found.get(name, Any)
-    return hints, anything
+@functools.cache
+def signature(target: Callable) -> tuple[dict[str, Any], bool]:
+    """Names and type hints of a callable's arguments, and whether it takes any other name as well (**kwargs)."""
+    function = target.__init__ if isinstance(target, type) else target
+    try:
+        hints = typing.get_type_hints(function)
+    except Exception:  # a hint that cannot be evaluated checks nothing
+        hints = {}
+    parameters = inspect.signature(target).parameters.values()
+    named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    return {p.name: hints.get(p.name, Any) for p in named}, any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def type_hint(hint: Any) -> Any:
+    """The hint itself, or the one that a text names: `athanor.tasks.tta.Kind`, with ` | None` where null is allowed."""
+    if not isinstance(hint, str):
+        return hint
+    name, _, optional = hint.partition(" | ")
+    return pkgutil.resolve_name(name) | None if optional else pkgutil.resolve_name(name)
 
 
 def check_value(path: str, value: object, hint: Any, owner: str) -> None:
+    """Raise UserError where a value is not what the hint asks for."""
     if not fits(value, hint):
         got = {type(None): "null", bool: str(value).lower()}.get(type(value), value)
         raise UserError(f"{path}={got}: {owner} takes {describe(hint)}")
 
 
 def check_key(path: str, names: Iterable[str], owner: str) -> None:
+    """Raise UserError where the last part of a path is none of the names that its owner takes."""
     key = path.rpartition(".")[2]
     if key not in names:
         raise UserError(f"{path}: {owner} has no {key!r}; {nearest(key, names)}")
 
 
 def check_arguments(target: Callable, arguments: dict[str, Any], owner: str) -> None:
-    """Raise UserError where one is missing, or too many."""
+    """Raise UserError where an argument is missing, or is one too many."""
     try:
         inspect.signature(target).bind(**arguments)
     except TypeError as error:
@@ -48,7 +55,7 @@ def check_arguments(target: Callable, arguments: dict[str, Any], owner: str) -> 
 
 
 def fits(value: object, hint: Any) -> bool:
-    """Whether a plain config value can be what a type hint asks for; what cannot be judged fits."""
+    """Whether a plain value of a config can be what a type hint asks for. A hint that cannot be judged fits all."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or isinstance(hint, (typing.TypeVar, str)):
         return True
@@ -77,11 +84,12 @@ def fits_items(items: list, container: Any, args: tuple) -> bool:
 
 
 def known(container: Any) -> bool:
-    """Types that no text turns into."""
+    """Whether the type belongs to a library of which no text can make an object."""
     return getattr(container, "__module__", "").partition(".")[0] in ("torch", "lightning", "collections", "datetime")
 
 
 def describe(hint: Any) -> str:
+    """A type hint in words, for messages."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(describe(arg) for arg in args))

@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, hardware, the state of the code and the data."""
+"""What a result depends on: versions, hardware, the state of the code, the data."""
 
 import hashlib
 import platform
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
     from athanor.data.module import ImageData
 
-HASHED_BYTES = 2**28  # of an array that is larger, images spread over it are hashed: 0.2 s
+HASHED_BYTES = 2**28  # of a larger array only evenly spaced images are hashed, which takes 0.2 s
 
 
 def environment(directory: Path) -> dict[str, Any]:
-    """Versions, machine and code; what is not committed is written to `directory`/changes.diff."""
+    """Versions, machine and code. Changes that are not committed are written to `directory`/changes.diff."""
     import torch
 
     packages = ("torch", "torchvision", "lightning", "hydra-core", "athanor")
@@ -30,6 +30,8 @@ def environment(directory: Path) -> dict[str, Any]:
 
 
 def git_state(directory: Path) -> dict[str, Any] | None:
+    """Commit, changed files and a hash of the changes; None outside a checkout or without git."""
+
     def git(*arguments: str) -> str:
         here = Path(__file__).parent
         done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True)
@@ -41,14 +43,14 @@ def git_state(directory: Path) -> dict[str, Any] | None:
         diff = git("-C", root, "diff", "HEAD") if changed else ""
         commit = git("rev-parse", "HEAD").strip()
     except (OSError, ValueError, subprocess.SubprocessError):
-        return None  # not a checkout, or no git
+        return None
     if diff:
         (directory / "changes.diff").write_text(diff)
     return {"commit": commit, "changed": changed, "diff_hash": hashlib.sha256(diff.encode()).hexdigest()[:16]}
 
 
 def describe(data: "ImageData", test: bool) -> dict[str, Any]:
-    """Which images: where from, how many, and hashes of the pixels and of the split; of the test set if it is read."""
+    """The images: origin, numbers, hashes of the pixels and of the split; of the test images only if `test`."""
     sizes = {"train": len(data.train_index), "val": len(data.val_index), "test": len(data.test_index)}
     source = data.source
     hashes = {"train_hash": hash_of(source.train_images, source.train_labels)}
@@ -58,6 +60,7 @@ def describe(data: "ImageData", test: bool) -> dict[str, Any]:
 
 
 def hash_of(*arrays: "Tensor") -> str:
+    """16 hexadecimal digits that name the shapes and the contents of CPU tensors."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(repr(tuple(array.shape)).encode())
@@ -67,7 +70,7 @@ def hash_of(*arrays: "Tensor") -> str:
 
 
 def differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
-    """What a result may depend on and is another than it was: `versions.torch 2.14 then, 2.15 now`."""
+    """A line for each value that has changed, as `versions.torch 2.14 then, 2.15 now`."""
     for key, value in now.items():
         if key in ("changed", "origin") or key not in then:
             continue
@@ -78,7 +81,7 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
 
 
 def comparison(then: dict[str, Any], now: dict[str, Any], where: Path) -> str:
-    """Whether a run that was repeated gave the same."""
+    """Lines that say whether a repeated run gave the same metrics, to the last digit."""
     stages = [stage for stage in ("train", "val", "test") if stage in then and stage in now]
     lines = [f"    {stage}/{line}" for stage in stages for line in differences(then[stage], now[stage])]
     if lines:

@@ -1,4 +1,4 @@
-"""What runs say together that differ in nothing but their seed."""
+"""Statistics over runs that differ in their seed alone."""
 
 import math
 import statistics
@@ -7,34 +7,34 @@ from typing import Any
 
 from athanor.engine.runs.run import Run
 
-# of Student's distribution with 1, 2, ... degrees of freedom, the 97.5 % quantile
+# the 97.5 % quantiles of Student's distribution with 1, 2, ... degrees of freedom
 T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 T_975 += (2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)
 
 
 def settings(run: Run) -> dict[str, str]:
-    """What was asked for, by key, as text."""
+    """The overrides of a run: value by key, as text."""
     words = (word.lstrip("+").partition("=") for word in run.results.get("overrides", []))
     return {key: value for key, _, value in words if key != "resume"}
 
 
 def groups(runs: list[Run], keys: Iterable[str]) -> list[list[Run]]:
-    """Those that agree in these settings, in the order of the sweep."""
-    keys, found = list(keys), {}
+    """Runs grouped by these settings, in the order of the sweep."""
+    keys, by_values = list(keys), {}
     for run in runs:
-        found.setdefault(tuple(settings(run).get(key) for key in keys), []).append(run)
-    return list(found.values())
+        by_values.setdefault(tuple(settings(run).get(key) for key in keys), []).append(run)
+    return list(by_values.values())
 
 
 def over_seeds(runs: list[Run]) -> list[list[Run]]:
-    """Groups of two runs or more that finished and differ in the seed alone."""
+    """Groups of two or more finished runs that differ in the seed alone."""
     finished = [run for run in runs if run.results.get("status") == "finished"]
     keys = dict.fromkeys(key for run in finished for key in settings(run) if key != "seed")
     return [group for group in groups(finished, keys) if len({run.results["seed"] for run in group}) == len(group) > 1]
 
 
 def mean_and_deviation(values: list[float]) -> tuple[float, float]:
-    """Of a sample; one value deviates from nothing."""
+    """Mean and standard deviation (n - 1) of a sample; the deviation of a single value is 0."""
     mean = statistics.fmean(values)
     if len(values) < 2 or not all(map(math.isfinite, values)):
         return mean, 0.0
@@ -47,42 +47,43 @@ def half_interval(deviation: float, n: int) -> float:
     return quantile * deviation / math.sqrt(n)
 
 
-def summarized(group: list[Run]) -> dict[str, dict[str, float]]:
-    """Mean, standard deviation and the ends of the 95 % interval of each validation and test metric they all have."""
-    found = {}
+def statistics_of(group: list[Run]) -> dict[str, dict[str, float]]:
+    """Mean, standard deviation and ends of the 95 % interval of each val and test metric that all runs have."""
+    table = {}
     for stage in "val", "test":
         shared = set.intersection(*(set(run.results.get(stage, {})) for run in group))
         for name in (name for name in group[0].results.get(stage, {}) if name in shared):
             mean, deviation = mean_and_deviation([run.results[stage][name] for run in group])
             half = half_interval(deviation, len(group))
-            found[f"{stage}/{name}"] = {"mean": mean, "std": deviation, "low": mean - half, "high": mean + half}
-    return found
+            table[f"{stage}/{name}"] = {"mean": mean, "std": deviation, "low": mean - half, "high": mean + half}
+    return table
 
 
-def rows(runs: list[Run]) -> list[dict[str, Any]]:
-    """For results.csv: four rows a group, whose job is mean, std, low and high."""
-    found = []
+def seed_rows(runs: list[Run]) -> list[dict[str, Any]]:
+    """For results.csv: four rows for each group of seeds, whose `job` is mean, std, low and high."""
+    rows = []
     for group in over_seeds(runs):
-        numbers = summarized(group)
+        table = statistics_of(group)
         for kind in "mean", "std", "low", "high":
-            values = {metric: of[kind] for metric, of in numbers.items()}
-            found.append({"job": kind, "overrides": words(group), "status": f"of {len(group)} seeds", **values})
-    return found
+            values = {metric: row[kind] for metric, row in table.items()}
+            rows.append({"job": kind, "overrides": words(group), "status": f"of {len(group)} seeds", **values})
+    return rows
 
 
-def lines(runs: list[Run], shared: set[str]) -> list[str]:
-    """For people: accuracy, or what else there is, with its deviation and interval. `shared` words are not said."""
-    found = []
+def seed_lines(runs: list[Run], shared: set[str]) -> list[str]:
+    """For the terminal: accuracies with deviation and interval. Words that all jobs share are left out."""
+    lines = []
     for group in over_seeds(runs):
         scores = "   ".join(
-            f"{metric} {of['mean']:.2%} +- {of['std']:.2%} ({of['low']:.2%} to {of['high']:.2%})"
-            for metric, of in summarized(group).items()
+            f"{metric} {row['mean']:.2%} +- {row['std']:.2%} ({row['low']:.2%} to {row['high']:.2%})"
+            for metric, row in statistics_of(group).items()
             if metric in ("val/acc", "test/acc")
         )
         differing = " ".join(word for word in words(group).split() if word not in shared)
-        found.append(f"  {len(group):>3} seeds  {scores}   {differing}".rstrip())
-    return ["", "  mean +- standard deviation over seeds (95 % interval of the mean)", *found] if found else []
+        lines.append(f"  {len(group):>3} seeds  {scores}   {differing}".rstrip())
+    return ["", "  mean +- standard deviation over seeds (95 % interval of the mean)", *lines] if lines else []
 
 
 def words(group: list[Run]) -> str:
+    """What was typed for these runs, apart from the seed."""
     return " ".join(word for word in group[0].results["overrides"] if not word.startswith("seed="))

@@ -1,15 +1,14 @@
-"""A run is a directory: its config, checkpoints and results."""
+"""A run is a directory with its config, checkpoints and results."""
 
 import json
 import logging
-import re
-import zipfile
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from athanor.base.errors import UserError
-from athanor.engine.config import records, trust
+from athanor.base.errors import UserError, first_line
+from athanor.base.files import write_atomically
+from athanor.engine.config import records, schema, trust
 
 if TYPE_CHECKING:
     from athanor.tasks.classification import Classifier
@@ -34,6 +33,7 @@ class Run:
 
     @classmethod
     def find_unfinished(cls, outputs: Path = Path("outputs")) -> "Run":
+        """The newest run below a folder that has not finished, for resume=last."""
         runs = [cls(path.parent) for path in outputs.glob("**/config.yaml")]
         runs = [run for run in runs if run.results.get("status") != "finished"]
         if not runs:
@@ -42,20 +42,21 @@ class Run:
 
     @property
     def results(self) -> dict[str, Any]:
+        """What results.json says now; {} where there is none."""
         path = self.dir / "results.json"
         try:
-            found = json.loads(path.read_text())
+            results = json.loads(path.read_text())
         except FileNotFoundError:
             return {}
         except ValueError as error:
             raise UserError(f"{path} is torn: {error}") from error
-        if not isinstance(found, dict):
+        if not isinstance(results, dict):
             raise UserError(f"{path} is not the results of a run")
-        return found
+        return results
 
     @property
     def config(self) -> dict[str, Any]:
-        """What config.yaml says, as plain values, to be read; secrets are ${oc.env:NAME}."""
+        """What config.yaml says, in plain values, for reading; secrets are ${oc.env:NAME}."""
         return records.read_config(self.dir / "config.yaml")
 
     @property
@@ -65,6 +66,14 @@ class Run:
         records.check_config(config, self.dir / "config.yaml")
         trust.check(config)
         return config
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write config.yaml, in one piece; `config` holds plain values, with ${oc.env:NAME} for secrets."""
+        write_atomically(self.dir / "config.yaml", records.config_text(config))
+
+    def write_results(self, results: dict[str, Any]) -> None:
+        """Write results.json, in one piece."""
+        write_atomically(self.dir / "results.json", json.dumps(results, indent=2) + "\n")
 
     @cached_property
     def checkpoint(self) -> Path:
@@ -76,7 +85,7 @@ class Run:
 
     @property
     def checkpoints(self) -> list[Path]:
-        """Those to go on from, the newest first."""
+        """Checkpoints from which the run can be continued, the newest first."""
         paths = [self.dir / "checkpoints" / name for name in ("last.ckpt", "previous.ckpt", "best.ckpt")]
         return [path for path in paths if path.exists()]
 
@@ -96,15 +105,15 @@ def load_classifier(checkpoint: Path) -> "Classifier":
 
     contents = read_checkpoint(checkpoint)
     record = contents["athanor"]
-    records.check_complete(record["config"], records.BUILT, checkpoint)
-    trust.check(records.built(record["config"]))
+    records.check_complete(record["config"], checkpoint, rebuilt_only=True)
+    trust.check(schema.rebuilt_part(record["config"]))
     try:
-        # a few images are not worth compiling for
+        # compiling does not pay for the few images that a script looks at
         classifier = assemble.from_record({**record, "config": {**record["config"], "compile": False}})
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{checkpoint} does not fit this version of Athanor: {records.first_line(error)}") from error
+        raise UserError(f"{checkpoint} does not fit this version of Athanor: {first_line(error)}") from error
     fill(classifier, contents, checkpoint)
     return classifier.eval()
 
@@ -114,33 +123,19 @@ def fill(classifier: "Classifier", contents: dict[str, Any], checkpoint: Path) -
     try:
         classifier.load_state_dict(contents["state_dict"])
     except RuntimeError as error:
-        raise UserError(f"{checkpoint} is of another classifier: {records.first_line(error)}") from error
+        raise UserError(f"{checkpoint} is of another classifier: {first_line(error)}") from error
 
 
 def checkpoint_record(path: Path) -> dict[str, Any]:
-    """What a checkpoint says of its classifier; its weights are not read from the disk."""
+    """The record in a checkpoint, without reading its weights from the disk."""
     return read_checkpoint(path, weights=False)["athanor"]
 
 
 def read_checkpoint(path: Path, weights: bool = True) -> dict[str, Any]:
-    """A checkpoint's contents: tensors and plain data. Nothing in the file can run code.
+    """The contents of a checkpoint that has a record: see `read_checkpoint_file` for `weights` and what is refused."""
+    from athanor.training.checkpoint_files import read_checkpoint_file  # imports torch, which takes a second
 
-    Without `weights` its tensors are memory-mapped and their checksums not looked at: for who reads the rest only.
-    """
-    import torch
-
-    try:
-        with zipfile.ZipFile(path) as archive:
-            torn = weights and archive.testzip()  # torch does not look at them: a flipped bit would be a weight
-        if torn:
-            raise zipfile.BadZipFile(f"{torn} in it has a wrong checksum")
-        contents = torch.load(path, map_location="cpu", weights_only=True, mmap=not weights)
-    except FileNotFoundError:
-        raise UserError(f"there is no checkpoint {path}") from None
-    except Exception as error:
-        if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise UserError(f"{path} is not loaded, as it would call {code[1]}; a checkpoint holds data only") from None
-        raise UserError(f"{path} is not a checkpoint, or torn: {records.first_line(error)}") from error
+    contents = read_checkpoint_file(path, weights)
     records.check_record(contents, path)
     return contents
 
@@ -150,20 +145,20 @@ def load_weights(classifier: "Classifier", source: str) -> None:
     path = checkpoint_of(source)
     state = read_checkpoint(path)["state_dict"]
     own = classifier.network.state_dict()
-    found = {name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")}
-    strange = sorted(own.keys() ^ found.keys())
-    head = [name for name in own if name in found and own[name].shape != found[name].shape]
+    given = {name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")}
+    strange = sorted(own.keys() ^ given.keys())
+    head = [name for name in own if name in given and own[name].shape != given[name].shape]
     if strange or not set(head) <= set(list(own)[-2:]):  # the last weight and bias
         wrong = (strange or head)[0]
         raise UserError(
             f"weights={source} are of another network ({wrong} differs); use the model settings of that run"
         )
-    classifier.network.load_state_dict({**found, **{name: own[name] for name in head}})
+    classifier.network.load_state_dict({**given, **{name: own[name] for name in head}})
     replaced = f"; the head ({', '.join(head)}) is new, as the classes differ" if head else ""
     log.info("starting from the weights of %s%s", path, replaced)
 
 
 def shown(path: Path) -> Path:
-    """Relative where that is shorter to type."""
+    """A path as a person would type it: relative to the current folder where it is below it."""
     path = path.resolve()
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,26 +1,36 @@
 """A study is a comparison: a multirun, with a table of its settings and a figure, as configs/study/<name>.yaml says."""
 
 import csv
-import io
 import math
+import pkgutil
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from athanor.base.files import write_atomically
+from athanor.base.files import write_csv
+from athanor.engine.config.check_study import COURSES
 from athanor.engine.runs.repeats import groups, mean_and_deviation, settings
-from athanor.engine.runs.run import Run
+from athanor.engine.runs.run import Run, shown
 from athanor.engine.runs.sweep import Sweep
 
-COURSES = ("epoch", "step")  # an x along which a run's metrics.csv is drawn; any other x is a setting
-TABLE = ("val/acc", "val/loss", "test/acc")
+PANELS_FIGURE = "athanor.engine.runs.study_figure.conclude"  # where a study names no function of its own
+TABLE = ("val/acc", "val/loss", "test/acc")  # metrics in the table of a study, where the runs have them
+
+
+class EndedRun(Run):
+    """A run that is not written to any more: its results.json is read once."""
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        return super().results
 
 
 @dataclass
 class Line:
-    """Of a panel: settings that differ in what x says, and in the seed, of which y is the mean."""
+    """A line in a panel: the mean over runs that differ in nothing but the seed and what x says."""
 
     label: str
     x: list[float | str]
@@ -29,64 +39,86 @@ class Line:
 
 
 class Study:
+    """The jobs of a sweep when all have ended. `node` is the study's node of the config: title, panels, conclude."""
+
     def __init__(self, name: str, node: dict[str, Any], sweep: Sweep) -> None:
-        self.name, self.title, self.sweep = name, node["title"], sweep
-        self.panels, self.compare = node.get("panels", []), node.get("compare")
-        self.finished = [run for run in sweep.runs if run.results["status"] == "finished"]
+        self.name = name
+        self.title = node["title"]
+        self.panels = node.get("panels", [])
+        self.sweep = sweep
+        self.runs = [EndedRun(run.dir) for run in sweep.runs]
+        self.finished = [run for run in self.runs if run.results["status"] == "finished"]
 
     @cached_property
     def varied(self) -> list[str]:
         """The settings in which jobs differ, those that failed included; seeds only repeat a setting."""
-        jobs = [settings(run) for run in self.sweep.runs]
+        jobs = [settings(run) for run in self.runs]
         keys = dict.fromkeys(key for job in jobs for key in job)
         return [key for key in keys if key != "seed" and len({job.get(key) for job in jobs}) > 1]
 
     @property
     def left_out(self) -> list[str]:
-        """What each job that did not finish was to try, and how it ended."""
-        seeds = ["seed"] if len({settings(run).get("seed") for run in self.sweep.runs}) > 1 else []
-        missing = [run for run in self.sweep.runs if run.results["status"] != "finished"]
-        named = [(label(settings(run), [*self.varied, *seeds]) or run.dir.name, run) for run in missing]
-        return [f"{name} ({run.results['status']})" for name, run in named]
+        """For each job that did not finish: its settings, and how it ended."""
+        seeds = ["seed"] if len({settings(run).get("seed") for run in self.runs}) > 1 else []
+        unfinished = [run for run in self.runs if run.results["status"] != "finished"]
+        labels = [settings_label(settings(run), [*self.varied, *seeds]) or run.dir.name for run in unfinished]
+        return [f"{label} ({run.results['status']})" for label, run in zip(labels, unfinished, strict=True)]
 
     def lines(self, panel: dict[str, Any]) -> list[Line]:
-        """What a panel shows, in the order of the sweep. Lines of which no job has values are not there."""
+        """What a panel shows, in the order of the sweep. A line for which no job has values is left out."""
         x, y, best = panel["x"], panel["y"], panel.get("best")
-        found = []
-        for runs in groups(self.finished, [key for key in self.varied if key not in (x, best)]):
-            points = course(runs, x, y) if x in COURSES else finals(runs, x, y, best)
-            name = label(settings(runs[0]), [key for key in self.varied if key not in (x, best)])
+        keys = [key for key in self.varied if key not in (x, best)]
+        lines = []
+        for runs in groups(self.finished, keys):
+            points = course_points(runs, x, y) if x in COURSES else setting_points(runs, x, y, best)
             if points:
-                found.append(Line(name, *map(list, zip(*points, strict=True))))
-        return found
+                lines.append(Line(settings_label(settings(runs[0]), keys), *map(list, zip(*points, strict=True))))
+        return lines
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row a setting, seeds averaged, the best on validation first: the test set chooses nothing."""
+        """A row for each setting, averaged over seeds, the best on validation first: the test set chooses nothing."""
         rows = []
         for runs in groups(self.finished, self.varied):
             row = {key: settings(runs[0]).get(key) for key in self.varied} | {"n": len(runs)}
             for metric in TABLE:
-                if values := [value for run in runs if (value := final(run, metric)) is not None]:
+                if values := numbers_of(runs, metric):
                     row[metric], row[f"{metric} std"] = mean_and_deviation(values)
             rows.append(row)
         return sorted(rows, key=lambda row: -row.get("val/acc", math.inf))
 
     def tabulate(self) -> list[str]:
-        """Write study.csv and give the table as lines of text."""
+        """Write study.csv and give the table as lines of text; nothing where no job has finished."""
         rows = self.rows()
         if not rows:
             return []
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, names)
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(self.sweep.dir / "study.csv", text.getvalue())
-        width = max(len(label(row, self.varied)) for row in rows)
-        return [f"  {label(row, self.varied):{width}}  {scores(row)}" for row in rows]
+        write_csv(self.sweep.dir / "study.csv", rows)
+        labels = [settings_label(row, self.varied) for row in rows]
+        width = max(map(len, labels))
+        return [f"  {label:{width}}  {row_scores(row)}" for label, row in zip(labels, rows, strict=True)]
 
 
-def scores(row: dict[str, Any]) -> str:
+def conclude_study(name: str, node: dict[str, Any], sweep: Sweep) -> list[str]:
+    """Write the table and the figure of a study; gives lines to print: the table, and where the figure is.
+
+    The figure is that of the panels, or what the function of the dotted name `conclude` in the study's YAML makes. It
+    takes the Study, and returns further lines and the path of a figure, or None where there is nothing to draw.
+    The results of the jobs are written already, so whatever goes wrong here is one line on stderr.
+    """
+    lines = []
+    try:
+        study = Study(name, node, sweep)
+        lines += study.tabulate()
+        further, figure = pkgutil.resolve_name(node.get("conclude", PANELS_FIGURE))(study)
+        lines += [*further, "", *([f"  left out: {', '.join(study.left_out)}"] if study.left_out else [])]
+        files = f"{shown(figure)}; {shown(sweep.dir / 'study.csv')}" if figure else None
+        lines.append(f"  {files or 'nothing to draw: no job has what the study shows'}")
+    except Exception as error:
+        print(f"error: the study is not drawn: {' '.join(str(error).split())}", file=sys.stderr)
+    return lines
+
+
+def row_scores(row: dict[str, Any]) -> str:
+    """The metrics of a row with their deviations, and the number of runs."""
     parts = []
     for metric in (metric for metric in TABLE if metric in row):
         spec = ".2%" if metric.endswith("acc") else ".4f"
@@ -95,19 +127,19 @@ def scores(row: dict[str, Any]) -> str:
     return "   ".join([*parts, f"n={row['n']}"])
 
 
-def label(values: dict[str, Any], keys: Iterable[str]) -> str:
+def settings_label(values: dict[str, Any], keys: Iterable[str]) -> str:
     return ", ".join(f"{key}={values[key]}" for key in keys if values.get(key) is not None)
 
 
-def course(runs: list[Run], x: str, metric: str) -> list[tuple]:
-    """A metric in the course of training: x, mean and deviation, as far as all of these runs got."""
-    courses = [values for run in runs if (values := logged(run, x, metric))]
+def course_points(runs: list[Run], x: str, metric: str) -> list[tuple]:
+    """A metric in the course of training, as x, mean and deviation, as far as all of these runs got."""
+    courses = [values for run in runs if (values := logged_values(run, x, metric))]
     shared = sorted(set.intersection(*map(set, courses))) if courses else []
     return [(place, *mean_and_deviation([values[place] for values in courses])) for place in shared]
 
 
-def logged(run: Run, x: str, metric: str) -> dict[float, float]:
-    """The values of a metric in metrics.csv by step, or by the number of epochs that it took to get there."""
+def logged_values(run: Run, x: str, metric: str) -> dict[float, float]:
+    """The values of a metric in metrics.csv by step, or by the number of epochs trained until then."""
     try:
         with open(run.dir / "metrics.csv", newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["metric"] == metric]
@@ -115,40 +147,48 @@ def logged(run: Run, x: str, metric: str) -> dict[float, float]:
         return {}
     if x == "step":
         return {int(row["step"]): float(row["value"]) for row in rows}
-    a_step = run.results["epochs"] / max(1, run.results["steps"])  # lr has a step, and no epoch
-    epochs = [int(row["epoch"]) + 1 if row["epoch"] else int(row["step"]) * a_step for row in rows]
+    epochs_a_step = run.results["epochs"] / max(1, run.results["steps"])  # lr is logged with a step and no epoch
+    epochs = [int(row["epoch"]) + 1 if row["epoch"] else int(row["step"]) * epochs_a_step for row in rows]
     return {epoch: float(row["value"]) for epoch, row in zip(epochs, rows, strict=True)}
 
 
-def finals(runs: list[Run], x: str, y: str, best: str | None) -> list[tuple]:
-    """A number of results.json by a setting; with `best` the value of that setting which makes the number best."""
+def setting_points(runs: list[Run], x: str, y: str, best: str | None) -> list[tuple]:
+    """A number of results.json against a setting x, as x, mean and deviation.
+
+    With `best`, y is the value of that other setting for which the number is best.
+    """
     points = []
-    for same in groups(runs, [x]):
-        tried = []
-        for repeats in groups(same, [best] if best else []):
-            if values := [value for run in repeats if (value := final(run, y)) is not None]:
-                tried.append((*mean_and_deviation(values), settings(repeats[0]).get(best)))
-        if tried and best:
-            chosen = (min if y.endswith("loss") else max)(tried, key=lambda found: found[0])
-            points.append((settings(same[0])[x], number(chosen[2]), 0.0))
-        elif tried:
-            points.append((settings(same[0])[x], *tried[0][:2]))
+    for same_x in groups(runs, [x]):
+        candidates = [
+            (*mean_and_deviation(values), settings(repeats[0]).get(best))
+            for repeats in groups(same_x, [best] if best else [])
+            if (values := numbers_of(repeats, y))
+        ]
+        if candidates:
+            value, deviation, setting = (min if y.endswith("loss") else max)(candidates, key=lambda row: row[0])
+            if best:
+                value, deviation = number_or_text(setting), 0.0
+            points.append((settings(same_x[0])[x], value, deviation))
     try:
         return sorted((float(place), value, deviation) for place, value, deviation in points)
     except ValueError:  # names, as of schedulers
         return points
 
 
-def number(text: str) -> float | str:
+def number_or_text(text: str) -> float | str:
     try:
         return float(text)
     except ValueError:
         return text
 
 
-def final(run: Run, key: str) -> float | None:
-    """A number of results.json: val/acc, fit_seconds, data.train."""
-    found: Any = run.results
-    for part in re.split("[./]", key):
-        found = found.get(part) if isinstance(found, dict) else None
-    return found if isinstance(found, (int, float)) else None
+def numbers_of(runs: list[Run], key: str) -> list[float]:
+    """A number of results.json of each run that has it: val/acc, fit_seconds, data.train."""
+    numbers = []
+    for run in runs:
+        value: Any = run.results
+        for part in re.split("[./]", key):
+            value = value.get(part) if isinstance(value, dict) else None
+        if isinstance(value, (int, float)):
+            numbers.append(value)
+    return numbers

@@ -1,4 +1,4 @@
-"""What a run says at its end, on one screen."""
+"""The summary that a run prints at its end."""
 
 import textwrap
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def summary(results: dict[str, Any], config: dict[str, Any], directory: Path) -> str:
-    """What ran, how well, how long it took, and where it is."""
+    """What ran, its metrics, how long it took, and where its files are."""
     optimizer = config["optim"]["_target_"].rpartition(".")[2]
     rows = [
         ("run", f"{config['name']}: {results['parameters']:,} parameters, {optimizer}, seed {results['seed']}"),
@@ -29,6 +29,7 @@ def summary(results: dict[str, Any], config: dict[str, Any], directory: Path) ->
 
 
 def stage_rows(stage: str, results: dict[str, Any]) -> list[tuple[str, str]]:
+    """Loss and accuracy of a stage, and its further metrics in lines of at most 100 characters."""
     if stage not in results:
         return []
     values = dict(results[stage])
@@ -38,12 +39,12 @@ def stage_rows(stage: str, results: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def ensemble_rows(stage: str, ensemble: dict[str, Any]) -> list[tuple[str, str]]:
-    """An ensemble beside the mean of its members and the best of them."""
+    """An ensemble of checkpoints, compared with the mean and the best of its members."""
     if stage not in ensemble:
         return []
-    found, alone = ensemble[stage], ensemble[stage]["members"]
-    best = max(member["acc"] for member in alone)
-    whole, mean = found["ensemble"], found["mean"]
-    scores = f"acc {whole['acc']:7.2%}   loss {whole['loss']:.4f}   ece {whole['ece']:.4f}"
+    scores, members = ensemble[stage], ensemble[stage]["members"]
+    best = max(member["acc"] for member in members)
+    whole, mean = scores["ensemble"], scores["mean"]
+    together = f"acc {whole['acc']:7.2%}   loss {whole['loss']:.4f}   ece {whole['ece']:.4f}"
     beside = f"mean member {mean['acc']:.2%}, {mean['loss']:.4f}, {mean['ece']:.4f}; best {best:.2%}"
-    return [("", f"{scores}   ensemble of {len(alone)} checkpoints; {beside}")]
+    return [("", f"{together}   ensemble of {len(members)} checkpoints; {beside}")]

@@ -1,39 +1,51 @@
-"""A sweep is a directory of runs: one folder a job of a multirun."""
+"""A sweep is a directory of runs, with one folder for each job of a multirun."""
 
-import csv
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from athanor.base.errors import UserError
-from athanor.base.files import write_atomically
+from athanor.base.files import write_atomically, write_csv
 from athanor.engine.runs import repeats
 from athanor.engine.runs.run import Run, shown
-from athanor.training import slurm
+
+
+class JobRun(Run):
+    """A run within a sweep, whose results are read once, however many tables and figures ask for them."""
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        return super().results
 
 
 class Sweep:
+    """The runs of a multirun's directory, in the order of their numbers."""
+
     def __init__(self, directory: str | Path) -> None:
         self.dir = Path(directory)
-        found = [path.parent for path in self.dir.glob("*/results.json")]
-        self.runs = [Run(path) for path in sorted(found, key=lambda path: (len(path.name), path.name))]
+        folders = [path.parent for path in self.dir.glob("*/results.json")]
+        self.runs = [JobRun(path) for path in sorted(folders, key=lambda path: (len(path.name), path.name))]
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """What was typed, and under which job of a scheduler."""
+        """What was typed, and the number of the SLURM job, if any; {} where nothing is recorded."""
         try:
             return json.loads((self.dir / "sweep.json").read_text())
         except (OSError, ValueError):
             return {}
 
-    def record(self, typed: list[str]) -> None:
+    def record(self, typed: list[str], slurm_job: str | None) -> None:
+        """Write down what was typed, and the job of SLURM, if any; a sweep that is continued keeps its record."""
         if not self.recorded:
-            write_atomically(
-                self.dir / "sweep.json", json.dumps({"typed": typed, "slurm_job": slurm.job()}, indent=1) + "\n"
-            )
+            text = json.dumps({"typed": typed, "slurm_job": slurm_job}, indent=1)
+            write_atomically(self.dir / "sweep.json", text + "\n")
 
     def words(self) -> list[str]:
-        """What was typed. A file is no place from which to take what Hydra itself builds, or from where it reads."""
+        """What was typed, for starting the sweep again.
+
+        Raises UserError for words with which a file could make Hydra build objects or read other configs.
+        """
         typed = [word for word in self.recorded.get("typed", []) if not str(word).startswith("hydra.sweep.dir=")]
         for word in typed:
             strange = [part for part in ("_target_", "..", "@", "hydra") if part in str(word)]
@@ -42,7 +54,7 @@ class Sweep:
         return [word for word in typed if word not in ("-m", "--multirun")] + ["-m"]
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row a job: what was asked for, how it ended, its metrics."""
+        """A row for each job: what was asked for, how it ended, its metrics."""
         rows = []
         for run in self.runs:
             results = run.results
@@ -54,20 +66,16 @@ class Sweep:
         return rows
 
     def collect(self, table: list[str] | None = None) -> str:
-        """Write results.csv and give it as text, or the table of the study that this sweep is."""
+        """Write results.csv and give a text for the terminal: the table of its study, else the jobs one by one."""
         rows = self.rows()
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        with open(self.dir / "results.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(rows + repeats.rows(self.runs))
+        write_csv(self.dir / "results.csv", rows + repeats.seed_rows(self.runs))
         shared = set.intersection(*(set(row["overrides"].split()) for row in rows)) if len(rows) > 1 else set()
         lines = []
         for row in rows:
             scores = "   ".join(f"{name} {row[name]:.2%}" for name in ("val/acc", "test/acc") if name in row)
             differing = " ".join(word for word in row["overrides"].split() if word not in shared)
             lines.append(f"  {row['job']:>3}  {row['status']:9} {scores}   {differing}")
-        lines += repeats.lines(self.runs, shared)
+        lines += repeats.seed_lines(self.runs, shared)
         failed = sum(row["status"] != "finished" for row in rows)
         end = f"{len(rows)} jobs, {failed} failed" if failed else f"{len(rows)} jobs"
         where = shown(self.dir)

@@ -1,62 +1,63 @@
-"""The members of an ensemble: checkpoints, found from what a person types, that answer the same question."""
+"""The members of an ensemble: checkpoints that a person names, and whether one data set can judge them all."""
 
-import hashlib
 import logging
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from athanor.base.errors import UserError
+from athanor.craft.ensembles.predictions import SavedClassifier
 from athanor.data.module import ImageData
 from athanor.engine.config import assemble, check, records, trust
 from athanor.engine.runs.provenance import hash_of
-from athanor.engine.runs.run import Run, checkpoint_record, shown
+from athanor.engine.runs.run import Run, checkpoint_record, load_classifier, shown
 from athanor.engine.runs.sweep import Sweep
+from athanor.training.checkpoint_files import checkpoint_digest
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Member:
-    """A checkpoint. `record` describes its classifier; `results` are those of its run, {} for a file in none."""
+    """A checkpoint, its name in tables, and the record in it that describes its classifier."""
 
     path: Path
     name: str
-    digest: str
     record: dict[str, Any]
-    results: dict[str, Any]
 
     @property
-    def folder(self) -> Path:
-        """Of its run, or that which a file alone lies in."""
-        return folder_of(self.path)
+    def saved(self) -> SavedClassifier:
+        """Its logits are kept in predictions/ of its run, or beside a checkpoint that is in no run."""
+        folder = self.path.resolve().parent
+        folder = folder.parent if (folder.parent / "config.yaml").is_file() else folder
+        return SavedClassifier(self.path, folder / "predictions", partial(load_classifier, self.path))
 
     @property
     def config(self) -> dict[str, Any]:
-        """Complete, checked and trusted, to load its data by. A checkpoint may be anybody's."""
+        """The config to load its data by: complete, checked and trusted, as a checkpoint may be anybody's."""
         config = {**self.record["config"], "resume": None, "run": None, "logger": {}, "callbacks": {}}
         records.check_config(config, self.path)
         trust.check(config)
         check.check(config)
         return config
 
-    def data(self) -> ImageData:
-        return assemble.data(self.config)
 
+def find_members(words: list[str], all_checkpoints: bool = False) -> list[Member]:
+    """The members of runs, sweeps and checkpoint files: the chosen checkpoint of a run, or all that it kept.
 
-def find(words: list[str], all_checkpoints: bool = False) -> list[Member]:
-    """The members that runs, sweeps and checkpoint files have: the chosen checkpoint of a run, or all that it kept."""
+    Raises UserError where there are fewer than two, or a word names none of these.
+    """
     members: dict[str, Member] = {}
-    for path, name in (found for word in words for found in checkpoints_of(Path(word), all_checkpoints)):
-        record, digest = checkpoint_record(path), content(path)
+    for path, name in (pair for word in words for pair in member_checkpoints(Path(word), all_checkpoints)):
+        record, digest = checkpoint_record(path), checkpoint_digest(path)
         if digest in members:
             log.warning("%s is the same checkpoint as %s; it is used once", name, members[digest].name)
             continue
-        members[digest] = Member(path, name, digest, record, Run(folder_of(path)).results)
+        members[digest] = Member(path, name, record)
     if len(members) < 2:
         raise UserError(
             f"an ensemble needs two members, and {' '.join(words)} has {len(members)}; name several runs, a sweep, or "
@@ -65,13 +66,12 @@ def find(words: list[str], all_checkpoints: bool = False) -> list[Member]:
     return list(members.values())
 
 
-def checkpoints_of(word: Path, all_checkpoints: bool) -> Iterator[tuple[Path, str]]:
+def member_checkpoints(word: Path, all_checkpoints: bool) -> Iterator[tuple[Path, str]]:
     """Checkpoints of a file, a run or the finished runs of a sweep, with names for tables."""
     if word.suffix == ".ckpt":
         yield word, str(shown(word))
         return
-    runs = [Run(word)] if (word / "config.yaml").is_file() else finished(word)
-    for run in runs:
+    for run in [Run(word)] if (word / "config.yaml").is_file() else finished_runs(word):
         if not all_checkpoints:
             yield run.checkpoint, str(shown(run.dir))
             continue
@@ -81,31 +81,20 @@ def checkpoints_of(word: Path, all_checkpoints: bool) -> Iterator[tuple[Path, st
         yield from ((path, str(shown(path))) for path in kept)
 
 
-def finished(directory: Path) -> list[Run]:
+def finished_runs(directory: Path) -> list[Run]:
+    """Those of a sweep, with a warning where others have not finished."""
     runs = Sweep(directory).runs
     if not runs:
         raise UserError(f"{directory} is neither a run, nor a sweep, nor a .ckpt file")
-    done = [run for run in runs if run.results.get("status") == "finished"]
-    if len(done) < len(runs):
-        missing = len(runs) - len(done)
+    finished = [run for run in runs if run.results.get("status") == "finished"]
+    if len(finished) < len(runs):
+        missing = len(runs) - len(finished)
         log.warning("%d of %d jobs of %s have not finished and are left out", missing, len(runs), directory)
-    return done
-
-
-def folder_of(path: Path) -> Path:
-    folder = path.resolve().parent
-    return folder.parent if (folder.parent / "config.yaml").is_file() else folder
-
-
-def content(path: Path) -> str:
-    """Names what is in a checkpoint: its archive lists the checksum of each entry, so that the file is not read."""
-    with zipfile.ZipFile(path) as archive:
-        entries = [(entry.filename.partition("/")[2], entry.CRC, entry.file_size) for entry in archive.infolist()]
-    return hashlib.sha256(repr(sorted(entries)).encode()).hexdigest()[:16]
+    return finished
 
 
 def shared_data(members: list[Member]) -> ImageData:
-    """The data that all members are judged on, that of the first. Raises UserError where it is no fair judge."""
+    """The data of the first member, on which all are judged. Raises UserError where that would not be fair."""
     first = members[0]
     for member in members[1:]:
         for key in "class_names", "input_shape":
@@ -114,7 +103,7 @@ def shared_data(members: list[Member]) -> ImageData:
                     f"members of an ensemble need the same {key}: {member.name} has {member.record[key]}, "
                     f"{first.name} has {first.record[key]}"
                 )
-    data = first.data()
+    data = assemble.data(first.config)
     assemble.refuse_other_data(first.record, data)
     for member in members:
         if member.record.get("split_hash") != data.split_hash:
@@ -123,15 +112,33 @@ def shared_data(members: list[Member]) -> ImageData:
 
 
 def refuse_seen_images(member: Member, data: ImageData, first: str) -> None:
-    """A member of another split may be asked about this validation set if it has not been trained on any of it."""
-    other = member.data()
+    """Raise UserError where a member of another split has been trained on some of the validation images of `data`."""
+    other = assemble.data(member.config)
     if other.split_hash != member.record.get("split_hash"):
         raise UserError(f"the images or the split of {member.name} are not those that it was trained on any more")
-    sources = [(part.source.train_images, part.source.train_labels) for part in (data, other)]
-    if hash_of(*sources[0]) != hash_of(*sources[1]):
+    hashes = [hash_of(each.source.train_images, each.source.train_labels) for each in (data, other)]
+    if hashes[0] != hashes[1]:
         raise UserError(f"{member.name} was trained on other images than {first}; an ensemble needs one data set")
     if seen := int(torch.isin(data.val_index, other.train_index).sum()):
         raise UserError(
             f"{member.name} was trained on {seen} of the {len(data.val_index)} validation images of {first}\n"
             "  members need one split: the same data.split_seed, data.val_fraction, data.limit and data.fold"
         )
+
+
+def refuse_other_starts(members: list[Member]) -> None:
+    """Raise UserError where the mean of the members' weights makes no network: their training began elsewhere."""
+    first = members[0]
+    for member in members:
+        if "members" in member.record:
+            raise UserError(f"{member.name} is an ensemble, which has no weights to average; leave out --soup")
+        if "start" not in member.record:
+            raise UserError(f"{member.name} was written before runs recorded what they started from; train it again")
+        if member.record["start"] != first.record["start"]:
+            raise UserError(
+                f"{member.name} and {first.name} started from other weights, and the mean of theirs would be no network"
+                "\n  a soup takes checkpoints of one run, or runs with the same weights=<run>; leave out --soup"
+            )
+        own, other = member.record["config"], first.record["config"]
+        if (own["model"], own["data"]["preprocess"]) != (other["model"], other["data"]["preprocess"]):
+            raise UserError(f"{member.name} has other settings of the model or data.preprocess than {first.name}")

@@ -1,149 +1,180 @@
-"""From members to what is made of them: an ensemble or a soup, chosen on validation and then tested."""
+"""From members to their combination, an ensemble or a soup: chosen on validation, and then tested."""
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from athanor.base.errors import UserError
-from athanor.craft.ensembles import choose, combine, predictions
+from athanor.craft.ensembles import combine, selection
 from athanor.craft.ensembles import soup as soups
-from athanor.craft.ensembles.predictions import Stage
-from athanor.craft.ensembles.report import Report, report
+from athanor.craft.ensembles.predictions import Stage, stacked_logits, stage_batches, stage_labels
+from athanor.craft.ensembles.report import Report
 from athanor.engine.config import assemble
-from athanor.engine.runs.ensembles import directory, members
-from athanor.engine.runs.run import fill
+from athanor.engine.runs.ensembles.members import find_members, refuse_other_starts, shared_data
+from athanor.engine.runs.provenance import describe, environment
+from athanor.engine.runs.run import Run, fill, load_classifier, read_checkpoint
 from athanor.tasks import tta
 from athanor.training import devices, precision
 
 log = logging.getLogger(__name__)
-VIEWS: dict[tta.Kind, int] = {"none": 1, "flip": 2, "flip_shift": 6}  # forward passes of a member
+VIEWS: dict[tta.Kind, int] = {"none": 1, "flip": 2, "flip_shift": 6}  # forward passes of a member for an image
+PLAIN_LOSS = {"_target_": "athanor.tasks.losses.CrossEntropy", "label_smoothing": 0.0, "class_weights": None}
 CHECKED = 32  # images that are predicted again, to see whether kept predictions still hold
+TOLERANCE = 1e-2  # of a logit, relative to max(1, |logit|): an accelerator rounds by the size of a batch
 
 
 @dataclass(frozen=True)
-class Made:
-    """`weights` has one for each member that was asked for. `predict` gives log-probabilities [N, C] of a stage."""
+class Combination:
+    """What is made of members. `weights` has one for each member of the session, 0 for one that is left out."""
 
     kind: str  # ensemble, or soup
     weights: list[float]
-    passes: int  # an image
-    contents: dict[str, Any]  # of its checkpoint
-    predict: Callable[[Stage], Tensor]
+    passes: int  # forward passes for an image
+    checkpoint: dict[str, Any]  # contents of its file
+    predict: Callable[[Stage], Tensor]  # gives log-probabilities [N, C] for the images of a stage
+
+    @property
+    def used(self) -> list[int]:
+        """The indices of the members that are not left out."""
+        return [index for index, weight in enumerate(self.weights) if weight > 0]
 
 
 class Session:
-    """Members, their data, and their logits, each of which is computed once."""
+    """Members, the data that judges them, and their logits, each of which is computed once.
+
+    words: runs, sweeps and checkpoint files. all_checkpoints: all that a run kept, instead of the chosen one. kind: the
+    views of each image that logits are averaged over. stage: val leaves the test set unread, test reads it; None reads
+    it if the runs of all members did.
+    """
 
     def __init__(self, words: list[str], all_checkpoints: bool, kind: tta.Kind, stage: Stage | None) -> None:
-        self.members = members.find(words, all_checkpoints)
-        self.data, self.kind = members.shared_data(self.members), kind
+        self.members = find_members(words, all_checkpoints)
+        self.data = shared_data(self.members)
+        self.kind = kind
         if kind == "flip_shift" and min(self.data.input_shape[1:]) < 2:
             raise UserError("--tta flip_shift moves images by a pixel, and these are one pixel wide; use flip or none")
         config = self.members[0].config
-        there = devices.kind(config["trainer"]["accelerator"])
-        self.device = there if devices.there().get(there) else "cpu"
+        there = devices.device_type(config["trainer"]["accelerator"])
+        self.device = there if devices.available().get(there) else "cpu"
         precision.set_matmul_precision(config["matmul_precision"], self.device)
         torch.set_num_threads(config["threads"] or assemble.THREADS)
-        self.tests = self.is_test_read(stage)
-        self.found: dict[Stage, Tensor] = {}
-        self.losses = choose.losses(self.logits("val"), self.labels("val")) if self.validates else None
-
-    def is_test_read(self, stage: Stage | None) -> bool:
         unread = [member.name for member in self.members if not member.record["config"].get("test", True)]
         if stage is None and unread:
             log.warning("the test set stays unread, as %s has test=false; type --stage test to read it", unread[0])
-        if stage == "val" and not self.validates:
-            raise UserError("--stage val: these members have no validation images; use --stage test")
-        return stage == "test" or (stage is None and not unread)
-
-    @property
-    def validates(self) -> bool:
-        return len(self.data.val_index) > 0
-
-    @property
-    def best(self) -> str | None:
-        """The name of the member that is best on validation."""
-        return None if self.losses is None else self.members[self.losses.index(min(self.losses))].name
-
-    def logits(self, stage: Stage, chosen: list[int] | None = None) -> Tensor:
-        """[M, N, C] of all members, or of those that were chosen, of which alone the other stages are asked."""
-        if stage not in self.found:
-            part = self.members if chosen is None else [self.members[i] for i in chosen]
-            self.found[stage] = predictions.stacked(part, self.data, stage, self.kind, self.device)
-            return self.found[stage]
-        return self.found[stage][chosen] if stage == "val" and chosen is not None else self.found[stage]
-
-    def labels(self, stage: Stage) -> Tensor:
-        return predictions.labels(self.data, stage)
-
-    def reports(self, made: Made) -> list[Report]:
-        """Validation first, with all members; then the test set, for those that were chosen alone."""
-        found = []
-        names = [member.name for member in self.members]
-        if self.validates:
-            found.append(self.report("val", names, made.weights, made))
-        if self.tests:
-            used = inside(made.weights)
-            found.append(self.report("test", [names[i] for i in used], [made.weights[i] for i in used], made))
-        if not found:
+        self.has_validation = len(self.data.val_index) > 0
+        self.reads_test = stage == "test" or (stage is None and not unread)
+        if not (self.has_validation or self.reads_test):
             raise UserError("these members have no validation images; type --stage test to read the test set")
-        if made.kind == "ensemble":
-            refuse_stale(self, made, found[0].stage)
-        return found
+        self.stacked: dict[Stage, Tensor] = {}  # logits that are computed already
+        self.losses = self.best = None  # on validation: of each member, and the name of the best member
+        if self.has_validation:
+            self.losses = selection.member_losses(self.logits("val"), stage_labels(self.data, "val"))
+            self.best = self.members[self.losses.index(min(self.losses))].name
 
-    def report(self, stage: Stage, names: list[str], weights: list[float], made: Made) -> Report:
-        logits = self.logits(stage, inside(made.weights) if stage == "test" else None)
-        return report(stage, names, weights, logits, made.predict(stage), self.labels(stage))
+    def logits(self, stage: Stage, used: list[int] | None = None) -> Tensor:
+        """Logits [M, N, C] of the members `used`, or of all. Those that are left out see validation images only."""
+        everyone = list(range(len(self.members)))
+        if stage not in self.stacked:
+            saved = [self.members[index].saved for index in (everyone if stage == "val" else used)]
+            self.stacked[stage] = stacked_logits(saved, self.data, stage, self.kind, self.device)
+        return self.stacked[stage][used or everyone] if stage == "val" else self.stacked[stage]
+
+    def reports(self, combination: Combination) -> list[Report]:
+        """Validation first, with all members; then the test set, with those that are used."""
+        stages = {"val": list(range(len(self.members)))} if self.has_validation else {}
+        if self.reads_test:
+            stages["test"] = combination.used
+        reports = []
+        for stage, indices in stages.items():
+            names = [self.members[index].name for index in indices]
+            weights = [combination.weights[index] for index in indices]
+            logits, labels = self.logits(stage, indices), stage_labels(self.data, stage)
+            reports.append(Report.of(stage, names, weights, logits, combination.predict(stage), labels))
+        if combination.kind == "ensemble":
+            refuse_stale(self, combination, reports[0].stage)
+        return reports
+
+    def write(self, directory: Path, config: dict[str, Any], results: dict[str, Any]) -> None:
+        """Write results.json, with what it depends on, and last config.yaml: a folder without one is no run."""
+        origin = {**environment(directory), "data": describe(self.data, self.reads_test)}
+        Run(directory).write_results({"status": "finished", **results, "overrides": [], **origin})
+        Run(directory).write_config(config)
 
 
-def ensemble(now: Session, how: combine.How, select: choose.Select, k: int | None) -> Made:
-    """Choose on validation, where there is one, and describe what was chosen."""
-    if now.validates:
-        weights = choose.weights(select, k, how, now.logits("val"), now.labels("val")).tolist()
-    else:
-        weights = choose.weights(select, k, how, torch.zeros(len(now.members), 0, 1), torch.zeros(0)).tolist()
-    used = inside(weights)
-    parts, shares = [now.members[i] for i in used], [weights[i] for i in used]
+def make_ensemble(session: Session, how: combine.How, select: selection.Select, k: int | None) -> Combination:
+    """Choose members on validation, where there is one; the checkpoint has the records and the weights of them all."""
+    logits = session.logits("val") if session.has_validation else torch.zeros(len(session.members), 0, 1)
+    weights = selection.selection_weights(select, k, how, logits, stage_labels(session.data, "val")).tolist()
+    used = [index for index, weight in enumerate(weights) if weight > 0]
+    shares = [weights[index] for index in used]
+    records = [session.members[index].record for index in used]
+    shared = {key: records[0][key] for key in ("input_shape", "class_names", "split_hash")}
+    record = {"config": evaluation_config(records[0], "ensemble"), **shared, "members": records}
+    record |= {"combine": how, "weights": shares, "tta": session.kind}
+    states = [read_checkpoint(session.members[index].path)["state_dict"] for index in used]
+    state = {f"network.members.{i}.{name}": value for i, own in enumerate(states) for name, value in own.items()}
 
     def predict(stage: Stage) -> Tensor:
-        return combine.combined(now.logits(stage, used), how, torch.tensor(shares))
+        return combine.combined(session.logits(stage, used), how, torch.tensor(shares))
 
-    contents = directory.ensemble(parts, shares, how, now.kind)
-    return Made("ensemble", weights, len(used) * VIEWS[now.kind], contents, predict)
+    passes = len(used) * VIEWS[session.kind]
+    return Combination("ensemble", weights, passes, {"athanor": record, "state_dict": state}, predict)
 
 
-def soup(now: Session, kind: soups.Kind) -> Made:
-    soups.refuse_other_starts(now.members)
-    if now.losses is None:
+def make_soup(session: Session, kind: soups.Kind) -> Combination:
+    """The mean of the members' weights, whose checkpoint is that of an ordinary classifier.
+
+    Raises UserError where it is not better than the best member alone, and where the members began differently.
+    """
+    members, losses = session.members, session.losses
+    refuse_other_starts(members)
+    if losses is None:
         raise UserError("--soup is judged on validation images, and these members have none")
-    made = soups.cook(now.members, kind, now.losses, now.data, now.device)
-    weights = [1 / len(made.used) if i in made.used else 0.0 for i in range(len(now.members))]
-    names = [now.members[i].name for i in made.used]
-    contents = directory.soup(made.classifier, now.members[made.used[0]].record, names)
-    return Made("soup", weights, 1, contents, lambda stage: made.logits(stage).log_softmax(-1))
+    states = [lambda path=member.path: read_checkpoint(path)["state_dict"] for member in members]
+    soup = soups.Soup(load_classifier(members[0].path), states, session.data, session.device)
+    loss, used = soup.choose(kind, losses), soup.used
+    if len(used) < 2 or not loss <= min(losses):  # also where it is nan
+        reason = f"has a validation loss of {loss:.4f}" if len(used) > 1 else "is no better with any other member"
+        raise UserError(
+            f"the {kind} soup {reason}; {session.best} alone has {min(losses):.4f}, and nothing is written\n"
+            "  leave out --soup for an ensemble"
+        )
+    weights = [1 / len(used) if index in used else 0.0 for index in range(len(members))]
+    record = members[used[0]].record
+    record = {**record, "config": evaluation_config(record, "soup"), "soup": [members[index].name for index in used]}
+    state = {key: value.cpu() for key, value in soup.classifier.state_dict().items() if not key.startswith("loss.")}
+    checkpoint = {"athanor": record, "state_dict": state}
+    return Combination("soup", weights, 1, checkpoint, lambda stage: soup.logits(stage).log_softmax(-1))
+
+
+def evaluation_config(record: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The config of a member, changed so that an evaluation gives the numbers of the report: the negative
+    log-likelihood, in float32, of the images as they are.
+    """
+    config = record["config"]
+    trainer = {**config["trainer"], "precision": "32-true"}
+    name = f"{kind}_{config['name']}"
+    return {**config, "name": name, "loss": PLAIN_LOSS, "trainer": trainer, "eval": {"tta": "none"}}
 
 
 @torch.inference_mode()
-def refuse_stale(now: Session, made: Made, stage: Stage) -> None:
-    """Raise UserError where members say something else of images than what was kept: their code has changed since."""
-    classifier = assemble.from_record(made.contents["athanor"])
-    fill(classifier, made.contents, "the ensemble")
-    used = inside(made.weights)
-    part = predictions.batches(now.data, stage)
-    images = part.images[part.index[:CHECKED]].to(now.device)
-    got = classifier.to(now.device).eval().network.each(images).cpu()
-    for index, was, said in zip(used, now.logits(stage, used)[:, :CHECKED], got, strict=True):
-        if not ((said - was).abs() <= directory.TOLERANCE * was.abs().clamp_min(1)).all():
-            where = now.members[index].folder / "predictions"
+def refuse_stale(session: Session, ensemble: Combination, stage: Stage) -> None:
+    """Raise UserError where kept logits are not what a member gives now: its code has changed since."""
+    classifier = assemble.from_record(ensemble.checkpoint["athanor"])
+    fill(classifier, ensemble.checkpoint, "the ensemble")
+    batches = stage_batches(session.data, stage)
+    images = batches.images[batches.index[:CHECKED]].to(session.device)
+    current = classifier.to(session.device).eval().network.member_logits(images).cpu()
+    kept = session.logits(stage, ensemble.used)[:, :CHECKED]
+    for index, new, old in zip(ensemble.used, current, kept, strict=True):
+        if not ((new - old).abs() <= TOLERANCE * old.abs().clamp_min(1)).all():
+            member = session.members[index]
             raise UserError(
-                f"{now.members[index].name} gives other logits than those kept in {where}: its code has changed\n"
+                f"{member.name} gives other logits than those kept in {member.saved.folder}: its code has changed\n"
                 "  delete that folder and try again"
             )
-
-
-def inside(weights: list[float]) -> list[int]:
-    return [index for index, weight in enumerate(weights) if weight > 0]

@@ -1,6 +1,7 @@
 """Averages of weights: what is averaged, validated, saved and resumed."""
 
 import csv
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -392,11 +393,11 @@ def test_a_wrong_knob_ends_in_one_sentence(words, text, train):
 RANK = """
 import lightning.pytorch as L
 import torch
-from athanor.callbacks.averages import Average
+from athanor.callbacks.weight_average import WeightAverage
 
 class Rank(L.Callback):
     def on_train_end(self, trainer, module):
-        average = next(c.average for c in trainer.callbacks if isinstance(c, Average))
+        average = next(c.average for c in trainer.callbacks if isinstance(c, WeightAverage))
         torch.save(average, f"{trainer.default_root_dir}/{trainer.global_rank}.pt")
 """
 
@@ -404,7 +405,7 @@ class Rank(L.Callback):
 def test_two_processes_average_what_one_averages(train, tmp_path, monkeypatch):
     (tmp_path / "watch_ranks.py").write_text(RANK)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     words = ["model=mlp", "model.norm=none", "model.widths=[32]", "optim=momentum", "data.limit=400", "test=false"]
     words += ["trainer.max_epochs=2", "callbacks=ema", "callbacks.ema.decay=0.9", "trainer.log_every_n_steps=1"]
     words += ["+callbacks.watch._target_=watch_ranks.Rank"]
@@ -425,7 +426,7 @@ def test_two_processes_average_what_one_averages(train, tmp_path, monkeypatch):
 def test_two_processes_agree_on_batch_norm(train, tmp_path, monkeypatch):
     (tmp_path / "watch_ranks.py").write_text(RANK)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     words = [*TINY, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=2", *SWA]
     ran = train(*words, "+callbacks.watch._target_=watch_ranks.Rank", "hydra.run.dir=two")
     assert (ran.code, ran.err) == (0, "")

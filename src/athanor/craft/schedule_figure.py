@@ -1,0 +1,76 @@
+"""Learning rate and momentum over a whole run, computed before it begins: as lines of text and as a figure."""
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from athanor.craft.figure import COLOURS, new_figure
+from athanor.optim.rates import current_value, sets_momentum
+from athanor.optim.schedules import RunLength
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+POINTS = 2000  # more than the figure has pixels
+
+
+@dataclass(frozen=True)
+class ScheduleCourse:
+    """The first group's learning rate at each step, and its momentum where a schedule sets it (else no values)."""
+
+    run: RunLength
+    lrs: list[float]
+    momenta: list[float]
+
+    @classmethod
+    def of(
+        cls, optimizer: Optimizer, schedulers: Iterable[tuple[LRScheduler, str]], run: RunLength
+    ) -> "ScheduleCourse":
+        """Step the schedulers, given with their interval (step or epoch), through the whole run as training does.
+
+        Those that wait for a metric (plateau) are not stepped, so their rate is drawn as constant.
+        """
+        moving = [(moved, interval) for moved, interval in schedulers if not isinstance(moved, ReduceLROnPlateau)]
+        has_momentum = any(sets_momentum(scheduler) for scheduler, _ in moving)
+        lrs, momenta = [], []
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)  # nothing is trained
+            for step in range(1, int(run.steps) + 1):
+                lrs.append(float(current_value(optimizer, "lr")))
+                if has_momentum:
+                    momenta.append(float(current_value(optimizer, "momentum")))
+                for scheduler, interval in moving:
+                    if interval == "step" or step % run.per_epoch == 0:
+                        scheduler.step()
+        return cls(run, lrs, momenta)
+
+    @property
+    def lines(self) -> list[str]:
+        """The number of steps, the ends and the peak of the learning rate, the ends and the range of momentum."""
+        peak = self.lrs.index(max(self.lrs))
+        place = f"at step {peak} (epoch {peak / self.run.per_epoch:.4g})"
+        ends = f"first {self.lrs[0]:.4g}, peak {self.lrs[peak]:.4g} {place}, last {self.lrs[-1]:.4g}"
+        lines = [f"steps          {len(self.lrs)}, {self.run.per_epoch} an epoch", f"learning rate  {ends}"]
+        if self.momenta:
+            low, high = min(self.momenta), max(self.momenta)
+            ends = f"first {self.momenta[0]:.4g}, last {self.momenta[-1]:.4g}"
+            lines.append(f"momentum       {ends}, between {low:.4g} and {high:.4g}")
+        return lines
+
+
+def draw_schedule(course: ScheduleCourse, title: str) -> "Figure":
+    """The learning rate against epochs, and a second panel for momentum where it has a schedule."""
+    figure, axes = new_figure(title, panels=2 if course.momenta else 1)
+    steps = len(course.lrs)
+    shown = [*range(0, steps - 1, -(-steps // POINTS)), steps - 1]
+    epochs = [step / course.run.per_epoch for step in shown]
+    curves = {"learning rate": course.lrs, "momentum": course.momenta}
+    for axis, colour, (name, values) in zip(axes, COLOURS, curves.items(), strict=False):
+        axis.plot(epochs, [values[step] for step in shown], color=colour, marker="." if steps <= 30 else None)
+        axis.set(xlabel="epoch", ylabel=name)
+    axes[0].set_ylim(bottom=0, top=1.05 * (max(course.lrs) or 1))
+    return figure

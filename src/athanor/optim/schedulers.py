@@ -1,0 +1,52 @@
+"""The two schedulers that torch lacks: a warm-up before ReduceLROnPlateau, and a schedule of momentum."""
+
+from collections.abc import Callable
+
+from torch.optim import Optimizer, RMSprop
+from torch.optim.lr_scheduler import LRScheduler
+
+from athanor.base.errors import UserError
+from athanor.optim.rates import set_momentum
+
+
+class WarmUp(LRScheduler):
+    """Raises the learning rate in a straight line to the configured one in so many steps, and then leaves it alone."""
+
+    def __init__(self, optimizer: Optimizer, steps: int) -> None:
+        self.steps = steps
+        super().__init__(optimizer)
+
+    @property
+    def is_over(self) -> bool:
+        return self.last_epoch >= self.steps
+
+    def get_lr(self) -> list[float]:
+        if self.last_epoch > self.steps:
+            return [group["lr"] for group in self.optimizer.param_groups]
+        return [lr * (self.last_epoch + 1) / (self.steps + 1) for lr in self.base_lrs]
+
+
+class MomentumSchedule(LRScheduler):
+    """Sets momentum, or Adam's beta1, of each group at each step; the learning rate is left alone.
+
+    momentum: optimizer steps that were made -> momentum. Raises UserError where the optimizer cannot follow it.
+    """
+
+    cycle_momentum = True  # torch's own schedulers say by this name that they set momentum
+
+    def __init__(self, optimizer: Optimizer, momentum: Callable[[int], float]) -> None:
+        if not any("momentum" in group or "betas" in group for group in optimizer.param_groups):
+            name = type(optimizer).__name__
+            raise UserError(f"scheduler.momentum: {name} has none; use optim=momentum, or scheduler.momentum=constant")
+        if isinstance(optimizer, RMSprop) and momentum(0) == 0:  # its first step decides whether it has a buffer
+            raise UserError("scheduler.momentum: RMSprop cannot begin with 0; use scheduler.momentum.start=0.1")
+        self.momentum = momentum
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:
+        for group in self.optimizer.param_groups:
+            set_momentum(group, self.momentum(self.last_epoch))
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+    def state_dict(self) -> dict:
+        return {key: value for key, value in super().state_dict().items() if key != "momentum"}  # no plain data
