@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from athanor.data.preprocess import Standardize
-from athanor.data.split import stratified
+from athanor.data.split import limited, train_and_val
 from athanor.engine.config.signatures import signature
 from athanor.optim.groups import parameter_groups
 
@@ -70,10 +70,9 @@ class Data:
         self.num_classes = len(source.class_names)
 
         # split
-        kept = torch.arange(len(self.labels))
-        if node["limit"] and node["limit"] < len(kept):
-            kept = stratified(self.labels, node["limit"] / len(kept), node["split_seed"])[1]
-        train, val = stratified(self.labels[kept], node["val_fraction"], node["split_seed"])
+        kept = limited(self.labels, node["limit"], node["split_seed"])
+        parts = (node[key] for key in ("val_fraction", "folds", "fold", "split_seed"))
+        train, val = train_and_val(self.labels[kept], *parts)
         self.train_index = kept[train]
         self.val_index = kept[val]
 
