@@ -1,8 +1,8 @@
 """Export a trained model to one file that works without Athanor: python scripts/export.py <run> --format onnx|torch
 
 <run> is a run's directory or a checkpoint file. The exported model takes raw uint8 images [N, C, H, W] and gives logits
-[N, classes]; the preprocessing is part of it. The file is kept only if its logits agree with those of the
-classifier on test images.
+[N, classes]; the preprocessing is part of it. The file is kept only if its logits agree with those of the classifier on
+test images.
 """
 
 import argparse
@@ -35,10 +35,10 @@ def main() -> None:
     checkpoint = checkpoint_of(arguments.run)
     classifier = load_classifier(checkpoint)
     path = output_path(checkpoint, classifier.record["config"]["name"], form.suffix, arguments.output)
-    images, whence = images_to_check(classifier.record)
+    images, origin = images_to_check(classifier.record)
     difference = export.export(classifier, form, path, images)
     size = path.stat().st_size
-    print(f"{shown(path)}  {size:,} bytes, logits within {difference:.1e} of the classifier's on {whence}")
+    print(f"{shown(path)}  {size:,} bytes, logits within {difference:.1e} of the classifier's on {origin}")
     print(form.usage.format(path=shown(path).as_posix()))
 
 

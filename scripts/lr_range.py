@@ -43,9 +43,8 @@ def main() -> None:
         print(f"  to start with it: {' '.join(answer)}", flush=True)
         for warning in tests[value].warnings:
             logging.warning("  the range test cannot be trusted: %s", warning)
-    folder = Path(
-        claim(f"outputs/lr_range/{time.strftime('%Y-%m-%d_%H-%M-%S')}_{next(iter(configs.values()))['name']}")
-    )
+    name = next(iter(configs.values()))["name"]
+    folder = Path(claim(f"outputs/lr_range/{time.strftime('%Y-%m-%d_%H-%M-%S')}_{name}"))
     for value, test in tests.items():
         write_csv(test, folder / ("lr_range.csv" if axis is None else f"{axis}={value}.csv"))
     if axis is None:

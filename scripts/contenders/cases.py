@@ -8,7 +8,7 @@ from typing import Any
 
 from contenders import tables
 from contenders.process import data_dir
-from contenders.rounds import Results, best_workers, compare_in_turns, describe_data, measure, value_of, with_workers
+from contenders.rounds import Results, best_workers, compare_in_turns, describe_data, measure, with_workers, word_value
 
 TRAIN = str(Path(__file__).resolve().parents[2] / "train.py")
 MLP = ["data=mnist", "data.batch_size=128", "model=mlp", "model.widths=[64,128,64]", "optim=adam", "optim.lr=1e-3"]
@@ -183,7 +183,7 @@ def training_words(base: list[str], options: argparse.Namespace) -> list[str]:
 
 def data_source(base: list[str]) -> list[str]:
     """No word where the data set is on this machine, else the word that puts generated images in its place."""
-    name = value_of(base, "data")
+    name = word_value(base, "data")
     is_there = name not in FILES or any((data_dir() / file).exists() for file in FILES[name])
     return [] if is_there else [f"data._target_=contenders.generated.{name}"]
 

@@ -30,7 +30,7 @@ def main() -> None:
     else:
         loader, _ = loaders(cfg, data, options.workers)
         speed = images_per_second(loader, lambda images: images.to(device, non_blocking=True), device)
-    task.write_report({"images_per_s": speed, **task.settings(device)})
+    task.write_report({"images_per_s": speed, **task.process_settings(device)})
 
 
 def images_per_second(batches: Iterable, prepare: Callable[[Tensor], Tensor], device: torch.device) -> float:

@@ -58,14 +58,14 @@ def compare_in_turns(
     return {case: results}
 
 
-def value_of(words: list[str], key: str) -> str | None:
+def word_value(words: list[str], key: str) -> str | None:
     return next((word.partition("=")[2] for word in words if word.startswith(f"{key}=")), None)
 
 
 def describe_data(words: list[str]) -> str:
-    limit = value_of(words, "data.limit")
-    kind = "GENERATED images in the shape of " if value_of(words, "data._target_") else ""
-    return f"{kind}{value_of(words, 'data')}, {f'{int(limit):,} of its' if limit else 'all'} training images"
+    limit = word_value(words, "data.limit")
+    kind = "GENERATED images in the shape of " if word_value(words, "data._target_") else ""
+    return f"{kind}{word_value(words, 'data')}, {f'{int(limit):,} of its' if limit else 'all'} training images"
 
 
 def summarise(reports: list[Results]) -> Results:

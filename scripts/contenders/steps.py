@@ -37,12 +37,12 @@ HOOKS = "on_train_batch_start", "on_train_batch_end"
 
 def main() -> None:
     cfg, options = task.from_command_line(repeats=1)
-    measures = {"as it is": fit, "timed": lambda cfg: fit(cfg, pieces(cfg)), "plain": fit_plain_loop}
+    measures = {"as it is": fit, "timed": lambda cfg: fit(cfg, timed_functions(cfg)), "plain": fit_plain_loop}
     report: dict[str, list[Counter]] = {name: [] for name in measures}
     for names in tables.alternating_order(list(measures), options.repeats):
         for name in names:
             report[name].append(measures[name](cfg))
-    task.write_report({**report, **task.settings(task.device_of(cfg))})
+    task.write_report({**report, **task.process_settings(task.device_of(cfg))})
 
 
 class StepTimes(L.Callback):
@@ -85,7 +85,7 @@ def fit_plain_loop(cfg: dict) -> Counter[str]:
     return Counter({"step": mean(seconds[1:] or seconds) * 1e6 / loop.data.steps})
 
 
-def pieces(cfg: dict) -> list[tuple[object, str, str]]:
+def timed_functions(cfg: dict) -> list[tuple[object, str, str]]:
     """What is timed: a class or a module, the name of its function, and the row to which its time belongs."""
     callbacks = [task.target_of(node) for node in cfg["callbacks"].values() if node]
     return [

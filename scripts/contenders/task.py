@@ -18,10 +18,11 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from athanor.data.preprocess import Standardize
-from athanor.data.split import stratified
-from athanor.engine.config.options import CONFIGS
+from athanor.data.split import limited, train_and_val
 from athanor.engine.config.signatures import signature
 from athanor.optim.groups import parameter_groups
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 def from_command_line(**defaults: Any) -> tuple[dict[str, Any], argparse.Namespace]:
@@ -69,10 +70,9 @@ class Data:
         self.num_classes = len(source.class_names)
 
         # split
-        kept = torch.arange(len(self.labels))
-        if node["limit"] and node["limit"] < len(kept):
-            kept = stratified(self.labels, node["limit"] / len(kept), node["split_seed"])[1]
-        train, val = stratified(self.labels[kept], node["val_fraction"], node["split_seed"])
+        kept = limited(self.labels, node["limit"], node["split_seed"])
+        parts = (node[key] for key in ("val_fraction", "folds", "fold", "split_seed"))
+        train, val = train_and_val(self.labels[kept], *parts)
         self.train_index = kept[train]
         self.val_index = kept[val]
 
@@ -109,7 +109,7 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def settings(device: torch.device) -> dict[str, Any]:
+def process_settings(device: torch.device) -> dict[str, Any]:
     """The settings of this process that change its speed, and the peak of GPU memory, for its report."""
     report = {"device": str(device), "threads": torch.get_num_threads()}
     report["matmul_precision"] = torch.get_float32_matmul_precision()
@@ -128,7 +128,7 @@ def training_report(
     """
     report = {"epoch_seconds": epoch_seconds, "fit_s": fit_s, "images": images, "val_acc": val_acc}
     epoch_s = median(epoch_seconds[1:] or epoch_seconds)
-    return {**report, "epoch_s": epoch_s, "images_per_s": images / epoch_s, **settings(device)}
+    return {**report, "epoch_s": epoch_s, "images_per_s": images / epoch_s, **process_settings(device)}
 
 
 def write_report(report: dict[str, Any]) -> None:
