@@ -11,13 +11,13 @@ import logging
 import time
 from pathlib import Path
 
+from athanor.base.errors import UserError
 from athanor.engine.app import command_line
 
 
 def main() -> None:
     arguments = parsed()
 
-    from athanor.base.errors import UserError
     from athanor.craft.ensembles.report import numbers
     from athanor.engine.app.logs import set_up_logging
     from athanor.engine.runs.ensembles.distill import distill
@@ -28,11 +28,6 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     set_up_logging()
     begun = time.perf_counter()
-    of_ensembles = [
-        name for name in ("combine", "select", "k", "tta", "distill") if getattr(arguments, name) is not None
-    ]
-    if arguments.soup and of_ensembles:
-        raise UserError(f"--{of_ensembles[0]} is of ensembles, and --soup makes one network; leave out one of them")
     session = Session(arguments.members, arguments.checkpoints, arguments.tta or "none", arguments.stage)
     if arguments.soup:
         combination = make_soup(session, arguments.soup)
@@ -59,7 +54,6 @@ def main() -> None:
 
 def new_directory(output: str | None) -> Path:
     """A new folder: `output`, or one below outputs/."""
-    from athanor.base.errors import UserError
     from athanor.engine.runs.claim import claim
 
     if output is None:
@@ -87,7 +81,11 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--tta", choices=("none", "flip", "flip_shift"), help="views to average over (none)")
     parser.add_argument("--stage", choices=("val", "test"), help="val leaves the test set unread")
     parser.add_argument("--output", metavar="DIR", help="a new folder, instead of one below outputs/ensembles/")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    for name in ("combine", "select", "k", "tta", "distill") if arguments.soup else ():
+        if getattr(arguments, name) is not None:
+            raise UserError(f"--{name} is of ensembles, and --soup makes one network; leave out one of them")
+    return arguments
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from athanor.base.errors import UserError
+from athanor.base.errors import UserError, first_line
 from athanor.tasks.classification import Classifier
 
 TOLERANCE = 1e-4  # of a logit, relative to max(1, |logit|)
@@ -165,8 +165,7 @@ def root_cause(error: BaseException) -> str:
     """The first line, of at most 200 characters, of the innermost error: exporters wrap errors in pages of advice."""
     while error.__cause__:
         error = error.__cause__
-    text = textwrap.shorten(next(iter(str(error).strip().splitlines()), ""), 200, placeholder="...")
-    return text or type(error).__name__
+    return textwrap.shorten(first_line(error), 200, placeholder="...")
 
 
 @contextmanager
