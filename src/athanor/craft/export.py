@@ -75,20 +75,14 @@ def write_torch(program: torch.export.ExportedProgram, facts: dict, path: Path) 
     torch.export.save(program, path, extra_files={FACTS: json.dumps(facts)})
 
 
+def load_torch(path: Path) -> Callable[[Tensor], Tensor]:
+    return torch.export.load(path).module()
+
+
+ONNX_USAGE = 'onnxruntime.InferenceSession("{path}").run(None, {{"images": images}})[0]'
 FORMATS = {
-    "onnx": Format(
-        ".onnx",
-        write_onnx,
-        load_onnx,
-        'onnxruntime.InferenceSession("{path}").run(None, {{"images": images}})[0]',
-        ("onnx", "onnxscript", "onnxruntime"),
-    ),
-    "torch": Format(
-        ".pt2",
-        write_torch,
-        lambda path: torch.export.load(path).module(),
-        'torch.export.load("{path}").module()(images)',
-    ),
+    "onnx": Format(".onnx", write_onnx, load_onnx, ONNX_USAGE, ("onnx", "onnxscript", "onnxruntime")),
+    "torch": Format(".pt2", write_torch, load_torch, 'torch.export.load("{path}").module()(images)'),
 }
 
 
