@@ -322,9 +322,7 @@ def test_a_fraction_of_an_endless_run_is_refused(schedule):
 
 def test_an_endless_run_may_have_epochs_and_a_warm_up_of_them():
     [(scheduler, _)] = Schedule(of("exponential"), warmup=1).schedulers(sgd(), RunLength(math.inf, 10))
-    assert scheduler.get_last_lr() == [
-        pytest.approx(LR * 0.8 / 11)
-    ]  # 0.8: of the second epoch
+    assert scheduler.get_last_lr() == [pytest.approx(LR * 0.8 / 11)]  # 0.8: of the second epoch
 
 
 def test_a_trial_of_a_few_steps_finds_no_fault_with_what_would_come_later():
