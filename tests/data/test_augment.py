@@ -26,7 +26,7 @@ def augment(**knobs):
 
 
 def cropped_one_by_one(images, offset, padding, mode):
-    """In floats, of which torch can reflect each."""
+    """The same, image by image, with F.pad on floats: it does not reflect uint8."""
     expected = []
     for image, (top, left) in zip(images, offset.tolist(), strict=True):
         padded = F.pad(image[None].float(), (padding,) * 4, mode={"zeros": "constant"}.get(mode, mode))[0].byte()
@@ -71,7 +71,7 @@ def test_reflected_images_bring_in_no_pixel_from_outside():
 
 def test_crop_draws_every_window_about_equally_often():
     images = torch.arange(1, 26, dtype=torch.uint8).view(1, 1, 5, 5).expand(9000, -1, -1, -1)
-    centres = augment(crop=1)(images, generator(), total=9000)[:, 0, 2, 2]  # names the window
+    centres = augment(crop=1)(images, generator(), total=9000)[:, 0, 2, 2]  # each window has its own centre pixel
     names, counts = centres.unique(return_counts=True)
     assert names.tolist() == [7, 8, 9, 12, 13, 14, 17, 18, 19]
     assert counts.min() > 850 and counts.max() < 1150

@@ -14,7 +14,7 @@ ALL_AND_ALTERNATING = Augment(crop=2, padding_mode="reflect", flip="alternating"
 
 
 def batches(augment=NOTHING, position=(0, 0), seed=0, **knobs):
-    """Images that say which they are, in their first pixel and their label."""
+    """Batches of images whose first pixel and label are their number."""
     images = torch.randint(0, 256, (100, 1, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images[:, 0, 0, 0] = torch.arange(100)
     settings = dict(batch_size=8, seed=seed, augment=augment, position=lambda: position) | knobs
@@ -32,7 +32,7 @@ def mirrored(epoch, count=2000, **knobs):
     settings = dict(index=numbers, batch_size=50, seed=0, augment=ALTERNATING, position=lambda: (epoch, 0)) | knobs
     flips = torch.full((count,), 2)
     for images, labels in TrainBatches(same, numbers, **settings):
-        flips[labels] = images[:, 0, 0, 0].long()  # 1 lies left in a mirror image
+        flips[labels] = images[:, 0, 0, 0].long()  # the left pixel is 1 in a mirror image
     return flips
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "model").glob("*.yaml"))
-FEW_PIXELS = {"speednet": {"widths": [64, 256]}}  # its default halves the image three times, which 8x8 are too few for
+FEW_PIXELS = {"speednet": {"widths": [64, 256]}}  # its default halves the image three times; 8x8 is too small
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
 
 every_model = pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)

@@ -28,7 +28,7 @@ def photographs(*shape):
 
 
 def convolutions(model):
-    """The 3x3 ones, in their order."""
+    """The 3x3 convolutions in their order."""
     return [conv for stage in model.stages for conv in stage.convs]
 
 
@@ -87,7 +87,7 @@ def test_each_convolution_passes_its_inputs_on(widths):
         passed = min(conv.in_channels, conv.out_channels)
         assert torch.equal(conv(x)[:, :passed], x[:, :passed])
         rest = conv.weight[passed:]
-        assert rest.numel() == 0 or (rest != 0).float().mean() > 0.99  # as torch draws them
+        assert rest.numel() == 0 or (rest != 0).float().mean() > 0.99  # as torch initialises them
 
 
 def test_the_whitening_and_the_scales_of_the_norms_are_frozen_and_all_else_learns():
@@ -128,7 +128,7 @@ def test_residual_adds_what_the_later_convolutions_start_from(num_convs, residua
 def test_the_first_half_of_the_first_outputs_is_decorrelated_with_unit_variance(shape):
     pixels, model = photographs(*shape), speednet(shape[1:])
     patches = F.unfold(pixels, 2).transpose(1, 2).flatten(0, 1)
-    assert (patches.T.corrcoef() - torch.eye(4 * shape[1])).abs().max() > 0.5  # there is something to do
+    assert (patches.T.corrcoef() - torch.eye(4 * shape[1])).abs().max() > 0.5  # the patches are correlated
     model.init_from_data(pixels)
     outputs = F.conv2d(pixels, model.whiten.weight).transpose(0, 1).flatten(1)
     half = 4 * shape[1]
@@ -272,7 +272,7 @@ def test_the_whitening_stays_what_it_was_and_comes_back_from_a_checkpoint(train,
 
 @pytest.mark.parametrize("verb", ["weights=a", "resume=a"])
 def test_the_whitening_of_other_images_survives_a_new_start(verb, train, monkeypatch):
-    """Trained on dark digits, gone on with on bright ones: the weights that come with it fit the first layer it had."""
+    """Trained on dark digits, then on bright ones: the other weights fit the first layer of the first training."""
     source = digits()
     dark = replace(source, train_images=source.train_images // 4, test_images=source.test_images // 4)
     monkeypatch.setattr("athanor.data.sources.digits.digits", lambda: dark)

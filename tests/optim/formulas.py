@@ -1,4 +1,4 @@
-"""What each schedule must be at each step, written down a second time from the papers' formulas, in exact times."""
+"""The factor of each schedule at each step: a second implementation of the papers' formulas, with exact fractions."""
 
 import math
 from fractions import Fraction
@@ -23,7 +23,7 @@ def cosine_restarts(t, floor=0.01):
             return 1 - (1 - floor) * half_cosine((t - begin) / (end - begin))
 
 
-# knobs that are not the YAML's (those that are times, as parts of the run), and the factor at time t
+# settings that differ from the YAML's (times as fractions of the run), and the factor at time t
 FORMS = {
     "constant": ({}, lambda t: 1.0),
     "step": ({"every": Fraction(1, 5), "gamma": 0.5}, lambda t, every: 0.5 ** math.floor(t / every)),
@@ -39,17 +39,17 @@ FORMS = {
     "cosine_restarts": ({"cycles": 3, "growth": 2.0, "floor": 0.01}, cosine_restarts),
     "one_cycle": ({"start": 0.1, "peak_at": 0.25, "floor": 0.01}, one_cycle),
 }
-ENDING = ("polynomial", "cosine", "cosine_restarts", "one_cycle")  # and their floor
+ENDING = ("polynomial", "cosine", "cosine_restarts", "one_cycle")  # these take a length, and end with their floor
 FLOORS = {name: FORMS[name][0]["floor"] for name in ENDING}
 
 
 def whole(unit, total, per_epoch):
-    """The run in its unit."""
+    """The length of the run in this unit."""
     return {"fraction": Fraction(1), "epochs": Fraction(total, per_epoch), "steps": Fraction(total)}[unit]
 
 
 def knobs_of(name, unit, total, per_epoch):
-    """Knobs as exact numbers, the times among them in this unit."""
+    """The settings as exact numbers, times in this unit."""
     run, knobs = whole(unit, total, per_epoch), dict(FORMS[name][0])
     for key in "every", "milestones":
         if key in knobs:
@@ -63,13 +63,13 @@ def knobs_of(name, unit, total, per_epoch):
 
 
 def plain(knobs):
-    """As a command line or a partial takes them."""
+    """The settings as floats, as the command line has them."""
     shown = {k: [float(each) for each in v] if isinstance(v, list) else v for k, v in knobs.items()}
     return {k: float(v) if isinstance(v, Fraction) else v for k, v in shown.items()}
 
 
 def factors(name, unit, total, per_epoch, warmup=0):
-    """The factor of each step; `warmup` steps rise to the first that the schedule makes itself."""
+    """The factor of each step; `warmup` steps rise in a straight line to the first factor of the schedule itself."""
     knobs, form = knobs_of(name, unit, total, per_epoch), FORMS[name][1]
     times = {key: knobs[key] for key in ("every", "milestones") if key in knobs}
     values = []

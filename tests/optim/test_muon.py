@@ -42,7 +42,7 @@ def muon(model, **knobs):
 
 
 def set_gradients(*models, step=0):
-    """The same gradients for each, those of a random batch."""
+    """Set the gradients of each model to those of the same random batch."""
     generator = torch.Generator().manual_seed(step)
     images, labels = torch.randn(16, 3, 6, 7, generator=generator), torch.arange(16) % 10
     for model in models:
@@ -152,7 +152,7 @@ def test_the_first_step_of_a_hidden_weight_is_near_orthogonal_times_the_learning
         assert values.quantile(0.1) > 0.6
         assert change.norm() / KNOBS["lr"] == pytest.approx(rows**0.5, rel=0.25)
         u, _, v = torch.linalg.svd(matrix(weight.grad), full_matrices=False)
-        assert (change * (u @ v)).sum() / change.norm() / (u @ v).norm() > 0.95  # downhill
+        assert (change * (u @ v)).sum() / change.norm() / (u @ v).norm() > 0.95  # in the direction of the gradient
 
 
 def by_hand(name, weight, grads, lr, momentum, nesterov, newton_schulz_steps, normalize, weight_decay, **_):
@@ -290,7 +290,7 @@ def test_a_parameter_without_a_gradient_stays_as_it_is(normalize):
     assert not any(torch.equal(model.get_parameter(name), before[name]) for name in without)
     model.zero_grad()
     before = copies(model)
-    optim.step()  # of nothing
+    optim.step()  # without gradients
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
@@ -328,7 +328,7 @@ def test_weights_of_another_precision_stay_in_it(dtype, tolerance):
         torch.testing.assert_close(twin.float(), p, rtol=0, atol=tolerance)
 
 
-# going on
+# saving and loading
 
 
 @pytest.mark.parametrize("normalize", [True, False])
@@ -342,7 +342,7 @@ def test_a_saved_optimizer_goes_on_bit_for_bit(normalize, tmp_path):
     saved = torch.load(tmp_path / "file", weights_only=True)
     again = network(seed=1)
     again.load_state_dict(saved["model"])
-    others = dict(lr=0.5, adam_lr=0.5, momentum=0.1, normalize=not normalize)  # the file has the right ones
+    others = dict(lr=0.5, adam_lr=0.5, momentum=0.1, normalize=not normalize)  # replaced by those in the file
     loaded = muon(again, weight_decay=0.1, **others)
     loaded.load_state_dict(saved["optim"])
     train_on(again, loaded, range(3, 6))
@@ -351,7 +351,7 @@ def test_a_saved_optimizer_goes_on_bit_for_bit(normalize, tmp_path):
 
 
 def test_the_state_follows_its_parameters_to_another_device():
-    """torch's fused AdamW wants its step where the parameter is; a checkpoint is read to the CPU."""
+    """torch's fused AdamW needs its step counter on the device of the parameter; a checkpoint is read to the CPU."""
     model = network()
     optim = muon(model)
     train_on(model, optim, [0])

@@ -32,7 +32,7 @@ def network():
 
 
 def followed(network, make, change, ratio=2.0):
-    """The learning rates of two groups, step by step, and what is done to them before the fifth."""
+    """The learning rates of two groups at each of 12 steps; `change` is called before step 5."""
     groups = [{"params": network[0].parameters()}, {"params": network[1:].parameters(), "lr": 0.1 * ratio}]
     optimizer = optim.SGD(groups, lr=0.1, momentum=0.9)
     schedulers = [make(optimizer)] if make else []

@@ -1,4 +1,4 @@
-"""Schedules on a bare optimizer; test_schedules_in_runs.py has them in real runs."""
+"""Schedules with an optimizer alone; test_schedules_in_runs.py tests them in real runs."""
 
 import math
 from functools import partial
@@ -18,7 +18,7 @@ from athanor.optim.schedules import RunLength, Schedule
 
 TOTAL, PER_EPOCH, LR = 103, 10, 0.3
 RUN = RunLength(TOTAL, PER_EPOCH)
-# what is typed, and how many steps that is
+# warmup and warmup_unit, and how many steps they are
 WARMUPS = {(7, "steps"): 7, (1.25, "epochs"): 12, (0.2, "fraction"): 21, (0, None): 0}
 
 
@@ -27,7 +27,7 @@ def sgd(**knobs):
 
 
 def rates(schedule, run=RUN, optimizer=None):
-    """The learning rate that each step of a run is made with, over the configured one, and the momentum."""
+    """For each step of a run: its learning rate, divided by the configured one, and its momentum."""
     optimizer = optimizer or sgd()
     schedulers = schedule.schedulers(optimizer, run)
     points = []
@@ -46,7 +46,7 @@ def lrs(factor, run=RUN, **settings):
 
 
 def of(name, **knobs):
-    """A closed form with the knobs of formulas.py but for these."""
+    """The function of a schedule with the settings of formulas.py, except for `knobs`."""
     known = {k: v for k, v in FORMS[name][0].items() if k != "length"}
     return partial(getattr(schedules, {"one_over_t": "inverse", "step": "step_decay"}.get(name, name)), **known | knobs)
 
@@ -75,7 +75,7 @@ def test_every_option_builds_the_form_of_its_name(name, compose):
         "exponential",
         "inverse",
         "one_over_t",
-    )  # fallen by then
+    )  # these have fallen by then
     forms = {
         "constant": lambda t: 1,
         "step": lambda t: 0.1 ** math.floor(t / 0.34),
@@ -159,7 +159,7 @@ def of_torch(make, steps):
     return points
 
 
-IN_TORCH = {  # what means the same
+IN_TORCH = {  # schedules of ours and of torch with the same values
     "cosine": (
         Schedule(partial(schedules.cosine, floor=0.1), "fraction", 1.0),
         partial(lr_scheduler.CosineAnnealingLR, T_max=TOTAL - 1, eta_min=0.1 * LR),
@@ -205,7 +205,7 @@ def test_our_schedules_equal_those_of_torch_that_mean_the_same(name):
         assert momentum == pytest.approx(momentum_of_torch, rel=0, abs=1e-9)
 
 
-# schedulers of torch's in a run
+# schedulers of torch
 
 
 @pytest.mark.parametrize("unit, interval", [("epochs", "epoch"), ("steps", "step")])
@@ -258,7 +258,7 @@ def test_rmsprop_is_not_begun_without_momentum_that_it_could_not_have_later():
         schedule.schedulers(optimizer, RUN)
 
 
-# what is wrong is told before the first step
+# wrong settings are refused before the first step
 
 RISE = partial(schedules.rise, start=0.5, end=0.99)
 WRONG = [
@@ -322,7 +322,7 @@ def test_a_fraction_of_an_endless_run_is_refused(schedule):
 
 def test_an_endless_run_may_have_epochs_and_a_warm_up_of_them():
     [(scheduler, _)] = Schedule(of("exponential"), warmup=1).schedulers(sgd(), RunLength(math.inf, 10))
-    assert scheduler.get_last_lr() == [pytest.approx(LR * 0.8 / 11)]  # of what the second epoch begins with
+    assert scheduler.get_last_lr() == [pytest.approx(LR * 0.8 / 11)]  # 0.8: of the second epoch
 
 
 def test_a_trial_of_a_few_steps_finds_no_fault_with_what_would_come_later():

@@ -117,7 +117,7 @@ def test_a_resume_within_the_warm_up_goes_on_with_it(fit):
 
 
 def plateau(losses, per_epoch, lr, warmup, patience, factor):
-    """The rate of each step by the rule: `patience` epochs without a new best, by a ten-thousandth, are borne."""
+    """The learning rate of each step: it falls after more than `patience` epochs without a loss lower by 1e-4 of it."""
     lrs, best, bad = [], math.inf, 0
     for epoch in range(len(losses)):
         for step in range(epoch * per_epoch, (epoch + 1) * per_epoch):
@@ -134,11 +134,11 @@ def plateau(losses, per_epoch, lr, warmup, patience, factor):
 def test_plateau_follows_its_rule_on_the_logged_validation_loss(fit, warmup, killed_at):
     words = ["scheduler=plateau", "scheduler.patience=1", "scheduler.factor=0.5", "optim=sgd", "trainer.max_epochs=12"]
     words += ["data.limit=100", "data.val_fraction=0.3", "data.batch_size=10", "scheduler.warmup_unit=steps"]
-    watch, _ = fit(*words, "optim.lr=30", f"scheduler.warmup={warmup}", killed_at=killed_at)  # it learns by leaps
+    watch, _ = fit(*words, "optim.lr=30", f"scheduler.warmup={warmup}", killed_at=killed_at)  # the loss is unsteady
     losses = [loss for _, loss in sorted(watch.losses.items())]
     expected = plateau(losses, BATCHES, 30, warmup, 1, 0.5)
     assert watch.lrs == pytest.approx(expected, rel=0, abs=1e-9)
-    assert expected[-1] < 15.1  # it fell
+    assert expected[-1] < 15.1  # the learning rate fell
 
 
 # momentum

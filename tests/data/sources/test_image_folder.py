@@ -58,7 +58,7 @@ def decoded_paths(monkeypatch):
     return paths
 
 
-# --- a folder of them
+# --- a folder of images
 
 
 def test_train_and_test_folders_are_kept_apart(split_root, read):
