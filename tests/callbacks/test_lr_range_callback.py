@@ -102,7 +102,7 @@ def test_a_resumed_run_keeps_what_was_found(ran, train, monkeypatch):
     assert Run("half").results["lr_range"] == Run("whole").results["lr_range"]
 
 
-def test_another_rule_and_another_range_are_used(ran, train):
+def test_another_rule_and_another_range_are_used(train):
     assert train(*TINY, *FIND, "callbacks.lr_range.rule=valley", "hydra.run.dir=valley").code == 0
     results = Run("valley").results["lr_range"]
     assert results["overrides"] == [f"optim.lr={results['valley']['lr']:g}"]
