@@ -369,9 +369,9 @@ class Person(L.Callback):
 
     def on_train_end(self, trainer, module):
         group = trainer.optimizers[0].param_groups[0]
-        found = {"lr": group["lr"], "step": trainer.global_step, "groups": len(trainer.optimizers[0].param_groups)}
-        found["weights"] = [p.tolist() for p in module.network.parameters()]
-        Path(trainer.default_root_dir, f"{trainer.global_rank}.json").write_text(json.dumps(found))
+        state = {"lr": group["lr"], "step": trainer.global_step, "groups": len(trainer.optimizers[0].param_groups)}
+        state["weights"] = [p.tolist() for p in module.network.parameters()]
+        Path(trainer.default_root_dir, f"{trainer.global_rank}.json").write_text(json.dumps(state))
 """
 
 

@@ -55,54 +55,54 @@ def fit(compose, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("words", EVERY, ids=lambda words: " ".join(word.partition("=")[2] for word in words))
 def test_it_trains_as_if_the_answer_had_been_typed(words, fit):
-    found, typed = fit(*words, *FIND)
+    state, typed = fit(*words, *FIND)
     assert any(word.startswith("optim.lr=") for word in typed)
     again, _ = fit(*words, *typed)
-    assert [name for name in found if not torch.equal(found[name], again[name])] == []
+    assert [name for name in state if not torch.equal(state[name], again[name])] == []
     other, _ = fit(*words)  # at the configured rate
-    assert not torch.equal(found["network.head.weight"], other["network.head.weight"])
+    assert not torch.equal(state["network.head.weight"], other["network.head.weight"])
 
 
 @pytest.fixture
-def found(train):
-    ran = train(*TINY, *FIND, "callbacks.lr_range.sweeps=3", "hydra.run.dir=found")
+def ran(train):
+    ran = train(*TINY, *FIND, "callbacks.lr_range.sweeps=3", "hydra.run.dir=whole")
     assert (ran.code, ran.err) == (0, "")
     return ran
 
 
-def test_it_says_what_the_rules_say_and_draws_the_curve(found):
-    results = Run("found").results["lr_range"]
+def test_it_says_what_the_rules_say_and_draws_the_curve(ran):
+    results = Run("whole").results["lr_range"]
     assert results["rule"] == "minimum"
     assert results["overrides"] == [f"optim.lr={results['minimum']['lr']:g}"]
     for rule in "minimum", "steepest", "valley":
-        assert f"{rule:9} {results[rule]['lr']:<8.2g}" in found.out
+        assert f"{rule:9} {results[rule]['lr']:<8.2g}" in ran.out
         assert results[rule]["spread"] >= 1
-    assert f"to start with it: {results['overrides'][0]}\n" in found.out
-    assert (Run("found").dir / "figures" / "lr_range.png").read_bytes().startswith(b"\x89PNG")
-    assert EventAccumulator("found").Reload().Tags()["images"] == ["lr_range"]
-    rows = (Run("found").dir / "figures" / "lr_range.csv").read_text().splitlines()
+    assert f"to start with it: {results['overrides'][0]}\n" in ran.out
+    assert (Run("whole").dir / "figures" / "lr_range.png").read_bytes().startswith(b"\x89PNG")
+    assert EventAccumulator("whole").Reload().Tags()["images"] == ["lr_range"]
+    rows = (Run("whole").dir / "figures" / "lr_range.csv").read_text().splitlines()
     assert rows[0] == "sweep,lr,loss,smoothed"
     assert {row.partition(",")[0] for row in rows[1:]} == {"0", "1", "2"}
 
 
-def test_the_logged_rate_is_the_one_that_was_found(found):
-    rows = [row.split(",") for row in (Run("found").dir / "metrics.csv").read_text().splitlines()]
+def test_the_logged_rate_is_the_one_that_was_found(ran):
+    rows = [row.split(",") for row in (Run("whole").dir / "metrics.csv").read_text().splitlines()]
     logged = {float(value) for _, _, metric, value in rows if metric == "lr"}
-    assert logged == {Run("found").results["lr_range"]["minimum"]["lr"]}
+    assert logged == {Run("whole").results["lr_range"]["minimum"]["lr"]}
 
 
-def test_a_resumed_run_keeps_what_was_found(found, train, monkeypatch):
+def test_a_resumed_run_keeps_what_was_found(ran, train, monkeypatch):
     words = [*TINY, *FIND, "callbacks.lr_range.sweeps=3"]
     assert train(*words, "trainer.max_epochs=1", "hydra.run.dir=half").code == 0
     with monkeypatch.context() as patch:
         patch.setattr("athanor.callbacks.lr_range.range_test", None)  # it is not called
         ran = train("resume=half", "trainer.max_epochs=2")
     assert (ran.code, ran.err) == (0, "")
-    assert_equal_weights("found", "half")
-    assert Run("half").results["lr_range"] == Run("found").results["lr_range"]
+    assert_equal_weights("whole", "half")
+    assert Run("half").results["lr_range"] == Run("whole").results["lr_range"]
 
 
-def test_another_rule_and_another_range_are_used(found, train):
+def test_another_rule_and_another_range_are_used(train):
     assert train(*TINY, *FIND, "callbacks.lr_range.rule=valley", "hydra.run.dir=valley").code == 0
     results = Run("valley").results["lr_range"]
     assert results["overrides"] == [f"optim.lr={results['valley']['lr']:g}"]

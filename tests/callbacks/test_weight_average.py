@@ -74,8 +74,8 @@ def rows(folder: Path) -> list[tuple]:
 
 
 def logged(folder: Path, metric: str) -> list[float]:
-    found = [(int(step), float(value)) for step, _, name, value in rows(folder) if name == metric]
-    return [value for _, value in sorted(found)]
+    logs = [(int(step), float(value)) for step, _, name, value in rows(folder) if name == metric]
+    return [value for _, value in sorted(logs)]
 
 
 def val_loss(classifier, data) -> float:
@@ -85,9 +85,9 @@ def val_loss(classifier, data) -> float:
         return cross_entropy(classifier(images), labels).item()
 
 
-def assert_close(found: dict, expected: dict) -> None:
+def assert_close(tensors: dict, expected: dict) -> None:
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value.to(found[name].dtype), rtol=0, atol=1e-6, msg=name)
+        torch.testing.assert_close(tensors[name], value.to(tensors[name].dtype), rtol=0, atol=1e-6, msg=name)
 
 
 # what is averaged
@@ -338,9 +338,9 @@ def test_bfloat16_does_not_swallow_small_updates(fit, tmp_path):
         decay = min(0.999, 1 - step**-9.0)
         weights = watch.seen[step]["network.head.weight"].double()
         average = weights if average is None else decay * average + (1 - decay) * weights
-    found = saved(tmp_path / "run")["state_dict"]["network.head.weight"]
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), average, rtol=0, atol=1e-6)
+    weight = saved(tmp_path / "run")["state_dict"]["network.head.weight"]
+    assert weight.dtype == torch.float32
+    torch.testing.assert_close(weight.double(), average, rtol=0, atol=1e-6)
 
 
 def test_the_range_test_and_a_validation_asked_for_leave_both_weights_as_they_are(fit, tmp_path, monkeypatch):

@@ -92,12 +92,12 @@ def test_metrics_are_the_means_over_all_images_whatever_the_batches(make_trainer
     train, val, test = batches(16, 16, 5), batches(32, 32, 3, seed=1), batches(7, 30, seed=2)
     classifier, trainer = make(lr=0.0), make_trainer(log_every_n_steps=log_every_n_steps, max_epochs=2)
     trainer.fit(classifier, train, val)
-    found = values(trainer)
+    metrics = values(trainer)
     trainer.test(classifier, test, verbose=False)
-    found |= values(trainer)
-    assert set(found) - {"train/loss_step"} == {f"{s}/{m}" for s in ("train", "val", "test") for m in ("loss", "acc")}
+    metrics |= values(trainer)
+    assert set(metrics) - {"train/loss_step"} == {f"{s}/{m}" for s in ("train", "val", "test") for m in ("loss", "acc")}
     for stage, seen in {"train": train, "val": val, "test": test}.items():
-        assert (found[f"{stage}/loss"], found[f"{stage}/acc"]) == pytest.approx(by_hand(classifier, seen), rel=1e-5)
+        assert (metrics[f"{stage}/loss"], metrics[f"{stage}/acc"]) == pytest.approx(by_hand(classifier, seen), rel=1e-5)
 
 
 def test_validation_and_test_run_in_eval_mode(make_trainer):
@@ -166,13 +166,13 @@ def test_in_bf16_the_network_is_cast_and_the_preprocessing_stays_float32(in_bf16
 
 
 def test_in_bf16_the_images_are_counted_exactly(in_bf16):
-    classifier, found, val = in_bf16
-    assert found["val/acc"] == pytest.approx(by_hand(classifier, val)[1], rel=1e-6)
+    classifier, metrics, val = in_bf16
+    assert metrics["val/acc"] == pytest.approx(by_hand(classifier, val)[1], rel=1e-6)
 
 
 def test_in_bf16_the_loss_is_summed_in_float32(in_bf16):
-    classifier, found, val = in_bf16
-    assert found["val/loss"] == pytest.approx(by_hand(classifier, val)[0], rel=1e-4)
+    classifier, metrics, val = in_bf16
+    assert metrics["val/loss"] == pytest.approx(by_hand(classifier, val)[0], rel=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "32-true", "64-true"])
@@ -261,8 +261,8 @@ def test_the_further_metrics_equal_what_is_counted_by_hand(make_trainer, further
     expected["test/top5_acc"] = (logits.topk(5).indices == labels[:, None]).any(1).double().mean().item()
     for _ in range(2):  # a second test starts from nothing
         trainer.test(classifier, test, verbose=False)
-        found = {k: v for k, v in values(trainer).items() if k not in ("test/loss", "test/acc")}
-        assert found == pytest.approx(expected, abs=1e-6)
+        metrics = {k: v for k, v in values(trainer).items() if k not in ("test/loss", "test/acc")}
+        assert metrics == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_further_metrics_add_nothing_to_a_checkpoint(further):
@@ -289,21 +289,21 @@ def test_plateau_follows_what_is_monitored(make_trainer):
     val = [9, 5, 9, 4, 9, 4, 9, 3, 9, 3]  # every other loss is a training step's
     assert learning_rates(make_trainer, val, max_epochs=5) == pytest.approx([1, 1, 0.1, 0.1, 0.01])
     train = [5, 9, 4, 9, 4, 9, 3, 9, 3, 9]
-    found = learning_rates(make_trainer, train, monitor="train/loss", max_epochs=5)
-    assert found == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+    rates = learning_rates(make_trainer, train, monitor="train/loss", max_epochs=5)
+    assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01])
 
 
 def test_plateau_moves_only_when_there_was_a_validation(make_trainer):
     val = [9, 9, 5, 9, 9, 4, 9, 9, 4]
-    found = learning_rates(make_trainer, val, max_epochs=6, check_val_every_n_epoch=2)
-    assert found == pytest.approx([1, 1, 1, 1, 1, 0.1])
+    rates = learning_rates(make_trainer, val, max_epochs=6, check_val_every_n_epoch=2)
+    assert rates == pytest.approx([1, 1, 1, 1, 1, 0.1])
 
 
 def test_plateau_begins_after_the_warm_up_with_a_validation_of_its_own(make_trainer):
     """The 1 of the warm-up is not what 5 is compared with."""
     val = [9, 9, 1, 9, 9, 5, 9, 9, 6, 9, 9, 4]  # validated after every second step, and the warm-up has three
-    found = learning_rates(make_trainer, val, warmup=3, max_epochs=8, check_val_every_n_epoch=2)
-    assert found == pytest.approx([3 / 4, 1, 1, 1, 1, 0.1, 0.1, 0.1])
+    rates = learning_rates(make_trainer, val, warmup=3, max_epochs=8, check_val_every_n_epoch=2)
+    assert rates == pytest.approx([3 / 4, 1, 1, 1, 1, 0.1, 0.1, 0.1])
 
 
 def test_schedulers_of_torch_move_once_an_epoch_and_before_its_checkpoint_is_written(make_trainer, tmp_path):

@@ -118,12 +118,12 @@ def by_hand(run, kind):
 def test_the_plain_test_stays_and_the_averaged_one_stands_beside_it(kind, plain, train, tmp_path):
     ran = train(*WORDS, f"eval.tta={kind}", "hydra.run.dir=a")
     assert (ran.code, ran.err) == (0, "")
-    found = Run("a").results
-    assert {name: found["test"][name] for name in ("loss", "acc")} == plain.results["test"]
-    assert found["test"].keys() == {"loss", "acc", "loss_tta", "acc_tta"}
-    assert found["test"]["acc_tta"] != found["test"]["acc"]
-    assert (found["train"], found["val"]) == (plain.results["train"], plain.results["val"])
-    assert f"acc_tta {found['test']['acc_tta']:.4f}" in ran.out
+    results = Run("a").results
+    assert {name: results["test"][name] for name in ("loss", "acc")} == plain.results["test"]
+    assert results["test"].keys() == {"loss", "acc", "loss_tta", "acc_tta"}
+    assert results["test"]["acc_tta"] != results["test"]["acc"]
+    assert (results["train"], results["val"]) == (plain.results["train"], plain.results["val"])
+    assert f"acc_tta {results['test']['acc_tta']:.4f}" in ran.out
     rows = (tmp_path / "a" / "metrics.csv").read_text().splitlines()
     assert [sum(f",{name}," in row for row in rows) for name in ("test/acc", "test/acc_tta", "test/loss_tta")] == [
         1
@@ -135,11 +135,11 @@ def test_a_test_of_all_images_equals_the_views_averaged_by_hand(kind, plain, run
     words = ["data.limit=null", "data.eval_batch_size=100", f"eval.tta={kind}"]  # 359 images: the last batch is smaller
     ran = run_here("scripts/evaluate.py", plain.dir, *words)
     assert (ran.code, ran.err) == (0, "")
-    found = {name: float(value.split()[0]) for name, value in (row.split("  ", 1) for row in ran.out.splitlines())}
-    assert found.keys() == {"test/loss", "test/acc", "test/loss_tta", "test/acc_tta"}
+    metrics = {name: float(value.split()[0]) for name, value in (row.split("  ", 1) for row in ran.out.splitlines())}
+    assert metrics.keys() == {"test/loss", "test/acc", "test/loss_tta", "test/acc_tta"}
     loss, acc = by_hand(plain, kind)
-    assert found["test/acc_tta"] == pytest.approx(acc, abs=1e-6)
-    assert found["test/loss_tta"] == pytest.approx(loss, rel=1e-4)
+    assert metrics["test/acc_tta"] == pytest.approx(acc, abs=1e-6)
+    assert metrics["test/loss_tta"] == pytest.approx(loss, rel=1e-4)
 
 
 def test_evaluate_prints_the_recorded_accuracy_and_the_averaged_one(plain, run_here):
@@ -174,6 +174,6 @@ def test_symmetric_images_are_tested_as_without(train, monkeypatch):
     source = Source(full.train_images, full.train_labels, tests, full.test_labels, full.class_names, "symmetric")
     monkeypatch.setattr("athanor.data.sources.digits.digits", lambda: source)
     assert train(*WORDS, "eval.tta=flip", "hydra.run.dir=a").code == 0
-    found = Run("a").results["test"]
-    assert found["acc_tta"] == found["acc"]
-    assert found["loss_tta"] == pytest.approx(found["loss"], rel=1e-6)
+    metrics = Run("a").results["test"]
+    assert metrics["acc_tta"] == metrics["acc"]
+    assert metrics["loss_tta"] == pytest.approx(metrics["loss"], rel=1e-6)

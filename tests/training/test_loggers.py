@@ -74,15 +74,15 @@ def test_tensorboard_writes_one_file_of_scalars_straight_into_the_folder(events)
 
 
 def test_the_hparams_hold_every_parameter_and_no_experiment_summary(events):
-    found = {}
+    summaries = {}
     for event in EventFileLoader(str(next(events.iterdir()))).Load():
         for value in event.summary.value:
             if value.metadata.plugin_data.plugin_name == "hparams":
-                found[value.tag] = HParamsPluginData.FromString(value.metadata.plugin_data.content)
-    assert set(found) == {"_hparams_/session_start_info", "_hparams_/session_end_info"}
-    hparams = found["_hparams_/session_start_info"].session_start_info.hparams
+                summaries[value.tag] = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+    assert set(summaries) == {"_hparams_/session_start_info", "_hparams_/session_end_info"}
+    hparams = summaries["_hparams_/session_start_info"].session_start_info.hparams
     assert {name: getattr(v, v.WhichOneof("kind")) for name, v in hparams.items()} == PARAMETERS
-    assert found["_hparams_/session_end_info"].session_end_info.status == 1  # success
+    assert summaries["_hparams_/session_end_info"].session_end_info.status == 1  # success
 
 
 def test_a_run_that_measured_nothing_leaves_no_line_in_the_table(tmp_path):
