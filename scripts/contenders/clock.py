@@ -1,4 +1,4 @@
-"""A clock for code whose parts run inside one another."""
+"""A clock for code whose parts run inside one another, such as imports or the functions of a training step."""
 
 import functools
 import time
@@ -14,7 +14,8 @@ class Clock:
 
     def __init__(self, outermost: str, wait: Callable[[], None] = lambda: None) -> None:
         self.seconds: Counter[str] = Counter()
-        self.stack, self.wait = [outermost], wait
+        self.stack = [outermost]  # the spans that are running, the innermost last
+        self.wait = wait
         self.mark = time.perf_counter()
 
     def enter(self, span: str) -> None:
@@ -26,17 +27,20 @@ class Clock:
         self.stack.pop()
 
     def tick(self) -> None:
-        """Give the time since the last look at the clock to the span that was running."""
+        """Add the time since the last tick to the span that was running."""
         self.wait()
         now = time.perf_counter()
         self.seconds[self.stack[-1]] += now - self.mark
         self.mark = now
 
     def snapshot(self) -> Counter[str]:
+        """Seconds of each span so far."""
         self.tick()
         return self.seconds.copy()
 
     def timed(self, span: str, function: Callable) -> Callable:
+        """The same function, whose time is a span."""
+
         @functools.wraps(function)
         def wrapper(*args, **kwargs):
             self.enter(span)
@@ -48,7 +52,7 @@ class Clock:
         return wrapper
 
     def timed_items(self, span: str, function: Callable[..., Iterator]) -> Callable[..., Iterator]:
-        """For a generator: what it does for each of its items."""
+        """The same generator function; the span is the time in which it makes its items."""
 
         @functools.wraps(function)
         def wrapper(*args, **kwargs):
