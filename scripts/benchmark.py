@@ -43,7 +43,6 @@ CASES: dict[str, tuple[Callable[[argparse.Namespace], Results], dict[str, Any]]]
     "memory": (cases.measure_memory, {"epochs": 1, "images": 6400}),
     "lr_range": (cases.measure_lr_range, {"setting": "all"}),
     "ema": (cases.measure_ema, {"epochs": 3, "images": 3200}),
-    "step": (cases.measure_step, {"epochs": 3, "images": 25_600, **MATMUL}),
 }
 COMMON = {"repeats": 5, "threads": 1, "device": "cpu", "json": None}
 OPTIONS = {

@@ -3,7 +3,7 @@
 import argparse
 import math
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
 from contenders import tables
@@ -100,37 +100,10 @@ def measure_ema(options: argparse.Namespace) -> Results:
 
 def measure_startup(options: argparse.Namespace) -> Results:
     """How long a person waits for the config on the terminal, and for the first training step, in seconds."""
-    words = ["data=digits", "model=cnn", "optim=adam", "trainer.max_steps=1", f"trainer={options.device}"]
-    start = "import sys; from contenders.startup import main; main()"
-    commands = {
-        "--cfg job": [TRAIN, "--cfg", "job"],
-        "first step": ["-c", start, *athanor_command(words, "EndAfterOneStep")[1:]],
-    }
+    words = ["data=digits", "model=cnn", "optim=adam", f"trainer={options.device}"]
+    commands = {"--cfg job": [TRAIN, "--cfg", "job"], "first step": athanor_command(words, "EndAfterOneStep")}
     title = "startup: python train.py model=cnn optim=adam"
-    results = compare_in_turns(title, words, commands, options, ["command_s"], ["peak_mb"])
-    seconds = tables.medians([report["rows"] for report in results["startup"]["contenders"]["first step"]["rounds"]])
-    results["startup"]["first_step_ms"] = parts = {name: 1000 * value for name, value in seconds.items()}
-    # dozens of packages take less than a hundredth of the time each: they share a row
-    small = [name for name in parts if name.startswith("import ") and parts[name] < sum(parts.values()) / 100]
-    large = {name: amount for name, amount in parts.items() if name not in small}
-    large[f"import {len(small)} smaller packages"] = sum(parts[name] for name in small)
-    print(f"\n{tables.share_table(large, 'to the first step', 'ms')}", flush=True)
-    return results
-
-
-def measure_step(options: argparse.Namespace) -> Results:
-    """Where the microseconds of one training step of the MLP go."""
-    words = training_words(MLP, options)
-    progress = "step: one process trains in turns as it is, with timers, and by hand"
-    report = measure(module_command("steps", words, repeats=options.repeats), options, progress)
-    whole = median(rows["step"] for rows in report["as it is"])
-    plain = median(rows["step"] for rows in report["plain"])
-    pieces = tables.medians(report["timed"])
-    correction = {"less what the timers cost, and noise": whole - sum(pieces.values())}
-    print(f"\nstep: one training step of the MLP, batches of 128\n{describe_data(words)}\n")
-    print(tables.share_table(pieces, "in Athanor", "us", correction))
-    print(f"\n  the plain loop's step: {plain:.0f} us; athanor / plain {whole / plain:.2f}", flush=True)
-    return {"step": {"athanor_us": whole, "plain_us": plain, "rows_us": pieces, **report}}
+    return compare_in_turns(title, words, commands, options, ["command_s"], ["peak_mb"])
 
 
 def measure_lr_range(options: argparse.Namespace) -> Results:

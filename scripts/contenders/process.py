@@ -32,7 +32,6 @@ def measure_process(command: list[str], threads: int) -> dict[str, Any]:
             "MKL_NUM_THREADS": str(threads),
             "PYTHONPATH": os.pathsep.join([str(SCRIPTS), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "ATHANOR_DATA": str(data_dir()),
-            "ATHANOR_BENCHMARK_STARTED": repr(started),
             "TERM": "xterm-256color",
         }
         process = subprocess.Popen(

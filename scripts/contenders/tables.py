@@ -14,12 +14,6 @@ def median_and_range(values: Sequence[float]) -> dict[str, float]:
     return {"median": median(values), "min": min(values), "max": max(values)}
 
 
-def medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The median of each number; a round in which it is missing counts as 0."""
-    names = dict.fromkeys(name for row in rounds for name in row)
-    return {name: median(row.get(name, 0.0) for row in rounds) for name in names}
-
-
 def round_ratios(numerators: Sequence[dict], denominators: Sequence[dict], keys: Sequence[str]) -> dict[str, Any]:
     """For each of `keys` the ratios of the reports of each round, whose processes ran one soon after the other."""
     ratios = {}
@@ -43,11 +37,3 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         width = max(map(len, column))
         padded.append([cell.rjust(width) if number else cell.ljust(width) for cell in column])
     return "\n".join(f"  {'   '.join(line)}".rstrip() for line in zip(*padded, strict=True))
-
-
-def share_table(parts: dict[str, float], whole: str, unit: str, correction: dict[str, float] | None = None) -> str:
-    """The parts of a whole, the longest first and the correction last, with their shares and the total."""
-    rows = [*sorted(parts.items(), key=lambda item: -item[1]), *(correction or {}).items()]
-    total = sum(amount for _, amount in rows)
-    cells = [[name, f"{amount:.1f}", f"{amount / total:.1%}"] for name, amount in rows]
-    return text_table([whole, unit, "share"], [*cells, ["total", f"{total:.1f}", "100.0%"]])

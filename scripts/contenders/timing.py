@@ -1,10 +1,11 @@
 """Callbacks that measure the contenders that Lightning trains. train.py gets one of them as `+callbacks.benchmark`."""
 
+import os
 import time
 
 import lightning.pytorch as L
 
-from contenders import startup, task
+from contenders import task
 
 
 class EpochTimes(L.Callback):
@@ -34,11 +35,8 @@ class EpochTimes(L.Callback):
 
 
 class EndAfterOneStep(L.Callback):
-    """Ends the process of contenders.startup after the first training step."""
-
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch, batch_idx) -> None:
-        startup.clock.enter("first training step")
+    """Ends the process after the first training step, whatever the run would do next."""
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
         task.wait_for(pl_module.device)
-        startup.report_and_exit()
+        os._exit(0)

@@ -26,9 +26,9 @@ def ran(train):
 
 def test_it_is_the_mean_of_the_probabilities_of_the_kept_checkpoints(ran):
     run = Run("run")
-    found, data = run.results["ensemble"], assemble.data(run.trusted_config)
+    recorded, data = run.results["ensemble"], assemble.data(run.trusted_config)
     files = sorted(path.name for path in (run.dir / "checkpoints").glob("epoch_*"))
-    assert found["members"] == files and len(files) == 3
+    assert recorded["members"] == files and len(files) == 3
     for stage, images, labels in [
         ("val", data.source.train_images[data.val_index], data.source.train_labels[data.val_index]),
         ("test", data.source.test_images[data.test_index], data.source.test_labels[data.test_index]),
@@ -36,7 +36,7 @@ def test_it_is_the_mean_of_the_probabilities_of_the_kept_checkpoints(ran):
         with torch.inference_mode():
             each = [load_classifier(run.dir / "checkpoints" / name)(images).softmax(1) for name in files]
         mean = torch.stack(each).mean(0)
-        scores = found[stage]
+        scores = recorded[stage]
         assert scores["ensemble"]["loss"] == pytest.approx(nll(mean, labels), rel=1e-5)
         assert scores["ensemble"]["acc"] == pytest.approx((mean.argmax(1) == labels).float().mean().item())
         assert [m["loss"] for m in scores["members"]] == pytest.approx([nll(p, labels) for p in each], rel=1e-5)
@@ -46,14 +46,16 @@ def test_it_is_the_mean_of_the_probabilities_of_the_kept_checkpoints(ran):
 
 
 def test_it_is_said_and_shown(ran):
-    found = Run("run").results["ensemble"]
+    recorded = Run("run").results["ensemble"]
     assert ran.out.count("ensemble of 3 checkpoints") == 2
-    assert f"acc {found['test']['ensemble']['acc']:7.2%}   loss {found['test']['ensemble']['loss']:.4f}" in ran.out
+    assert (
+        f"acc {recorded['test']['ensemble']['acc']:7.2%}   loss {recorded['test']['ensemble']['loss']:.4f}" in ran.out
+    )
     board = EventAccumulator("run").Reload()
     for stage in "val", "test":
         for name in "loss", "acc", "ece":
             [event] = board.Scalars(f"{stage}/{name}_ensemble")
-            assert event.value == pytest.approx(found[stage]["ensemble"][name], rel=1e-6)
+            assert event.value == pytest.approx(recorded[stage]["ensemble"][name], rel=1e-6)
 
 
 def test_each_member_is_asked_once(train, run_here, monkeypatch):
@@ -88,9 +90,9 @@ def test_the_trained_module_is_what_it_was(train, monkeypatch):
 
 def test_without_a_test_only_validation_is_read(train):
     assert train(*TINY, *THREE, "test=false", "callbacks.ensemble.combine=logits").code == 0
-    found = Run("run").results["ensemble"]
-    assert "test" not in found and found["combine"] == "logits"
-    assert found["val"]["ensemble"]["loss"] <= found["val"]["mean"]["loss"]
+    recorded = Run("run").results["ensemble"]
+    assert "test" not in recorded and recorded["combine"] == "logits"
+    assert recorded["val"]["ensemble"]["loss"] <= recorded["val"]["mean"]["loss"]
 
 
 def test_one_checkpoint_for_each_cycle_is_a_snapshot_ensemble(train):
@@ -133,5 +135,5 @@ def test_two_processes_ask_the_members_once(train):
     two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
     ran = train(*TINY, *THREE, *two)
     assert (ran.code, ran.err) == (0, "")
-    found = Run("run").results
-    assert found["devices"] == 2 and len(found["ensemble"]["test"]["members"]) == 3
+    results = Run("run").results
+    assert results["devices"] == 2 and len(results["ensemble"]["test"]["members"]) == 3

@@ -85,10 +85,10 @@ def test_a_weight_of_0_is_an_absent_member(how):
 
 def test_scores_are_loss_accuracy_and_calibration_error():
     log_p = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.3, 0.7], [0.2, 0.8]]).log()
-    found = scores(log_p, torch.tensor([0, 1, 1, 1]))
-    assert found["acc"] == 0.75
-    assert found["loss"] == pytest.approx(-(math.log(0.9) + math.log(0.1) + math.log(0.7) + math.log(0.8)) / 4)
-    assert found["ece"] == pytest.approx((abs(1 - 1.8) + abs(1 - 0.7) + abs(1 - 0.8)) / 4)
+    metrics = scores(log_p, torch.tensor([0, 1, 1, 1]))
+    assert metrics["acc"] == 0.75
+    assert metrics["loss"] == pytest.approx(-(math.log(0.9) + math.log(0.1) + math.log(0.7) + math.log(0.8)) / 4)
+    assert metrics["ece"] == pytest.approx((abs(1 - 1.8) + abs(1 - 0.7) + abs(1 - 0.8)) / 4)
 
 
 def test_calibration_error_is_that_of_a_slow_sum_over_15_bins():

@@ -190,11 +190,11 @@ def test_everything_is_to_the_bit_what_it_was_and_no_validation_image_is_read(wo
         losses = [sweep.losses for sweep in test.sweeps]
         assert losses[0] != losses[1]  # it did train, on other orders
         assert max(losses[0]) > min(losses[0]) + 0.1
-        found.append(test)
+        tests.append(test)
 
-    found = []
+    tests = []
     at_start(look, *words)
-    assert len(found) == 1
+    assert len(tests) == 1
 
 
 def test_every_group_keeps_its_ratio_and_a_step_takes_as_many_batches_as_the_run(at_start, monkeypatch):
@@ -223,10 +223,10 @@ def test_every_group_keeps_its_ratio_and_a_step_takes_as_many_batches_as_the_run
 
 
 def test_two_sweeps_of_one_run_and_one_seed_find_the_same_again(at_start):
-    found = []
+    tests = []
     for _ in range(2):
-        at_start(lambda finder, *both: found.append(finder.find(*both)), "model=mlp", "model.dropout=0.3")
-    assert [sweep.losses for sweep in found[0].sweeps] == [sweep.losses for sweep in found[1].sweeps]
+        at_start(lambda finder, *both: tests.append(finder.find(*both)), "model=mlp", "model.dropout=0.3")
+    assert [sweep.losses for sweep in tests[0].sweeps] == [sweep.losses for sweep in tests[1].sweeps]
 
 
 def test_a_sweep_ends_where_the_loss_is_not_finite_or_diverges(at_start):

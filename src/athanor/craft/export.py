@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from athanor.base.errors import UserError
+from athanor.base.errors import UserError, first_line
 from athanor.tasks.classification import Classifier
 
 TOLERANCE = 1e-4  # of a logit, relative to max(1, |logit|)
@@ -75,20 +75,14 @@ def write_torch(program: torch.export.ExportedProgram, facts: dict, path: Path) 
     torch.export.save(program, path, extra_files={FACTS: json.dumps(facts)})
 
 
+def load_torch(path: Path) -> Callable[[Tensor], Tensor]:
+    return torch.export.load(path).module()
+
+
+ONNX_USAGE = 'onnxruntime.InferenceSession("{path}").run(None, {{"images": images}})[0]'
 FORMATS = {
-    "onnx": Format(
-        ".onnx",
-        write_onnx,
-        load_onnx,
-        'onnxruntime.InferenceSession("{path}").run(None, {{"images": images}})[0]',
-        ("onnx", "onnxscript", "onnxruntime"),
-    ),
-    "torch": Format(
-        ".pt2",
-        write_torch,
-        lambda path: torch.export.load(path).module(),
-        'torch.export.load("{path}").module()(images)',
-    ),
+    "onnx": Format(".onnx", write_onnx, load_onnx, ONNX_USAGE, ("onnx", "onnxscript", "onnxruntime")),
+    "torch": Format(".pt2", write_torch, load_torch, 'torch.export.load("{path}").module()(images)'),
 }
 
 
@@ -165,8 +159,7 @@ def root_cause(error: BaseException) -> str:
     """The first line, of at most 200 characters, of the innermost error: exporters wrap errors in pages of advice."""
     while error.__cause__:
         error = error.__cause__
-    text = textwrap.shorten(next(iter(str(error).strip().splitlines()), ""), 200, placeholder="...")
-    return text or type(error).__name__
+    return textwrap.shorten(first_line(error), 200, placeholder="...")
 
 
 @contextmanager

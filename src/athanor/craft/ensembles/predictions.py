@@ -7,7 +7,7 @@ that are averaged, the kind of device and the version of torch.
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +26,7 @@ from athanor.training.checkpoint_files import checkpoint_digest
 
 log = logging.getLogger(__name__)
 Stage = Literal["train", "val", "test"]
+Device = torch.device | str
 DIGEST_BYTES = 32  # of SHA-256, at the end of a file
 
 
@@ -39,11 +40,7 @@ class SavedClassifier:
 
 
 def stacked_logits(
-    classifiers: Iterable[SavedClassifier],
-    data: ImageData,
-    stage: Stage,
-    kind: tta.Kind = "none",
-    device: torch.device | str = "cpu",
+    classifiers: list[SavedClassifier], data: ImageData, stage: Stage, kind: tta.Kind = "none", device: Device = "cpu"
 ) -> Tensor:
     """Logits [M, N, num_classes] of M classifiers for the images of a stage, in their order: float32 on the CPU.
 
@@ -68,7 +65,7 @@ def stacked_logits(
 
 @torch.inference_mode()
 def predict_logits(
-    classifier: Classifier, batches: EvalBatches, kind: tta.Kind = "none", device: torch.device | str = "cpu"
+    classifier: Classifier, batches: EvalBatches, kind: tta.Kind = "none", device: Device = "cpu"
 ) -> Tensor:
     """Logits [N, num_classes] of a classifier, float32 on the CPU; it is left on `device`, in eval mode."""
     classifier.to(device).eval()

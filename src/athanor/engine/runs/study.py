@@ -109,9 +109,13 @@ def conclude_study(name: str, node: dict[str, Any], sweep: Sweep) -> list[str]:
         study = Study(name, node, sweep)
         lines += study.tabulate()
         further, figure = pkgutil.resolve_name(node.get("conclude", PANELS_FIGURE))(study)
-        lines += [*further, "", *([f"  left out: {', '.join(study.left_out)}"] if study.left_out else [])]
-        files = f"{shown(figure)}; {shown(sweep.dir / 'study.csv')}" if figure else None
-        lines.append(f"  {files or 'nothing to draw: no job has what the study shows'}")
+        lines += [*further, ""]
+        if study.left_out:
+            lines.append(f"  left out: {', '.join(study.left_out)}")
+        if figure:
+            lines.append(f"  {shown(figure)}; {shown(sweep.dir / 'study.csv')}")
+        else:
+            lines.append("  nothing to draw: no job has what the study shows")
     except Exception as error:
         print(f"error: the study is not drawn: {' '.join(str(error).split())}", file=sys.stderr)
     return lines

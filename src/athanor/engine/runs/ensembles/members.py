@@ -71,7 +71,15 @@ def member_checkpoints(word: Path, all_checkpoints: bool) -> Iterator[tuple[Path
     if word.suffix == ".ckpt":
         yield word, str(shown(word))
         return
-    for run in [Run(word)] if (word / "config.yaml").is_file() else finished_runs(word):
+    runs = finished = [Run(word)]
+    if not (word / "config.yaml").is_file():
+        runs = Sweep(word).runs
+        finished = [run for run in runs if run.results.get("status") == "finished"]
+    if not runs:
+        raise UserError(f"{word} is neither a run, nor a sweep, nor a .ckpt file")
+    if missing := len(runs) - len(finished):
+        log.warning("%d of %d jobs of %s have not finished and are left out", missing, len(runs), word)
+    for run in finished:
         if not all_checkpoints:
             yield run.checkpoint, str(shown(run.dir))
             continue
@@ -79,18 +87,6 @@ def member_checkpoints(word: Path, all_checkpoints: bool) -> Iterator[tuple[Path
         if not kept:
             raise UserError(f"{run.dir} keeps only its best checkpoint; train with callbacks.checkpoints.top_k=5")
         yield from ((path, str(shown(path))) for path in kept)
-
-
-def finished_runs(directory: Path) -> list[Run]:
-    """Those of a sweep, with a warning where others have not finished."""
-    runs = Sweep(directory).runs
-    if not runs:
-        raise UserError(f"{directory} is neither a run, nor a sweep, nor a .ckpt file")
-    finished = [run for run in runs if run.results.get("status") == "finished"]
-    if len(finished) < len(runs):
-        missing = len(runs) - len(finished)
-        log.warning("%d of %d jobs of %s have not finished and are left out", missing, len(runs), directory)
-    return finished
 
 
 def shared_data(members: list[Member]) -> ImageData:

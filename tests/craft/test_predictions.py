@@ -1,0 +1,69 @@
+"""Logits that are kept: computed once for each checkpoint, set of images and choice of views."""
+
+import pytest
+import torch
+from torch import nn
+
+from athanor.craft.ensembles.predictions import SavedClassifier, predict_logits, stacked_logits, stage_batches
+from athanor.data.preprocess import Preprocess
+from athanor.tasks.classification import Classifier
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Two classifiers in files, and the names of those that were loaded so far."""
+    loaded = []
+
+    def save(seed):
+        torch.manual_seed(seed)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(144, 4))
+        classifier = Classifier(network, Preprocess((3, 6, 8)), nn.CrossEntropyLoss(), record={})
+        path = tmp_path / f"{seed}.ckpt"
+        torch.save({"state_dict": classifier.state_dict()}, path)
+        return SavedClassifier(path, tmp_path / "predictions", lambda: loaded.append(path.stem) or classifier)
+
+    return [save(0), save(1)], loaded
+
+
+def test_logits_are_those_of_each_classifier_and_are_computed_once(saved, make_data):
+    classifiers, loaded = saved
+    data = make_data()
+    logits = stacked_logits(classifiers, data, "val")
+    assert logits.shape == (2, len(data.val_index), 4) and logits.dtype == torch.float32
+    for classifier, own in zip(classifiers, logits, strict=True):
+        assert torch.equal(own, predict_logits(classifier.load(), stage_batches(data, "val")))
+    loaded.clear()
+    assert torch.equal(stacked_logits(classifiers, data, "val"), logits)
+    assert loaded == []
+
+
+def test_another_stage_other_views_and_other_images_are_computed_anew(saved, make_data):
+    classifiers, loaded = saved
+    data = make_data()
+    for stage, kind in ("val", "none"), ("test", "none"), ("train", "none"), ("val", "flip"):
+        stacked_logits(classifiers, data, stage, kind)
+    data.source.train_images[data.val_index[0]] += 1
+    stacked_logits(classifiers, data, "val")
+    assert loaded == ["0", "1"] * 5
+
+
+def test_a_checkpoint_with_other_contents_and_a_damaged_file_are_computed_anew(saved, make_data):
+    classifiers, loaded = saved
+    data = make_data()
+    stacked_logits(classifiers, data, "val")
+    torch.save({"state_dict": {"weight": torch.ones(3)}}, classifiers[0].checkpoint)
+    stacked_logits(classifiers, data, "val")
+    assert loaded == ["0", "1", "0"]
+    [file] = classifiers[1].folder.glob("1_val_*.logits")
+    file.write_bytes(b"\0" + file.read_bytes()[1:])
+    stacked_logits(classifiers, data, "val")
+    assert loaded == ["0", "1", "0", "1"]
+
+
+def test_a_folder_that_cannot_be_written_to_costs_a_warning(saved, make_data, caplog):
+    classifiers, loaded = saved
+    classifiers[0].folder.write_text("a file, not a folder")
+    for _ in range(2):
+        stacked_logits(classifiers[:1], make_data(), "val")
+    assert loaded == ["0", "0"]
+    assert "predictions are not kept: cannot write" in caplog.text
