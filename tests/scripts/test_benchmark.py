@@ -60,12 +60,6 @@ def test_the_first_epoch_warms_up_and_does_not_count(scripts):
     assert task.training_report([9.0], 9.0, 100, 0.5, torch.device("cpu"))["epoch_s"] == 9.0
 
 
-def test_a_span_that_is_missing_in_a_round_counts_as_zero(scripts):
-    from contenders import tables
-
-    assert tables.medians([{"a": 1.0}, {"a": 3.0, "b": 4.0}]) == {"a": 2.0, "b": 2.0}
-
-
 def test_a_table_shows_medians_and_what_they_lie_between(scripts):
     from contenders import tables
 

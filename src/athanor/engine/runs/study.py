@@ -20,14 +20,6 @@ PANELS_FIGURE = "athanor.engine.runs.study_figure.conclude"  # where a study nam
 TABLE = ("val/acc", "val/loss", "test/acc")  # metrics in the table of a study, where the runs have them
 
 
-class EndedRun(Run):
-    """A run that is not written to any more: its results.json is read once."""
-
-    @cached_property
-    def results(self) -> dict[str, Any]:
-        return super().results
-
-
 @dataclass
 class Line:
     """A line in a panel: the mean over runs that differ in nothing but the seed and what x says."""
@@ -46,21 +38,20 @@ class Study:
         self.title = node["title"]
         self.panels = node.get("panels", [])
         self.sweep = sweep
-        self.runs = [EndedRun(run.dir) for run in sweep.runs]
-        self.finished = [run for run in self.runs if run.results["status"] == "finished"]
+        self.finished = [run for run in sweep.runs if run.results["status"] == "finished"]
 
     @cached_property
     def varied(self) -> list[str]:
         """The settings in which jobs differ, those that failed included; seeds only repeat a setting."""
-        jobs = [settings(run) for run in self.runs]
+        jobs = [settings(run) for run in self.sweep.runs]
         keys = dict.fromkeys(key for job in jobs for key in job)
         return [key for key in keys if key != "seed" and len({job.get(key) for job in jobs}) > 1]
 
     @property
     def left_out(self) -> list[str]:
         """For each job that did not finish: its settings, and how it ended."""
-        seeds = ["seed"] if len({settings(run).get("seed") for run in self.runs}) > 1 else []
-        unfinished = [run for run in self.runs if run.results["status"] != "finished"]
+        seeds = ["seed"] if len({settings(run).get("seed") for run in self.sweep.runs}) > 1 else []
+        unfinished = [run for run in self.sweep.runs if run.results["status"] != "finished"]
         labels = [settings_label(settings(run), [*self.varied, *seeds]) or run.dir.name for run in unfinished]
         return [f"{label} ({run.results['status']})" for label, run in zip(labels, unfinished, strict=True)]
 
