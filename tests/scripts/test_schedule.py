@@ -6,7 +6,6 @@ import pytest
 
 from athanor.craft import figure
 from athanor.engine.app import command_line
-from athanor.engine.config import assemble
 
 WORDS = ["model=linear", "data.limit=115", "data.val_fraction=0", "data.batch_size=16", "trainer.max_epochs=4"]
 
@@ -99,4 +98,4 @@ def test_words_become_the_config_that_train_would_have(train, compose):
     )
     again = command_line.composed(["run=run", "scheduler=cosine"])
     assert (again["optim"]["lr"], again["name"]) == (0.123, "linear_digits")
-    assert assemble.schedule(again).factor.func.__name__ == "cosine"
+    assert again["scheduler"]["_target_"].rpartition(".")[2] == "cosine"
