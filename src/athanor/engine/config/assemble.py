@@ -93,9 +93,9 @@ def from_record(record: dict, class_counts: torch.Tensor | None = None) -> Class
     facts = {"input_shape": tuple(record["input_shape"]), "num_classes": num_classes}
     facts["class_counts"] = torch.ones(num_classes) if class_counts is None else class_counts
     is_ensemble = "members" in record  # whose members preprocess for themselves
+    elsewhere = ("scheduler", "model", "data.preprocess") if is_ensemble else ("scheduler",)
     groups = [path for path, group in schema.GROUPS.items() if group.rebuilt and not group.several]
-    own = [path for path in groups if not (is_ensemble and path in ("model", "data.preprocess"))]
-    parts = {path: build(divided(cfg, path)[0], **facts) for path in own}
+    parts = {path: build(divided(cfg, path)[0], **facts) for path in groups if path not in elsewhere}
     network = ensemble_network(record) if is_ensemble else parts.pop("model")
     if cfg["compile"]:
         network.compile()
@@ -104,7 +104,7 @@ def from_record(record: dict, class_counts: torch.Tensor | None = None) -> Class
         parts.pop("data.preprocess", nn.Identity()),
         record=record,
         optimizer=parts.pop("optim"),
-        schedule=schedule(cfg, parts.pop("scheduler")),
+        schedule=schedule(cfg),
         lr_scaling=LRScaling(**divided(cfg, "optim")[1]),
         monitor=cfg["monitor"]["metric"],
         metrics={name: build(node, **facts) for name, node in (cfg.get("metrics") or {}).items() if node},
@@ -121,11 +121,12 @@ def refuse_other_data(record: dict, data: ImageData) -> None:
             raise UserError(f"this data has {name} {value}, the checkpoint has {record[name]}")
 
 
-def schedule(cfg: dict, factor: partial) -> Schedule:
-    """The schedule of learning rate and momentum; `factor` is the scheduler's own target, completed later."""
+def schedule(cfg: dict) -> Schedule:
+    """The schedule of learning rate and momentum."""
+    factor, settings = divided(cfg, "scheduler")
     momentum, length = divided(cfg, "scheduler.momentum")
-    settings = {**divided(cfg, "scheduler")[1], "momentum": momentum and build(momentum)}
-    return Schedule(factor, **settings, momentum_length=length.get("length", 1.0))
+    settings["momentum"] = momentum and build(momentum)
+    return Schedule(build(factor), **settings, momentum_length=length.get("length", 1.0))
 
 
 def ensemble_network(record: dict) -> Ensemble:
