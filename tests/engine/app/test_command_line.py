@@ -94,7 +94,7 @@ WRONG = [
     ("optim=muon optim.momentum=1", "optim.momentum=1 is not in [0, 1)"),
     ("optim=muon optim.newton_schulz_steps=0", "optim.newton_schulz_steps=0 must be at least 1; use 3 to 5"),
     ("optim=muon optim.normalize=1", "optim.normalize=1: Muon takes bool"),
-    ("scheduler=polynomial scheduler.power=0", "scheduler.power=0 must be above 0"),
+    ("scheduler=polynomial scheduler.power=0", "scheduler.power=0 must be positive"),
     ("model=resnet model.depth=21", "model.depth=21 must be 6n+2 (8, 14, 20, 32, 44, 56, 110, ...) or 18"),
     ("model.activation=rely", "did you mean relu"),
     ("'loss.class_weights=[1,2]'", "loss.class_weights has 2 numbers for 10 classes"),
