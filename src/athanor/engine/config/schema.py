@@ -6,11 +6,12 @@ GROUPS and its YAML files. Nothing heavy is imported: a type hint in quotes is t
 
 import inspect
 import pkgutil
-import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any, Literal
+
+from athanor.engine.config.signatures import evaluated_hints
 
 # Values of train.yaml that belong to no group, with their type hints.
 SETTINGS: dict[str, Any] = {
@@ -71,22 +72,15 @@ def returns_source(target: Any) -> bool:
     """A function with the annotation `-> Source`. Other functions of athanor.data write files, as drop_colour does."""
     from athanor.data.sources.source import Source
 
-    return isinstance(target, FunctionType) and type_hints(target).get("return") is Source
+    return isinstance(target, FunctionType) and evaluated_hints(target).get("return") is Source
 
 
 def is_schedule(target: Any) -> bool:
     """One of torch's scheduler classes, or a closed form: a function of t, both floats."""
     if isinstance(target, type):
         return subclass_of("torch.optim.lr_scheduler.LRScheduler")(target)
-    first, hints = next(iter(inspect.signature(target).parameters), None), type_hints(target)
+    first, hints = next(iter(inspect.signature(target).parameters), None), evaluated_hints(target)
     return first == "t" and hints.get("t") is hints.get("return") is float
-
-
-def type_hints(target: FunctionType) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(target)
-    except Exception:  # hints that cannot be evaluated prove nothing
-        return {}
 
 
 UNIT = "athanor.optim.schedules.Unit"

@@ -11,14 +11,18 @@ from typing import Any, Literal, Union
 from athanor.base.errors import UserError, nearest
 
 
+def evaluated_hints(function: Callable) -> dict[str, Any]:
+    """The type hints of a function; none where one of them cannot be evaluated, so that it proves nothing."""
+    try:
+        return typing.get_type_hints(function)
+    except Exception:
+        return {}
+
+
 @functools.cache
 def signature(target: Callable) -> tuple[dict[str, Any], bool]:
     """Names and type hints of a callable's arguments, and whether it takes any other name as well (**kwargs)."""
-    function = target.__init__ if isinstance(target, type) else target
-    try:
-        hints = typing.get_type_hints(function)
-    except Exception:  # a hint that cannot be evaluated checks nothing
-        hints = {}
+    hints = evaluated_hints(target.__init__ if isinstance(target, type) else target)
     parameters = inspect.signature(target).parameters.values()
     named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     return {p.name: hints.get(p.name, Any) for p in named}, any(p.kind is p.VAR_KEYWORD for p in parameters)
