@@ -128,4 +128,4 @@ def heading(machine: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.start(main)

@@ -88,4 +88,4 @@ def parse_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.start(main)

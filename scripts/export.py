@@ -63,7 +63,7 @@ def images_to_check(record: dict) -> "tuple[Tensor, str]":
 
     most = max(sum(BATCHES), min(IMAGES, PIXELS // math.prod(record["input_shape"])))
     try:
-        trust.check({"data": record["config"]["data"]})  # a checkpoint may be anybody's
+        trust.check_targets({"data": record["config"]["data"]})  # a checkpoint may be anybody's
         data = assemble.data(record["config"])
         assemble.refuse_other_data(record, data)
         count = min(most, len(data.test_index))
@@ -77,4 +77,4 @@ def images_to_check(record: dict) -> "tuple[Tensor, str]":
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.start(main)

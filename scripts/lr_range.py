@@ -87,4 +87,4 @@ def run_test(config: dict) -> "tuple[RangeTest, str, list[str]]":
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.start(main)

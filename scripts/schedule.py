@@ -73,4 +73,4 @@ def course_of(config: dict) -> "ScheduleCourse":
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.start(main)

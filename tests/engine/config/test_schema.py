@@ -56,9 +56,9 @@ def test_mistakes_in_a_new_group_are_told_like_those_of_others(penalty, train):
 
 
 def test_a_file_may_build_only_what_the_row_allows(penalty):
-    trust.check({"penalty": {"_target_": "tax.Tax"}})
+    trust.check_targets({"penalty": {"_target_": "tax.Tax"}})
     with pytest.raises(UserError, match="may not build from there"):
-        trust.check({"penalty": {"_target_": "torch.hub.load"}})
+        trust.check_targets({"penalty": {"_target_": "torch.hub.load"}})
 
 
 def test_without_its_row_a_group_is_unknown(penalty, train, monkeypatch):

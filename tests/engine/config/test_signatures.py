@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from athanor.base.errors import UserError
-from athanor.engine.config.signatures import check_key, check_value, describe, fits, signature
+from athanor.engine.config.signatures import check_key, check_value, describe_hint, fits, signature
 
 FITTING = [
     (3, int),
@@ -147,4 +147,4 @@ def test_the_arguments_of_an_optimizer_of_torch_are_known():
     "hint, text", [(type(None), "null"), (int | float | int, "int or float"), (torch.Tensor, "Tensor"), (bool, "bool")]
 )
 def test_hints_in_words(hint, text):
-    assert describe(hint) == text
+    assert describe_hint(hint) == text

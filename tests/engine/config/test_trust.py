@@ -117,7 +117,7 @@ def test_no_payload_passes_in_any_group(target, group, marker):
     config = {}
     put(config, group, node(target, marker))
     with pytest.raises(UserError, match=rf"^{group}\._target_={target} "):
-        trust.check(config)
+        trust.check_targets(config)
 
 
 @every_loader
@@ -192,7 +192,7 @@ def test_what_is_no_part_of_its_group_is_refused_in_two_lines(group, target):
     config = {}
     put(config, group, {"_target_": target})
     with pytest.raises(UserError) as refusal:
-        trust.check(config)
+        trust.check_targets(config)
     assert len(str(refusal.value).splitlines()) <= 2
 
 
@@ -211,7 +211,7 @@ def test_what_is_no_part_of_its_group_is_refused_in_two_lines(group, target):
     ],
 )
 def test_what_is_a_part_of_its_group_passes(group, target):
-    trust.check({group: {"a": {"_target_": target}}})
+    trust.check_targets({group: {"a": {"_target_": target}}})
     assert trust.modules_of({group: {"a": {"_target_": target}}}) == set()
 
 
@@ -224,9 +224,9 @@ def test_every_option_that_is_shipped_passes(path, compose, tmp_path):
     words = [word, *([f"data.root={tmp_path}"] if word == "data=image_folder" else [])]
     config = check.plain(compose(*words))
     assert len(list(trust.targets(config))) >= 7
-    trust.check(config)
+    trust.check_targets(config)
     records.check_config(config, path)
-    trust.check(schema.rebuilt_part(config))
+    trust.check_targets(schema.rebuilt_part(config))
 
 
 # code of one's own
@@ -260,17 +260,17 @@ MINE = {"model": {"_target_": "own_model.Mine"}}
 
 def test_code_of_ones_own_needs_a_word_and_is_not_imported_before(mine, monkeypatch):
     with pytest.raises(UserError) as refusal:
-        trust.check(MINE)
+        trust.check_targets(MINE)
     assert str(refusal.value) == (
         "model._target_=own_model.Mine is defined in own_model, and a loaded config may not build from there\n"
         "  if you wrote or trust that code: ATHANOR_TRUST=own_model <the same command>"
     )
     monkeypatch.setenv("ATHANOR_TRUST", "own_mode,own_model_2,own")
     with pytest.raises(UserError, match="is defined in own_model, and"):
-        trust.check(MINE)
+        trust.check_targets(MINE)
     assert not mine.exists()
     monkeypatch.setenv("ATHANOR_TRUST", "other, own_model")
-    trust.check(MINE)
+    trust.check_targets(MINE)
     assert mine.exists()
 
 
@@ -278,14 +278,14 @@ def test_trust_in_a_module_is_none_in_what_it_imports(mine, monkeypatch):
     monkeypatch.setenv("ATHANOR_TRUST", "own_model")
     for target in "own_model.os.system", "own_model.nn.Linear", "own_model.none":
         with pytest.raises(UserError):
-            trust.check({"optim": {"_target_": target}})
+            trust.check_targets({"optim": {"_target_": target}})
 
 
 def test_the_modules_of_a_config_are_those_that_have_to_be_trusted(mine, monkeypatch):
     config = {**MINE, "optim": {"_target_": "torch.optim.Adam"}, "loss": {"_target_": "own_model.nn.Flatten"}}
     assert trust.modules_of(config) == {"own_model", "own_model.nn", "torch.nn.modules.flatten"}
     monkeypatch.setenv("ATHANOR_TRUST", ",".join(trust.modules_of(config)))
-    trust.check(config)
+    trust.check_targets(config)
     assert trust.modules_of(config) == set()
 
 

@@ -24,7 +24,7 @@ WITHOUT_OUTPUT = ("--shell", "-sc", "--config-n", "-cn", "--config-p", "-cp")  #
 SETTINGS = ["hydra/output=athanor", "hydra/job_logging=athanor", "hydra.output_subdir=null"]
 
 
-def run(main: Callable[[], None]) -> None:
+def start(main: Callable[[], None]) -> None:
     """Call a Hydra main with our verbs; a failure ends in one or two lines and a non-zero exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own traceback and exits
     try:

@@ -116,7 +116,7 @@ class Job(Run):
         set_up_logging()
         lock = FileLock(self.dir / ".lock")
         if is_main_process() and PARENT not in os.environ:
-            take(lock, self.dir)
+            hold(lock, self.dir)
         own = [] if PARENT in os.environ else self.overrides  # those of a rank are not what a person typed
         typed = list(dict.fromkeys([*self.before.get("overrides", []), *own]))
         self.begun = time.monotonic()
@@ -230,7 +230,7 @@ class Job(Run):
             log.info("%s\n", comparison(earlier.results, self.results, shown(earlier.dir)))
 
 
-def take(lock: FileLock, directory: Path) -> None:
+def hold(lock: FileLock, directory: Path) -> None:
     """Hold the lock of a run's directory, or end this process where another one trains in it."""
     try:
         lock.acquire(blocking=False)

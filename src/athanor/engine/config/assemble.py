@@ -133,7 +133,7 @@ def ensemble_network(record: dict) -> Ensemble:
     """The network of an ensemble. A file describes its members, whoever asks, so each must pass trust.py."""
     members = []
     for member in record["members"]:
-        trust.check(schema.rebuilt_part(member["config"]))
+        trust.check_targets(schema.rebuilt_part(member["config"]))
         members.append(from_record({**member, "config": {**member["config"], "compile": False, "metrics": {}}}))
     return Ensemble(members, record["combine"], record["weights"], record["tta"])
 

@@ -40,7 +40,7 @@ def check_value(path: str, value: object, hint: Any, owner: str) -> None:
     """Raise UserError where a value is not what the hint asks for."""
     if not fits(value, hint):
         got = {type(None): "null", bool: str(value).lower()}.get(type(value), value)
-        raise UserError(f"{path}={got}: {owner} takes {describe(hint)}")
+        raise UserError(f"{path}={got}: {owner} takes {describe_hint(hint)}")
 
 
 def check_key(path: str, names: Iterable[str], owner: str) -> None:
@@ -92,11 +92,11 @@ def known(container: Any) -> bool:
     return getattr(container, "__module__", "").partition(".")[0] in ("torch", "lightning", "collections", "datetime")
 
 
-def describe(hint: Any) -> str:
+def describe_hint(hint: Any) -> str:
     """A type hint in words, for messages."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(describe(arg) for arg in args))
+        return " or ".join(dict.fromkeys(describe_hint(arg) for arg in args))
     if origin is Literal:
         return ", ".join(dict.fromkeys(str(arg) for arg in args))
     if hint is type(None):
@@ -105,5 +105,5 @@ def describe(hint: Any) -> str:
         if not args:
             return "a list"
         number = f"{len(args)} " if origin is tuple and args[-1] is not ... else ""
-        return f"a list of {number}{describe(args[0])}"
+        return f"a list of {number}{describe_hint(args[0])}"
     return getattr(hint, "__name__", str(hint))

@@ -23,7 +23,7 @@ VARIABLE = "ATHANOR_TRUST"
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 
 
-def check(config: dict) -> None:
+def check_targets(config: dict) -> None:
     """Raise UserError at the first target that a loaded config may not build. Nothing is built."""
     for path, target in targets(config):
         if reason := refusal(path, target):

@@ -64,7 +64,7 @@ class Run:
         """The config to train or evaluate with: complete, and with no target that trust.py refuses."""
         config = {**self.config, "resume": None, "run": None}
         records.check_config(config, self.dir / "config.yaml")
-        trust.check(config)
+        trust.check_targets(config)
         return config
 
     def write_config(self, config: dict[str, Any]) -> None:
@@ -106,7 +106,7 @@ def load_classifier(checkpoint: Path) -> "Classifier":
     contents = read_checkpoint(checkpoint)
     record = contents["athanor"]
     records.check_complete(record["config"], checkpoint, rebuilt_only=True)
-    trust.check(schema.rebuilt_part(record["config"]))
+    trust.check_targets(schema.rebuilt_part(record["config"]))
     try:
         # compiling does not pay for the few images that a script looks at
         classifier = assemble.from_record({**record, "config": {**record["config"], "compile": False}})

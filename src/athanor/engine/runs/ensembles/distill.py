@@ -50,6 +50,6 @@ def student_config(session: Session) -> dict[str, Any]:
         "logger": {"csv": {"_target_": "athanor.training.loggers.CSVLog"}},
         "trainer": {**recorded["trainer"], "devices": 1, "strategy": "auto"},
     }
-    trust.check(config)
+    trust.check_targets(config)
     check.check(config)
     return config

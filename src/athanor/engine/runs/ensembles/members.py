@@ -41,7 +41,7 @@ class Member:
         """The config to load its data by: complete, checked and trusted, as a checkpoint may be anybody's."""
         config = {**self.record["config"], "resume": None, "run": None, "logger": {}, "callbacks": {}}
         records.check_config(config, self.path)
-        trust.check(config)
+        trust.check_targets(config)
         check.check(config)
         return config
 
