@@ -30,20 +30,15 @@ def explain(error: BaseException, log: Path | None = None, config: dict | None =
         name = f" ({strange[1]} differs)" if strange else ""
         return f"error: the checkpoint is of another network{name}; use the model settings of its run"
     if text.startswith("Expected more than 1 value per channel when training"):  # from torch's batch norm
-        return f"error: {one_image(config)}"
+        batch = f"data.batch_size={config['data']['batch_size']}" if config else "the batch"
+        remedy = "data.batch_size=2" + (", or model.norm=none" if config and "norm" in config["model"] else "")
+        return f"error: batch norm needs two images a step on each device, and {batch} gives it one\n  use {remedy}"
     mistakes = (ValueError, OSError, FloatingPointError, ModuleNotFoundError)
     if isinstance(error, mistakes) or type(error).__name__ == "MisconfigurationException":
         return f"error: {text}"
     if log:
         return f"error: {type(error).__name__}: {text.partition(chr(10))[0]}\n  the traceback is in {log}"
     return "".join(traceback.format_exception(error))
-
-
-def one_image(config: dict | None) -> str:
-    """Batch norm cannot take a variance of one value."""
-    batch = f"data.batch_size={config['data']['batch_size']}" if config else "the batch"
-    norm = ", or model.norm=none" if config and "norm" in config["model"] else ""
-    return f"batch norm needs two images a step on each device, and {batch} gives it one\n  use data.batch_size=2{norm}"
 
 
 def shorten(error: BaseException) -> str:
