@@ -10,7 +10,7 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor
 
-from athanor.base.errors import UserError
+from athanor.base.errors import UserError, require
 from athanor.callbacks.weight_average import WeightAverage
 from athanor.models import batch_norm
 
@@ -27,8 +27,7 @@ class SWA(WeightAverage):
 
     def __init__(self, start: float, every: int | None) -> None:
         super().__init__()
-        if not 0 <= start < 1:
-            raise UserError(f"callbacks.swa.start={start:g} is no fraction of the run; use 0 to below 1")
+        require(0 <= start < 1, f"callbacks.swa.start={start:g} is no fraction of the run; use 0 to below 1")
         if every is not None and every < 1:
             raise UserError(
                 f"callbacks.swa.every={every}: use 1 or more optimizer steps, or null for the ends of epochs"

@@ -6,7 +6,7 @@ All are drawn by `seed`, which is data.split_seed and independent of the trainin
 import torch
 from torch import Tensor
 
-from athanor.base.errors import UserError
+from athanor.base.errors import UserError, require
 
 
 def stratified(labels: Tensor, parts: int | float, seed: int) -> list[Tensor]:
@@ -51,8 +51,7 @@ def train_and_val(
     if folds is not None:
         if folds < 2 or not 0 <= fold < folds:
             raise UserError(f"data.folds={folds} data.fold={fold}: use 2 or more folds and a fold from 0 to folds-1")
-        if folds > len(labels):
-            raise UserError(f"data.folds={folds}: there are {len(labels)} training images; use fewer folds")
+        require(folds <= len(labels), f"data.folds={folds}: there are {len(labels)} training images; use fewer folds")
         parts = stratified(labels, folds, seed)
         val = parts.pop(fold)
         return torch.cat(parts).sort().values, val

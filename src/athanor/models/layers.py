@@ -6,7 +6,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from athanor.base.errors import UserError, nearest
+from athanor.base.errors import UserError, nearest, require
 
 
 class Maxout(nn.Module):
@@ -61,8 +61,7 @@ def norm2d(kind: str, width: int) -> nn.Module:
 
 
 def dropout(p: float) -> nn.Module:
-    if not 0 <= p < 1:
-        raise UserError(f"model.dropout={p} must be at least 0 (off) and below 1, e.g. model.dropout=0.5")
+    require(0 <= p < 1, f"model.dropout={p} must be at least 0 (off) and below 1, e.g. model.dropout=0.5")
     return nn.Dropout(p) if p else nn.Identity()
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from athanor.base.errors import UserError
+from athanor.base.errors import require
 
 Rule = Literal["none", "linear", "sqrt"]
 
@@ -22,8 +22,7 @@ class LRScaling:
     base_batch: int = 128
 
     def __post_init__(self) -> None:
-        if self.base_batch < 1:
-            raise UserError(f"optim.base_batch={self.base_batch}: use 1 or more")
+        require(self.base_batch >= 1, f"optim.base_batch={self.base_batch}: use 1 or more")
 
     def factor(self, batch: int) -> float:
         """What the learning rate is multiplied by for a global batch of so many images."""

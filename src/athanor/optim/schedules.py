@@ -20,7 +20,7 @@ from typing import Literal
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from athanor.base.errors import UserError
+from athanor.base.errors import UserError, require
 from athanor.optim.schedulers import MomentumSchedule, WarmUp
 
 Unit = Literal["fraction", "epochs", "steps"]
@@ -215,8 +215,7 @@ class Schedule:
 
     def _warmup_steps(self, run: RunLength) -> int:
         unit = self.warmup_unit or self.unit
-        if self.warmup < 0:
-            raise UserError(f"scheduler.warmup={self.warmup} is negative; use 0 or more")
+        require(self.warmup >= 0, f"scheduler.warmup={self.warmup} is negative; use 0 or more")
         if not self.warmup:
             return 0
         steps = max(round(run.to_steps(self.warmup, unit)), 1)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from athanor.base.errors import UserError
+from athanor.base.errors import UserError, require
 from athanor.data.sources.cache import cached, locked
 from athanor.data.sources.download import downloading
 from athanor.data.sources.image_file import load_image
@@ -78,8 +78,7 @@ def _read_batch(path: Path, md5: str) -> dict:
 
 def _read_folder(folder: Path, data_dir: Path) -> Source:
     missing = [f"{split}/" for split in ("train", "test") if not (folder / split).is_dir()]
-    if missing:
-        raise UserError(f"{' and '.join(missing)} missing in {folder}; it must hold train/<class>/, test/<class>/")
+    require(not missing, f"{' and '.join(missing)} missing in {folder}; it must hold train/<class>/, test/<class>/")
     tree = scan(folder, ("train", "test"))
     if tree.class_names != CLASSES:
         raise UserError(f"{folder} has classes {', '.join(tree.class_names)}; CIFAR-10 has {', '.join(CLASSES)}")
