@@ -67,10 +67,8 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        with torch.enable_grad():
+            loss = closure() if closure else None
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
@@ -100,8 +98,9 @@ class Muon(Optimizer):
                 self.state[p]["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
         grads, steps = [p.grad for p in params], [self.state[p]["step"] for p in params]
         averages, squares = ([self._buffer(p, name) for p in params] for name in ("exp_avg", "exp_avg_sq"))
+        beta1, beta2 = group["betas"]
         settings = {name: group[name] for name in ("lr", "weight_decay", "eps")}
-        settings |= dict(zip(("beta1", "beta2"), group["betas"], strict=True), amsgrad=False, maximize=False)
+        settings |= dict(beta1=beta1, beta2=beta2, amsgrad=False, maximize=False)
         adamw(params, grads, averages, squares, [], steps, fused=True, **settings)
 
     def _buffer(self, parameter: Tensor, name: str) -> Tensor:
