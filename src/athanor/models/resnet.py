@@ -36,7 +36,7 @@ class ResNet(nn.Module):
         width = default_width if width is None else width
         require(width >= 1, f"model.width={width} must be at least 1, or null for 16 (6n+2) and 64 (18)")
         option = default_option if option is None else option
-        layers.check_choice("model.option", option, ("A", "B"))
+        require(option in ("A", "B"), f"model.option={option} is not known; choose from: A, B")
         self.stem = nn.Sequential(he_conv(input_shape[0], width, 3, 1, norm), layers.norm2d(norm, width), nn.ReLU())
         self.stages = nn.Sequential()
         widths = [width * 2**i for i in range(num_stages)]
