@@ -111,9 +111,8 @@ def cutout(images: Tensor, centre: Tensor, size: int, fill: Tensor | None) -> Te
         pixel = torch.arange(length, device=images.device)
         return (pixel >= first[:, None]) & (pixel < first[:, None] + size)
 
-    hole = (
-        inside(images.shape[2], centre[:, 0])[:, None, :, None] & inside(images.shape[3], centre[:, 1])[:, None, None]
-    )
+    rows, columns = inside(images.shape[2], centre[:, 0]), inside(images.shape[3], centre[:, 1])
+    hole = rows[:, None, :, None] & columns[:, None, None]
     fill = torch.zeros((), dtype=images.dtype) if fill is None else fill
     return torch.where(hole, fill.to(images.device), images)
 

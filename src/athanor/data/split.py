@@ -59,5 +59,4 @@ def train_and_val(
         raise UserError(f"data.val_fraction={val_fraction} is not a fraction; use 0 (no validation) to below 1")
     if val_fraction == 0:
         return torch.arange(len(labels)), torch.arange(0)
-    train, val = stratified(labels, val_fraction, seed)
-    return train, val
+    return tuple(stratified(labels, val_fraction, seed))

@@ -94,20 +94,16 @@ def _read_folder(folder: Path, data_dir: Path) -> Source:
         raise UserError(f"{first} is {width}x{height}; CIFAR-10 is 32x32: copy the original images")
     images, labels = cached(tree, "RGB", None, data_dir)
     kinds = ", ".join(sorted({os.path.splitext(path)[1] for path, *_ in tree.files}))
-    return Source(
-        *tree.parts(images, labels),
-        class_names=CLASSES,
-        origin=f"CIFAR-10, folder of {kinds} images {folder} (not the official batches: no checksums)",
-    )
+    origin = f"CIFAR-10, folder of {kinds} images {folder} (not the official batches: no checksums)"
+    return Source(*tree.parts(images, labels), CLASSES, origin)
 
 
 def _unpack(data_dir: Path) -> None:
     archive = data_dir / ARCHIVE
     with archive.open("rb") as file:
-        if hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest() != ARCHIVE_MD5:
-            raise UserError(
-                f"{archive} differs from the official file, perhaps cut short; remove it to download it again"
-            )
+        md5 = hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
+    if md5 != ARCHIVE_MD5:
+        raise UserError(f"{archive} differs from the official file, perhaps cut short; remove it to download it again")
     # unpacked under another name and then renamed, so that an incomplete folder never has the final name
     with tempfile.TemporaryDirectory(dir=data_dir, prefix=".unpack-") as folder, tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")

@@ -14,12 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def image_folder(
-    root: str | Path,
-    image_size: int | None,
-    mode: str,
-    test_fraction: float,
-    data_dir: str | Path,
-    split_seed: int,
+    root: str | Path, image_size: int | None, mode: str, test_fraction: float, data_dir: str | Path, split_seed: int
 ) -> Source:
     """`root`/train/<class>/ and `root`/test/<class>/, or `root`/<class>/, a stratified part of which is the test set.
 
