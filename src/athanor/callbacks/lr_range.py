@@ -99,10 +99,8 @@ def scaled_lrs(pl_module: L.LightningModule, lr: float) -> dict[str, float]:
     arguments = pl_module.make_optimizer.keywords
     before = pl_module.fresh_optimizer().param_groups[0]["lr"]
     lrs = {"lr": before / pl_module.lr_scaling.factor(pl_module.global_batch)}
-    lrs |= {
-        key: value for key, value in arguments.items() if (key == "lr" or key.endswith("_lr")) and value is not None
-    }
-    return {key: float(f"{value * lr / before:.3g}") for key, value in lrs.items()}  # as many digits as are printed
+    lrs |= {key: rate for key, rate in arguments.items() if (key == "lr" or key.endswith("_lr")) and rate is not None}
+    return {key: float(f"{rate * lr / before:.3g}") for key, rate in lrs.items()}  # as many digits as are printed
 
 
 def write_csv(test: RangeTest, path: Path) -> None:

@@ -67,10 +67,9 @@ class SWA(WeightAverage):
         with batch_norm.new_statistics(network) as norms:
             for batch in pixels(trainer, pl_module) if norms else ():
                 network(batch)
-        for norm in norms.values():
+        for name, norm in norms.items():
             for statistic in norm.running_mean, norm.running_var:
                 statistic.copy_(trainer.strategy.reduce(statistic, reduce_op="mean"))
-        for name, norm in norms.items():
             for key, buffer in norm.named_buffers():
                 self.average[f"network.{name}.{key}"].copy_(buffer)
 
