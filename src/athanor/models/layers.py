@@ -41,7 +41,7 @@ def inputs_per_unit(activation: str) -> int:
 
 def norm1d(kind: str, width: int) -> nn.Module:
     """For [B, width]: `none`, `batch` or `layer`."""
-    norms = {"none": lambda _: nn.Identity(), "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+    norms = {"none": nn.Identity, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
     return choose("model.norm", kind, norms)(width)
 
 
@@ -50,7 +50,7 @@ def norm2d(kind: str, width: int) -> nn.Module:
     # Up to 8 groups of at least 4 channels each: one channel of one pixel would have no variance.
     num_groups = math.gcd(8, width, max(1, width // 4))
     norms = {
-        "none": lambda _: nn.Identity(),
+        "none": nn.Identity,
         "batch": nn.BatchNorm2d,
         "group": lambda width: nn.GroupNorm(num_groups, width),
         "layer": lambda width: nn.GroupNorm(1, width),

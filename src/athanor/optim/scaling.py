@@ -32,6 +32,5 @@ class LRScaling:
         """A line that says how this learning rate is changed; None where it is not."""
         if self.lr_scaling == "none":
             return None
-        scaled = lr * self.factor(batch)
         rule = f"optim.lr_scaling={self.lr_scaling} from a batch of {self.base_batch} to {batch}"
-        return f"learning rate {lr:g} -> {scaled:g}: {rule}"
+        return f"learning rate {lr:g} -> {lr * self.factor(batch):g}: {rule}"
