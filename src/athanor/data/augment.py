@@ -87,10 +87,10 @@ def crop(images: Tensor, offset: Tensor, padding: int, padding_mode: str = "zero
 
 def reflected(images: Tensor, padding: int) -> Tensor:
     """Pad by mirroring the images at their border, as F.pad(mode="reflect"), which does not take uint8."""
-    left, right = images[..., 1 : padding + 1].flip(-1), images[..., -padding - 1 : -1].flip(-1)
-    images = torch.cat([left, images, right], -1)
-    top, bottom = images[..., 1 : padding + 1, :].flip(-2), images[..., -padding - 1 : -1, :].flip(-2)
-    return torch.cat([top, images, bottom], -2)
+    for dim in -1, -2:
+        first, last = images.narrow(dim, 1, padding), images.narrow(dim, -padding - 1, padding)
+        images = torch.cat([first.flip(dim), images, last.flip(dim)], dim)
+    return images
 
 
 def flip(images: Tensor, mirrored: Tensor) -> Tensor:

@@ -41,9 +41,7 @@ def limited(labels: Tensor, limit: int | None, seed: int) -> Tensor:
     return stratified(labels, limit / len(labels), seed)[1]
 
 
-def train_and_val(
-    labels: Tensor, val_fraction: float, folds: int | None, fold: int, seed: int
-) -> tuple[Tensor, Tensor]:
+def train_and_val(labels: Tensor, val_fraction: float, folds: int | None, fold: int, seed: int) -> list[Tensor]:
     """Indices of training and of validation images: fold `fold` of `folds`, or the fraction where folds is None.
 
     Raises UserError for a fraction outside [0, 1) and for folds that do not exist.
@@ -54,9 +52,9 @@ def train_and_val(
         require(folds <= len(labels), f"data.folds={folds}: there are {len(labels)} training images; use fewer folds")
         parts = stratified(labels, folds, seed)
         val = parts.pop(fold)
-        return torch.cat(parts).sort().values, val
+        return [torch.cat(parts).sort().values, val]
     if not 0 <= val_fraction < 1:
         raise UserError(f"data.val_fraction={val_fraction} is not a fraction; use 0 (no validation) to below 1")
     if val_fraction == 0:
-        return torch.arange(len(labels)), torch.arange(0)
-    return tuple(stratified(labels, val_fraction, seed))
+        return [torch.arange(len(labels)), torch.arange(0)]
+    return stratified(labels, val_fraction, seed)

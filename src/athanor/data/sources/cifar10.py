@@ -90,8 +90,8 @@ def _read_folder(folder: Path, data_dir: Path) -> Source:
         )
     first = folder / tree.files[0][0]
     _, height, width = load_image(first, "RGB", None).shape
-    if (height, width) != (32, 32):  # checked before decoding, which takes time and disk space
-        raise UserError(f"{first} is {width}x{height}; CIFAR-10 is 32x32: copy the original images")
+    # checked before decoding, which takes time and disk space
+    require((height, width) == (32, 32), f"{first} is {width}x{height}; CIFAR-10 is 32x32: copy the original images")
     images, labels = cached(tree, "RGB", None, data_dir)
     kinds = ", ".join(sorted({os.path.splitext(path)[1] for path, *_ in tree.files}))
     origin = f"CIFAR-10, folder of {kinds} images {folder} (not the official batches: no checksums)"

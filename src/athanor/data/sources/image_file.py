@@ -1,5 +1,6 @@
 """One image file of any format that Pillow reads, as a uint8 array."""
 
+import contextlib
 import functools
 import os
 import struct
@@ -56,12 +57,9 @@ def _formats() -> dict[str, str]:
 
 
 def _open(path: str | Path) -> Image.Image:
-    likely = _formats().get(os.path.splitext(path)[1].lower())
-    if likely:
-        try:
+    if likely := _formats().get(os.path.splitext(path)[1].lower()):
+        with contextlib.suppress(Image.UnidentifiedImageError):  # of a wrong suffix
             return Image.open(path, formats=[likely])  # trying all formats takes longer than decoding 32x32
-        except Image.UnidentifiedImageError:
-            pass  # a wrong suffix
     return Image.open(path, formats=[name for name in Image.ID if name not in _PROGRAMS])
 
 

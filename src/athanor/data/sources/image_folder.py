@@ -25,8 +25,7 @@ def image_folder(
     """
     if image_size is not None and image_size < 1:
         raise UserError(f"data.image_size={image_size}; use pixels, as 64, or null where all images have one size")
-    if mode not in ("RGB", "L", "auto"):
-        raise UserError(f"data.mode={mode}; use RGB, L (grey) or auto (L when every image is grey)")
+    require(mode in ("RGB", "L", "auto"), f"data.mode={mode}; use RGB, L (grey) or auto (L when every image is grey)")
     require(0 < test_fraction < 1, f"data.test_fraction={test_fraction}; use a number above 0 and below 1, as 0.2")
     root = Path(root).expanduser().absolute()
     require(root.is_dir(), f"data.root={root} is not a folder; it must hold <class>/ folders, or train/ and test/")
