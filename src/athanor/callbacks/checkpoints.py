@@ -140,10 +140,8 @@ class Checkpoints(Checkpoint):
 
     def _reason_to_save(self) -> int:
         """A signal, TIME_IS_UP or 0, as this process alone sees it; the processes then agree on the largest."""
-        if signals.asked:
-            return signals.asked
         is_due = self.every_minutes and time.monotonic() - self.saved_at > 60 * self.every_minutes
-        return TIME_IS_UP if is_due else 0
+        return signals.asked or (TIME_IS_UP if is_due else 0)
 
     def _save(self, trainer: L.Trainer) -> None:
         trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
@@ -226,8 +224,7 @@ def ends_cycle(trainer: L.Trainer) -> bool:
     Raises UserError where no schedule is a function of the step.
     """
     forms = [c.scheduler.lr_lambdas[0] for c in trainer.lr_scheduler_configs if isinstance(c.scheduler, LambdaLR)]
-    if not forms:
-        raise UserError("callbacks.checkpoints.keep=cycles needs a rate that has them; use scheduler=cosine_restarts")
+    require(forms, "callbacks.checkpoints.keep=cycles needs a rate that has them; use scheduler=cosine_restarts")
     run, step = trainer.lightning_module.run_length, trainer.global_step
     if step >= run.steps:
         return True

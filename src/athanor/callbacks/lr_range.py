@@ -42,11 +42,9 @@ class LRRange(L.Callback):
         if not 0 < self.min_lr < self.max_lr:
             ends = f"min_lr={self.min_lr:g} and max_lr={self.max_lr:g}"
             raise UserError(f"callbacks.lr_range.{ends} are no range; use 0 < min_lr < max_lr")
-        if self.steps < 20:
-            raise UserError(f"callbacks.lr_range.steps={self.steps} are too few to see a curve; use 20 or more")
+        require(self.steps >= 20, f"callbacks.lr_range.steps={self.steps} are too few to see a curve; use 20 or more")
         require(self.sweeps >= 1, f"callbacks.lr_range.sweeps={self.sweeps}: use 1 or more")
-        if not 0 <= self.smoothing < 1:
-            raise UserError(f"callbacks.lr_range.smoothing={self.smoothing}: use 0 (none) to below 1")
+        require(0 <= self.smoothing < 1, f"callbacks.lr_range.smoothing={self.smoothing}: use 0 (none) to below 1")
         self.results: dict = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
