@@ -11,6 +11,15 @@ class UserError(ValueError):
     """
 
 
+def require(condition: object, message: str) -> None:
+    """Raise UserError with this message where the condition does not hold, which says what is allowed.
+
+    The message is made in either case: in code that runs at every step, write `if ...: raise UserError(...)` instead.
+    """
+    if not condition:
+        raise UserError(message)
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Advice on a name that does not exist: `did you mean x?` where one is similar, else the list of all choices."""
     choices = sorted(choices)

@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from athanor.base.errors import UserError
+from athanor.base.errors import UserError, require
 from athanor.base.files import hard_link
 from athanor.base.lightning_internals import (
     correct_saved_progress,
@@ -27,6 +28,7 @@ SAVED_STATE = ("best", "kept", "last", "validated", "stopped")
 TIME_IS_UP = 1  # the answer `every_minutes` has passed to the question whether to save; signals are larger numbers
 
 
+@dataclass(eq=False)
 class Checkpoints(Checkpoint):
     """Writes checkpoints/last.ckpt after each epoch, and hard-links it as best.ckpt and epoch_<n>.ckpt.
 
@@ -45,25 +47,17 @@ class Checkpoints(Checkpoint):
     absolute path in its state, so that a run's directory can be moved.
     """
 
-    def __init__(
-        self,
-        monitor: str,
-        mode: str,
-        top_k: int,
-        keep: Literal["best", "last", "cycles"],
-        every_minutes: float | None,
-        agreement: Agreement | None = None,
-    ) -> None:
-        if top_k < 1:
-            raise UserError(f"callbacks.checkpoints.top_k={top_k} keeps no best checkpoint; use 1 or more")
-        if every_minutes is not None and every_minutes <= 0:
-            raise UserError(f"callbacks.checkpoints.every_minutes={every_minutes}: use more than 0, or null")
-        # settings
-        self.monitor = monitor
-        self.mode = mode
-        self.top_k = top_k
-        self.keep = keep
-        self.every_minutes = every_minutes
+    monitor: str
+    mode: str
+    top_k: int
+    keep: Literal["best", "last", "cycles"]
+    every_minutes: float | None
+    agreement: Agreement = field(default_factory=Agreement)
+
+    def __post_init__(self) -> None:
+        require(self.top_k >= 1, f"callbacks.checkpoints.top_k={self.top_k} keeps no best checkpoint; use 1 or more")
+        if self.every_minutes is not None and self.every_minutes <= 0:
+            raise UserError(f"callbacks.checkpoints.every_minutes={self.every_minutes}: use more than 0, or null")
         # epochs that have a file, as {epoch, step, score, metrics}; empty before the first
         self.last: dict = {}
         self.best: dict = {}
@@ -76,7 +70,6 @@ class Checkpoints(Checkpoint):
         # how it saves
         self.requested = False  # that last.ckpt be written at the next step; set by the control callback
         self.io = BackgroundCheckpointIO()
-        self.agreement = agreement or Agreement()
         self.agreement.sources["save"] = self._reason_to_save
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -147,10 +140,8 @@ class Checkpoints(Checkpoint):
 
     def _reason_to_save(self) -> int:
         """A signal, TIME_IS_UP or 0, as this process alone sees it; the processes then agree on the largest."""
-        if signals.asked:
-            return signals.asked
         is_due = self.every_minutes and time.monotonic() - self.saved_at > 60 * self.every_minutes
-        return TIME_IS_UP if is_due else 0
+        return signals.asked or (TIME_IS_UP if is_due else 0)
 
     def _save(self, trainer: L.Trainer) -> None:
         trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
@@ -233,8 +224,7 @@ def ends_cycle(trainer: L.Trainer) -> bool:
     Raises UserError where no schedule is a function of the step.
     """
     forms = [c.scheduler.lr_lambdas[0] for c in trainer.lr_scheduler_configs if isinstance(c.scheduler, LambdaLR)]
-    if not forms:
-        raise UserError("callbacks.checkpoints.keep=cycles needs a rate that has them; use scheduler=cosine_restarts")
+    require(forms, "callbacks.checkpoints.keep=cycles needs a rate that has them; use scheduler=cosine_restarts")
     run, step = trainer.lightning_module.run_length, trainer.global_step
     if step >= run.steps:
         return True

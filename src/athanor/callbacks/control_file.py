@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from athanor.base.errors import UserError, nearest
+from athanor.base.errors import UserError, nearest, require
 
 MAX_BYTES = 10_000
 VALUES: dict[str, tuple[str, Callable[[float], bool]]] = {  # key: what is allowed, and the test for it
@@ -21,20 +21,17 @@ FORBIDDEN_TOKENS = (yaml.AnchorToken, yaml.AliasToken, yaml.TagToken, yaml.Direc
 
 def read_control_file(path: Path) -> dict[str, float | bool]:
     """The file's keys and values; {} for an empty file. Raises UserError if anything in it is wrong."""
-    if not path.is_file():
-        raise UserError("it is no file")
+    require(path.is_file(), "it is no file")
     with open(path, "rb") as file:
         content = file.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise UserError(f"it has more than {MAX_BYTES:,} bytes")
+    require(len(content) <= MAX_BYTES, f"it has more than {MAX_BYTES:,} bytes")
     try:
         contents = parse_yaml(content.decode())
     except UnicodeDecodeError:
         raise UserError("it is no text") from None
     if contents in ("", None):
         return {}
-    if not isinstance(contents, dict):
-        raise UserError(f"{reprlib.repr(contents)} is no line of key: value, as in lr: 0.01")
+    require(isinstance(contents, dict), f"{reprlib.repr(contents)} is no line of key: value, as in lr: 0.01")
     return {key: convert(key, value) for key, value in contents.items()}
 
 
@@ -53,16 +50,13 @@ def parse_yaml(text: str) -> object:
 
 def convert(key: str, value: object) -> float | bool:
     if key in REQUESTS:
-        if value not in ("true", "false"):
-            raise UserError(f"{key}: {reprlib.repr(value)} is neither true nor false")
+        require(value in ("true", "false"), f"{key}: {reprlib.repr(value)} is neither true nor false")
         return value == "true"
-    if key not in VALUES:
-        raise UserError(f"there is no {reprlib.repr(key)}; {nearest(key, [*VALUES, *REQUESTS])}")
+    require(key in VALUES, f"there is no {reprlib.repr(key)}; {nearest(key, [*VALUES, *REQUESTS])}")
     allowed, is_allowed = VALUES[key]
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = math.nan
-    if not (math.isfinite(number) and is_allowed(number)):
-        raise UserError(f"{key}: {reprlib.repr(value)} is not {allowed}")
+    require(math.isfinite(number) and is_allowed(number), f"{key}: {reprlib.repr(value)} is not {allowed}")
     return number

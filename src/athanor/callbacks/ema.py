@@ -2,7 +2,7 @@
 
 import lightning.pytorch as L
 
-from athanor.base.errors import UserError
+from athanor.base.errors import require
 from athanor.callbacks.weight_average import WeightAverage
 
 
@@ -20,13 +20,10 @@ class EMA(WeightAverage):
 
     def __init__(self, decay: float, warmup_gamma: float, warmup_power: float, every: int) -> None:
         super().__init__()
-        if not 0 <= decay < 1:
-            raise UserError(f"callbacks.ema.decay={decay:g}: use 0 (no average) to below 1")
-        for name, value in {"warmup_gamma": warmup_gamma, "warmup_power": warmup_power}.items():
-            if value <= 0:
-                raise UserError(f"callbacks.ema.{name}={value:g}: use more than 0")
-        if every < 1:
-            raise UserError(f"callbacks.ema.every={every}: use 1 or more optimizer steps")
+        require(0 <= decay < 1, f"callbacks.ema.decay={decay:g}: use 0 (no average) to below 1")
+        require(warmup_gamma > 0, f"callbacks.ema.warmup_gamma={warmup_gamma:g}: use more than 0")
+        require(warmup_power > 0, f"callbacks.ema.warmup_power={warmup_power:g}: use more than 0")
+        require(every >= 1, f"callbacks.ema.every={every}: use 1 or more optimizer steps")
         self.decay = decay
         self.warmup_gamma = warmup_gamma
         self.warmup_power = warmup_power

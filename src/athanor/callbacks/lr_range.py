@@ -2,6 +2,7 @@
 
 import csv
 import logging
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 import lightning.pytorch as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from athanor.base.errors import UserError
+from athanor.base.errors import UserError, require
 from athanor.craft.figure import save_figure
 from athanor.craft.lr_range.range_report import draw_range_test, rules_table
 from athanor.craft.lr_range.range_test import RULES, RangeTest, ladder, range_test
@@ -17,6 +18,7 @@ from athanor.craft.lr_range.range_test import RULES, RangeTest, ladder, range_te
 log = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class LRRange(L.Callback):
     """Makes a range test (craft/lr_range/range_test.py) before the first step, and trains with the rate that it finds.
 
@@ -29,29 +31,20 @@ class LRRange(L.Callback):
     Raises UserError for a value outside these ranges, and for L-BFGS.
     """
 
-    def __init__(
-        self,
-        min_lr: float,
-        max_lr: float,
-        steps: int,
-        sweeps: int,
-        smoothing: float,
-        rule: Literal["minimum", "steepest", "valley"],
-    ) -> None:
-        if not 0 < min_lr < max_lr:
-            raise UserError(
-                f"callbacks.lr_range.min_lr={min_lr:g} and max_lr={max_lr:g} are no range; use 0 < min_lr < max_lr"
-            )
-        if steps < 20:
-            raise UserError(f"callbacks.lr_range.steps={steps} are too few to see a curve; use 20 or more")
-        if sweeps < 1:
-            raise UserError(f"callbacks.lr_range.sweeps={sweeps}: use 1 or more")
-        if not 0 <= smoothing < 1:
-            raise UserError(f"callbacks.lr_range.smoothing={smoothing}: use 0 (none) to below 1")
-        self.lrs = ladder(min_lr, max_lr, steps)
-        self.sweeps = sweeps
-        self.smoothing = smoothing
-        self.rule = rule
+    min_lr: float
+    max_lr: float
+    steps: int
+    sweeps: int
+    smoothing: float
+    rule: Literal["minimum", "steepest", "valley"]
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_lr < self.max_lr:
+            ends = f"min_lr={self.min_lr:g} and max_lr={self.max_lr:g}"
+            raise UserError(f"callbacks.lr_range.{ends} are no range; use 0 < min_lr < max_lr")
+        require(self.steps >= 20, f"callbacks.lr_range.steps={self.steps} are too few to see a curve; use 20 or more")
+        require(self.sweeps >= 1, f"callbacks.lr_range.sweeps={self.sweeps}: use 1 or more")
+        require(0 <= self.smoothing < 1, f"callbacks.lr_range.smoothing={self.smoothing}: use 0 (none) to below 1")
         self.results: dict = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -76,7 +69,8 @@ class LRRange(L.Callback):
             self._show(trainer, test)
 
     def find(self, trainer: L.Trainer, pl_module: L.LightningModule) -> RangeTest:
-        return range_test(trainer, pl_module, self.lrs, self.sweeps, self.smoothing)
+        lrs = ladder(self.min_lr, self.max_lr, self.steps)
+        return range_test(trainer, pl_module, lrs, self.sweeps, self.smoothing)
 
     def overrides(self, pl_module: L.LightningModule, test: RangeTest) -> list[str]:
         """Words of a command that starts with the answer; all learning rates of the optimizer change in proportion."""
@@ -103,10 +97,8 @@ def scaled_lrs(pl_module: L.LightningModule, lr: float) -> dict[str, float]:
     arguments = pl_module.make_optimizer.keywords
     before = pl_module.fresh_optimizer().param_groups[0]["lr"]
     lrs = {"lr": before / pl_module.lr_scaling.factor(pl_module.global_batch)}
-    lrs |= {
-        key: value for key, value in arguments.items() if (key == "lr" or key.endswith("_lr")) and value is not None
-    }
-    return {key: float(f"{value * lr / before:.3g}") for key, value in lrs.items()}  # as many digits as are printed
+    lrs |= {key: rate for key, rate in arguments.items() if (key == "lr" or key.endswith("_lr")) and rate is not None}
+    return {key: float(f"{rate * lr / before:.3g}") for key, rate in lrs.items()}  # as many digits as are printed
 
 
 def write_csv(test: RangeTest, path: Path) -> None:

@@ -29,9 +29,6 @@ class EpochProgress(ProgressBar):
     def disable(self) -> None:
         self.enabled = False
 
-    def enable(self) -> None:
-        self.enabled = True
-
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.started = time.monotonic()  # a run that is resumed within an epoch has no start of that epoch
 

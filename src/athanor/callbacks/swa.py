@@ -10,7 +10,7 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor
 
-from athanor.base.errors import UserError
+from athanor.base.errors import UserError, require
 from athanor.callbacks.weight_average import WeightAverage
 from athanor.models import batch_norm
 
@@ -27,8 +27,7 @@ class SWA(WeightAverage):
 
     def __init__(self, start: float, every: int | None) -> None:
         super().__init__()
-        if not 0 <= start < 1:
-            raise UserError(f"callbacks.swa.start={start:g} is no fraction of the run; use 0 to below 1")
+        require(0 <= start < 1, f"callbacks.swa.start={start:g} is no fraction of the run; use 0 to below 1")
         if every is not None and every < 1:
             raise UserError(
                 f"callbacks.swa.every={every}: use 1 or more optimizer steps, or null for the ends of epochs"
@@ -68,10 +67,9 @@ class SWA(WeightAverage):
         with batch_norm.new_statistics(network) as norms:
             for batch in pixels(trainer, pl_module) if norms else ():
                 network(batch)
-        for norm in norms.values():
+        for name, norm in norms.items():
             for statistic in norm.running_mean, norm.running_var:
                 statistic.copy_(trainer.strategy.reduce(statistic, reduce_op="mean"))
-        for name, norm in norms.items():
             for key, buffer in norm.named_buffers():
                 self.average[f"network.{name}.{key}"].copy_(buffer)
 

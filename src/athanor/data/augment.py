@@ -1,15 +1,17 @@
 """Random changes to a batch of training images: each image has its own, made on the device where the batch is."""
 
 import math
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from athanor.base.errors import UserError
+from athanor.base.errors import require
 
 
+@dataclass
 class Augment:
     """Crop, flip, cutout, and shift with rotation, of uint8 images [N, C, H, W]; 0 or false switches a step off.
 
@@ -26,25 +28,19 @@ class Augment:
     Raises UserError for a negative number.
     """
 
-    def __init__(
-        self,
-        crop: int,
-        padding_mode: Literal["zeros", "reflect"],
-        flip: bool | Literal["alternating"],
-        cutout: int,
-        shift: float,
-        rotate: float,
-    ) -> None:
-        for name, value in {"crop": crop, "cutout": cutout, "shift": shift, "rotate": rotate}.items():
-            if value < 0:
-                raise UserError(f"data.augment.{name}={value} is negative; use 0 to switch it off")
-        self.crop = crop
-        self.padding_mode = padding_mode
-        self.flip = flip
-        self.cutout = cutout
-        self.shift = shift
-        self.rotate = rotate
-        self.mean: Tensor | None = None  # mean colour of the training images, uint8 [C, 1, 1]: what cutout fills with
+    crop: int
+    padding_mode: Literal["zeros", "reflect"]
+    flip: bool | Literal["alternating"]
+    cutout: int
+    shift: float
+    rotate: float
+    # mean colour of the training images, uint8 [C, 1, 1]: what cutout fills with
+    mean: Tensor | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        for name in "crop", "cutout", "shift", "rotate":
+            value = getattr(self, name)
+            require(value >= 0, f"data.augment.{name}={value} is negative; use 0 to switch it off")
 
     def __bool__(self) -> bool:
         return any((self.crop, self.flip, self.cutout, self.shift, self.rotate))
@@ -91,10 +87,10 @@ def crop(images: Tensor, offset: Tensor, padding: int, padding_mode: str = "zero
 
 def reflected(images: Tensor, padding: int) -> Tensor:
     """Pad by mirroring the images at their border, as F.pad(mode="reflect"), which does not take uint8."""
-    left, right = images[..., 1 : padding + 1].flip(-1), images[..., -padding - 1 : -1].flip(-1)
-    images = torch.cat([left, images, right], -1)
-    top, bottom = images[..., 1 : padding + 1, :].flip(-2), images[..., -padding - 1 : -1, :].flip(-2)
-    return torch.cat([top, images, bottom], -2)
+    for dim in -1, -2:
+        first, last = images.narrow(dim, 1, padding), images.narrow(dim, -padding - 1, padding)
+        images = torch.cat([first.flip(dim), images, last.flip(dim)], dim)
+    return images
 
 
 def flip(images: Tensor, mirrored: Tensor) -> Tensor:
@@ -115,9 +111,8 @@ def cutout(images: Tensor, centre: Tensor, size: int, fill: Tensor | None) -> Te
         pixel = torch.arange(length, device=images.device)
         return (pixel >= first[:, None]) & (pixel < first[:, None] + size)
 
-    hole = (
-        inside(images.shape[2], centre[:, 0])[:, None, :, None] & inside(images.shape[3], centre[:, 1])[:, None, None]
-    )
+    rows, columns = inside(images.shape[2], centre[:, 0]), inside(images.shape[3], centre[:, 1])
+    hole = rows[:, None, :, None] & columns[:, None, None]
     fill = torch.zeros((), dtype=images.dtype) if fill is None else fill
     return torch.where(hole, fill.to(images.device), images)
 

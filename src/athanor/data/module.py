@@ -7,7 +7,7 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor
 
-from athanor.base.errors import UserError
+from athanor.base.errors import UserError, require
 from athanor.data.augment import Augment
 from athanor.data.batches import Batch, EvalBatches, TrainBatches
 from athanor.data.sources.source import Source
@@ -93,12 +93,12 @@ class ImageData(L.LightningDataModule):
         )
 
     def val_dataloader(self) -> EvalBatches:
-        images, labels = self._on_device(self.source.train_images, self.source.train_labels)
-        return EvalBatches(images, labels, self.val_index, self.eval_batch_size, *self._rank())
+        arrays = self._on_device(self.source.train_images, self.source.train_labels)
+        return EvalBatches(*arrays, self.val_index, self.eval_batch_size, *self._rank())
 
     def test_dataloader(self) -> EvalBatches:
-        images, labels = self._on_device(self.source.test_images, self.source.test_labels)
-        return EvalBatches(images, labels, self.test_index, self.eval_batch_size, *self._rank())
+        arrays = self._on_device(self.source.test_images, self.source.test_labels)
+        return EvalBatches(*arrays, self.test_index, self.eval_batch_size, *self._rank())
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         images, labels = batch
@@ -110,8 +110,7 @@ class ImageData(L.LightningDataModule):
             raise UserError(
                 f"data.batch_size={self.batch_size} does not fit {count} training images; use 1 to {count}, or full"
             )
-        if self.eval_batch_size < 1:
-            raise UserError(f"data.eval_batch_size={self.eval_batch_size}: use 1 or more")
+        require(self.eval_batch_size >= 1, f"data.eval_batch_size={self.eval_batch_size}: use 1 or more")
         if self.augment.padding_mode == "reflect" and self.augment.crop >= min(height, width):
             raise UserError(
                 f"data.augment.crop={self.augment.crop} mirrors more than images of {width}x{height} have; "

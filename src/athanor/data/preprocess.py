@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from athanor.base.errors import UserError
+from athanor.base.errors import UserError, require
 from athanor.base.lightning_internals import StaysFloat32
 
 CHUNK = 2**24  # bytes of images that fitting reads at a time
@@ -24,7 +24,6 @@ class Preprocess(StaysFloat32):
 
     def __init__(self, input_shape: tuple[int, int, int]) -> None:
         super().__init__()
-        self.input_shape = tuple(input_shape)
 
     def fit(self, images: Tensor, index: Tensor) -> None:
         """Set the buffers from the training images `images[index]` alone."""
@@ -43,7 +42,7 @@ class Standardize(Preprocess):
 
     def fit(self, images: Tensor, index: Tensor) -> None:
         # a histogram of the 256 pixel values gives the exact mean and variance in one pass
-        counts = torch.zeros(self.input_shape[0], 256, dtype=torch.int64)
+        counts = torch.zeros(len(self.mean), 256, dtype=torch.int64)
         for chunk in chunks(images, index):
             for channel, pixels in enumerate(chunk.transpose(0, 1).flatten(1)):
                 counts[channel] += torch.bincount(pixels, minlength=256)
@@ -138,8 +137,7 @@ class ZCA(Whiten):
 
     def __init__(self, input_shape: tuple[int, int, int], eps: float) -> None:
         super().__init__(input_shape)
-        if eps <= 0:
-            raise UserError(f"data.preprocess.eps={eps} must be positive, or directions without variance become noise")
+        require(eps > 0, f"data.preprocess.eps={eps} must be positive, or directions without variance become noise")
         self.eps = eps
 
     def gains(self, variances: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ All are drawn by `seed`, which is data.split_seed and independent of the trainin
 import torch
 from torch import Tensor
 
-from athanor.base.errors import UserError
+from athanor.base.errors import UserError, require
 
 
 def stratified(labels: Tensor, parts: int | float, seed: int) -> list[Tensor]:
@@ -41,9 +41,7 @@ def limited(labels: Tensor, limit: int | None, seed: int) -> Tensor:
     return stratified(labels, limit / len(labels), seed)[1]
 
 
-def train_and_val(
-    labels: Tensor, val_fraction: float, folds: int | None, fold: int, seed: int
-) -> tuple[Tensor, Tensor]:
+def train_and_val(labels: Tensor, val_fraction: float, folds: int | None, fold: int, seed: int) -> list[Tensor]:
     """Indices of training and of validation images: fold `fold` of `folds`, or the fraction where folds is None.
 
     Raises UserError for a fraction outside [0, 1) and for folds that do not exist.
@@ -51,14 +49,12 @@ def train_and_val(
     if folds is not None:
         if folds < 2 or not 0 <= fold < folds:
             raise UserError(f"data.folds={folds} data.fold={fold}: use 2 or more folds and a fold from 0 to folds-1")
-        if folds > len(labels):
-            raise UserError(f"data.folds={folds}: there are {len(labels)} training images; use fewer folds")
+        require(folds <= len(labels), f"data.folds={folds}: there are {len(labels)} training images; use fewer folds")
         parts = stratified(labels, folds, seed)
         val = parts.pop(fold)
-        return torch.cat(parts).sort().values, val
+        return [torch.cat(parts).sort().values, val]
     if not 0 <= val_fraction < 1:
         raise UserError(f"data.val_fraction={val_fraction} is not a fraction; use 0 (no validation) to below 1")
     if val_fraction == 0:
-        return torch.arange(len(labels)), torch.arange(0)
-    train, val = stratified(labels, val_fraction, seed)
-    return train, val
+        return [torch.arange(len(labels)), torch.arange(0)]
+    return stratified(labels, val_fraction, seed)

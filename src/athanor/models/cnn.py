@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from athanor.base.errors import UserError
+from athanor.base.errors import UserError, require
 from athanor.models import layers
 
 
@@ -60,11 +60,9 @@ def vgg_stage(in_channels: int, width: int, num_convs: int, norm: str, activatio
 
 
 def check_stages(widths: list[int], convs_per_stage: int, height: int, width: int) -> None:
-    if not widths:
-        raise UserError("model.widths=[] leaves no stage; give one width per stage, e.g. model.widths=[32,64]")
+    require(widths, "model.widths=[] leaves no stage; give one width per stage, e.g. model.widths=[32,64]")
     layers.check_widths("model.widths", widths)
-    if convs_per_stage < 1:
-        raise UserError(f"model.convs_per_stage={convs_per_stage} must be at least 1")
+    require(convs_per_stage >= 1, f"model.convs_per_stage={convs_per_stage} must be at least 1")
     most = min(height, width).bit_length() - 1
     if len(widths) > most:
         raise UserError(

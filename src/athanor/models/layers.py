@@ -1,12 +1,13 @@
 """Activations, normalisation and dropout layers by name, which the architectures share."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from athanor.base.errors import UserError, nearest
+from athanor.base.errors import UserError, nearest, require
 
 
 class Maxout(nn.Module):
@@ -30,8 +31,7 @@ ACTIVATIONS = {
 
 
 def activation(name: str) -> nn.Module:
-    check_choice("model.activation", name, ACTIVATIONS)
-    return ACTIVATIONS[name]()
+    return choose("model.activation", name, ACTIVATIONS)()
 
 
 def inputs_per_unit(activation: str) -> int:
@@ -41,9 +41,8 @@ def inputs_per_unit(activation: str) -> int:
 
 def norm1d(kind: str, width: int) -> nn.Module:
     """For [B, width]: `none`, `batch` or `layer`."""
-    norms = {"none": lambda _: nn.Identity(), "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
-    check_choice("model.norm", kind, norms)
-    return norms[kind](width)
+    norms = {"none": nn.Identity, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+    return choose("model.norm", kind, norms)(width)
 
 
 def norm2d(kind: str, width: int) -> nn.Module:
@@ -51,18 +50,16 @@ def norm2d(kind: str, width: int) -> nn.Module:
     # Up to 8 groups of at least 4 channels each: one channel of one pixel would have no variance.
     num_groups = math.gcd(8, width, max(1, width // 4))
     norms = {
-        "none": lambda _: nn.Identity(),
+        "none": nn.Identity,
         "batch": nn.BatchNorm2d,
         "group": lambda width: nn.GroupNorm(num_groups, width),
         "layer": lambda width: nn.GroupNorm(1, width),
     }
-    check_choice("model.norm", kind, norms)
-    return norms[kind](width)
+    return choose("model.norm", kind, norms)(width)
 
 
 def dropout(p: float) -> nn.Module:
-    if not 0 <= p < 1:
-        raise UserError(f"model.dropout={p} must be at least 0 (off) and below 1, e.g. model.dropout=0.5")
+    require(0 <= p < 1, f"model.dropout={p} must be at least 0 (off) and below 1, e.g. model.dropout=0.5")
     return nn.Dropout(p) if p else nn.Identity()
 
 
@@ -71,6 +68,8 @@ def check_widths(key: str, widths: list[int]) -> None:
         raise UserError(f"{key}={list(widths)} holds a width below 1; every width must be at least 1")
 
 
-def check_choice(key: str, name: str, choices: Collection[str]) -> None:
+def choose(key: str, name: str, choices: Mapping[str, Any]) -> Any:
+    """What has this name. Raises UserError, which says that `key` was set to it, where nothing has."""
     if name not in choices:
         raise UserError(f"{key}={name} is not known; {nearest(str(name), choices)}")
+    return choices[name]

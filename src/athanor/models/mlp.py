@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from athanor.base.errors import UserError
+from athanor.base.errors import UserError, require
 from athanor.models import layers
 
 
@@ -30,8 +30,7 @@ class MLP(nn.Module):
         residual: bool,
     ):
         super().__init__()
-        if not widths:
-            raise UserError("model.widths=[] leaves no hidden layer; use model=linear, or e.g. model.widths=[512,256]")
+        require(widths, "model.widths=[] leaves no hidden layer; use model=linear, or e.g. model.widths=[512,256]")
         layers.check_widths("model.widths", widths)
         if residual and all(a != b for a, b in pairwise(widths)):
             raise UserError(
@@ -40,7 +39,13 @@ class MLP(nn.Module):
             )
         fan_ins = [math.prod(input_shape), *widths]
         self.hidden = nn.Sequential()
-        for i, name in enumerate(one_per_layer(activation, len(widths))):
+        activations = [activation] * len(widths) if isinstance(activation, str) else list(activation)
+        if len(activations) != len(widths):
+            raise UserError(
+                f"model.activation={activations} has {len(activations)} entries for {len(widths)} hidden layers; "
+                "give one name, or as many as model.widths has entries"
+            )
+        for i, name in enumerate(activations):
             block = Residual if residual and i > 0 and widths[i - 1] == widths[i] else nn.Sequential
             self.hidden.append(block(*hidden_layer(fan_ins[i], widths[i], norm, name, dropout)))
         self.head = nn.Linear(widths[-1], num_classes)
@@ -64,13 +69,3 @@ def hidden_layer(fan_in: int, width: int, norm: str, activation: str, dropout: f
         layers.activation(activation),
         layers.dropout(dropout),
     ]
-
-
-def one_per_layer(activation: str | list[str], num_layers: int) -> list[str]:
-    names = [activation] * num_layers if isinstance(activation, str) else list(activation)
-    if len(names) != num_layers:
-        raise UserError(
-            f"model.activation={names} has {len(names)} entries for {num_layers} hidden layers; "
-            "give one name, or as many as model.widths has entries"
-        )
-    return names

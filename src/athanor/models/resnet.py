@@ -5,7 +5,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from athanor.base.errors import UserError
+from athanor.base.errors import UserError, require
 from athanor.models import layers
 
 
@@ -32,13 +32,11 @@ class ResNet(nn.Module):
         if depth != 18 and (depth < 8 or depth % 6 != 2):
             raise UserError(f"model.depth={depth} must be 6n+2 (8, 14, 20, 32, 44, 56, 110, ...) or 18")
         num_stages, blocks_per_stage = (4, 2) if depth == 18 else (3, (depth - 2) // 6)
-        if width is None:
-            width = 64 if depth == 18 else 16
-        if width < 1:
-            raise UserError(f"model.width={width} must be at least 1, or null for 16 (6n+2) and 64 (18)")
-        if option is None:
-            option = "B" if depth == 18 else "A"
-        layers.check_choice("model.option", option, ("A", "B"))
+        default_width, default_option = (64, "B") if depth == 18 else (16, "A")
+        width = default_width if width is None else width
+        require(width >= 1, f"model.width={width} must be at least 1, or null for 16 (6n+2) and 64 (18)")
+        option = default_option if option is None else option
+        require(option in ("A", "B"), f"model.option={option} is not known; choose from: A, B")
         self.stem = nn.Sequential(he_conv(input_shape[0], width, 3, 1, norm), layers.norm2d(norm, width), nn.ReLU())
         self.stages = nn.Sequential()
         widths = [width * 2**i for i in range(num_stages)]
@@ -53,20 +51,21 @@ class ResNet(nn.Module):
 
 
 def resnet_stage(in_channels: int, width: int, num_blocks: int, option: str | None, norm: str) -> nn.Sequential:
-    stride = 1 if in_channels == width else 2  # the map is halved where the width doubles
-    first = BasicBlock(in_channels, width, stride, option, norm)
-    return nn.Sequential(first, *(BasicBlock(width, width, 1, option, norm) for _ in range(num_blocks - 1)))
+    block_inputs = [in_channels] + [width] * (num_blocks - 1)
+    return nn.Sequential(*(BasicBlock(channels, width, option, norm) for channels in block_inputs))
 
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions, to whose result x is added: [B, in_channels, H, W] -> [B, width, H / stride, W / stride].
 
+    The stride is 2 where the width changes, else 1.
     option: how x gets the new shape where it changes, "A" or "B". None: nothing is added (the plain network that the
     paper compares with).
     """
 
-    def __init__(self, in_channels: int, width: int, stride: int, option: str | None, norm: str):
+    def __init__(self, in_channels: int, width: int, option: str | None, norm: str):
         super().__init__()
+        stride = 1 if in_channels == width else 2
         self.conv1 = he_conv(in_channels, width, 3, stride, norm)
         self.norm1 = layers.norm2d(norm, width)
         self.conv2 = he_conv(width, width, 3, 1, norm)

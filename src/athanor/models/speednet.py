@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from athanor.base.errors import UserError
+from athanor.base.errors import UserError, require
 from athanor.models import layers
 
 PATCH = 2  # side of the whitened patches, in pixels
@@ -40,8 +40,7 @@ class SpeedNet(nn.Module):
         norm_momentum: float,
     ):
         super().__init__()
-        if not widths:
-            raise UserError("model.widths=[] leaves no stage; use e.g. model.widths=[64,256,256]")
+        require(widths, "model.widths=[] leaves no stage; use e.g. model.widths=[64,256,256]")
         layers.check_widths("model.widths", widths)
         channels, smallest = input_shape[0], 2 ** len(widths) + 1
         if min(input_shape[1:]) < smallest:

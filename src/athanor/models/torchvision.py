@@ -45,8 +45,8 @@ def build_network(name: str, weights: str | None, num_classes: int) -> nn.Module
     if weights is None:
         options |= {"init_weights": True} if name in AUXILIARY else {}  # else torchvision warns
         return models.get_model(name, weights=None, num_classes=num_classes, **options)
-    layers.check_choice("model.weights", weights, models.get_model_weights(name).__members__)
-    network = models.get_model(name, weights=weights, **options)
+    pretrained = layers.choose("model.weights", weights, models.get_model_weights(name).__members__)
+    network = models.get_model(name, weights=pretrained, **options)
     replace_head(network, num_classes)
     return network
 
@@ -68,11 +68,10 @@ def check_size(model: Torchvision, name: str, input_shape: tuple[int, int, int])
     try:
         model(torch.zeros(1, *input_shape))
     except (RuntimeError, AssertionError, ValueError) as error:
-        _, height, width = input_shape
         reason = str(error).partition("\n")[0]
         raise UserError(
-            f"model.name={name} cannot take {height}x{width} images ({reason}): it needs larger ones, as a rule "
-            "224x224. Raise data.image_size where the data has that setting, "
+            f"model.name={name} cannot take {input_shape[1]}x{input_shape[2]} images ({reason}): "
+            "it needs larger ones, as a rule 224x224. Raise data.image_size where the data has that setting, "
             "or use model=resnet or model=cnn, which take small images"
         ) from error
     model.train()

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
-from athanor.base.errors import UserError
+from athanor.base.errors import UserError, require
 from athanor.base.lightning_internals import momentum_directions, norms_of_tensors, scale_tensors
 
 # Of the polynomial a x + b x^3 + c x^5, which each iteration applies to the singular values; steep at 0, so that few
@@ -55,8 +55,7 @@ class Muon(Optimizer):
             raise UserError(f"optim.newton_schulz_steps={newton_schulz_steps} must be at least 1; use 3 to 5")
         parameters = [p for group in params for p in (group["params"] if isinstance(group, dict) else [group])]
         *weights, last = [p for p in parameters if p.ndim > 1] or [None]
-        if not weights:
-            raise UserError("optim=muon is for hidden layers, and this model has none; use another optimizer")
+        require(weights, "optim=muon is for hidden layers, and this model has none; use another optimizer")
         # `fused` makes Optimizer.load_state_dict put the step counters where the parameters are
         adam = {"hidden": False, "weight_decay": 0.0, "fused": True}
         groups = [{"params": weights, "lr": lr, "hidden": True}, {"params": [last], "lr": adam_lr, **adam}]
@@ -68,10 +67,8 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        with torch.enable_grad():
+            loss = closure() if closure else None
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
@@ -99,22 +96,12 @@ class Muon(Optimizer):
         for p in params:
             if "step" not in self.state[p]:
                 self.state[p]["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
-        adamw(
-            params,
-            [p.grad for p in params],
-            [self._buffer(p, "exp_avg") for p in params],
-            [self._buffer(p, "exp_avg_sq") for p in params],
-            [],
-            [self.state[p]["step"] for p in params],
-            fused=True,
-            amsgrad=False,
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=False,
-        )
+        grads, steps = [p.grad for p in params], [self.state[p]["step"] for p in params]
+        averages, squares = ([self._buffer(p, name) for p in params] for name in ("exp_avg", "exp_avg_sq"))
+        beta1, beta2 = group["betas"]
+        settings = {name: group[name] for name in ("lr", "weight_decay", "eps")}
+        settings |= dict(beta1=beta1, beta2=beta2, amsgrad=False, maximize=False)
+        adamw(params, grads, averages, squares, [], steps, fused=True, **settings)
 
     def _buffer(self, parameter: Tensor, name: str) -> Tensor:
         """A tensor of the parameter's state, of the parameter's shape, 0 at first."""
@@ -126,8 +113,7 @@ class Muon(Optimizer):
 
 def check_range(limit: float, **settings: float) -> None:
     for name, value in settings.items():
-        if not 0 <= value < limit:
-            raise UserError(f"optim.{name}={value} is not in [0, {limit})")
+        require(0 <= value < limit, f"optim.{name}={value} is not in [0, {limit})")
 
 
 def orthogonalize(matrices: Tensor, steps: int) -> Tensor:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from athanor.base.errors import UserError
+from athanor.base.errors import require
 
 Rule = Literal["none", "linear", "sqrt"]
 
@@ -22,8 +22,7 @@ class LRScaling:
     base_batch: int = 128
 
     def __post_init__(self) -> None:
-        if self.base_batch < 1:
-            raise UserError(f"optim.base_batch={self.base_batch}: use 1 or more")
+        require(self.base_batch >= 1, f"optim.base_batch={self.base_batch}: use 1 or more")
 
     def factor(self, batch: int) -> float:
         """What the learning rate is multiplied by for a global batch of so many images."""
@@ -33,6 +32,5 @@ class LRScaling:
         """A line that says how this learning rate is changed; None where it is not."""
         if self.lr_scaling == "none":
             return None
-        scaled = lr * self.factor(batch)
         rule = f"optim.lr_scaling={self.lr_scaling} from a batch of {self.base_batch} to {batch}"
-        return f"learning rate {lr:g} -> {scaled:g}: {rule}"
+        return f"learning rate {lr:g} -> {lr * self.factor(batch):g}: {rule}"

@@ -20,7 +20,7 @@ from typing import Literal
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from athanor.base.errors import UserError
+from athanor.base.errors import UserError, require
 from athanor.optim.schedulers import MomentumSchedule, WarmUp
 
 Unit = Literal["fraction", "epochs", "steps"]
@@ -149,10 +149,6 @@ class Schedule:
     momentum: partial | None = None  # `rise`, `cycle` or the like
     momentum_length: float = 1.0  # fraction of the run
 
-    @property
-    def is_torch(self) -> bool:
-        return isinstance(self.factor.func, type) and issubclass(self.factor.func, LRScheduler)
-
     def schedulers(self, optimizer: Optimizer, run: RunLength, is_trial: bool = False) -> list[tuple[LRScheduler, str]]:
         """Schedulers, and when each is moved: at the end of each `step` or `epoch`.
 
@@ -163,7 +159,7 @@ class Schedule:
             raise UserError("this scheduler needs the length of the run; set trainer.max_epochs or trainer.max_steps")
         warmup = 0 if is_trial else self._warmup_steps(run)
         schedulers = []
-        if self.is_torch:
+        if isinstance(self.factor.func, type) and issubclass(self.factor.func, LRScheduler):
             schedulers = self._of_torch(optimizer, warmup)
         elif self.factor.func is not constant or warmup:
             if not is_trial:
@@ -215,8 +211,7 @@ class Schedule:
 
     def _warmup_steps(self, run: RunLength) -> int:
         unit = self.warmup_unit or self.unit
-        if self.warmup < 0:
-            raise UserError(f"scheduler.warmup={self.warmup} is negative; use 0 or more")
+        require(self.warmup >= 0, f"scheduler.warmup={self.warmup} is negative; use 0 or more")
         if not self.warmup:
             return 0
         steps = max(round(run.to_steps(self.warmup, unit)), 1)

@@ -66,16 +66,13 @@ def locked(folder: Path, name: str) -> Iterator[None]:
 
     Raises UserError where the folder cannot be written to.
     """
-    lock = FileLock(folder / f"{name}.lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        lock = FileLock(folder / f"{name}.lock").acquire()
     except OSError as error:
         raise UserError(f"cannot write in {folder} ({error}); set data_dir=<a folder you can write to>") from error
-    try:
+    with lock:
         yield
-    finally:
-        lock.release()
 
 
 def _build(tree: Tree, mode: str, size: int | None, folder: Path, name: str) -> None:

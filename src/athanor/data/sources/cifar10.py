@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from athanor.base.errors import UserError
+from athanor.base.errors import UserError, require
 from athanor.data.sources.cache import cached, locked
 from athanor.data.sources.download import downloading
 from athanor.data.sources.image_file import load_image
@@ -78,8 +78,7 @@ def _read_batch(path: Path, md5: str) -> dict:
 
 def _read_folder(folder: Path, data_dir: Path) -> Source:
     missing = [f"{split}/" for split in ("train", "test") if not (folder / split).is_dir()]
-    if missing:
-        raise UserError(f"{' and '.join(missing)} missing in {folder}; it must hold train/<class>/, test/<class>/")
+    require(not missing, f"{' and '.join(missing)} missing in {folder}; it must hold train/<class>/, test/<class>/")
     tree = scan(folder, ("train", "test"))
     if tree.class_names != CLASSES:
         raise UserError(f"{folder} has classes {', '.join(tree.class_names)}; CIFAR-10 has {', '.join(CLASSES)}")
@@ -91,24 +90,20 @@ def _read_folder(folder: Path, data_dir: Path) -> Source:
         )
     first = folder / tree.files[0][0]
     _, height, width = load_image(first, "RGB", None).shape
-    if (height, width) != (32, 32):  # checked before decoding, which takes time and disk space
-        raise UserError(f"{first} is {width}x{height}; CIFAR-10 is 32x32: copy the original images")
+    # checked before decoding, which takes time and disk space
+    require((height, width) == (32, 32), f"{first} is {width}x{height}; CIFAR-10 is 32x32: copy the original images")
     images, labels = cached(tree, "RGB", None, data_dir)
     kinds = ", ".join(sorted({os.path.splitext(path)[1] for path, *_ in tree.files}))
-    return Source(
-        *tree.parts(images, labels),
-        class_names=CLASSES,
-        origin=f"CIFAR-10, folder of {kinds} images {folder} (not the official batches: no checksums)",
-    )
+    origin = f"CIFAR-10, folder of {kinds} images {folder} (not the official batches: no checksums)"
+    return Source(*tree.parts(images, labels), CLASSES, origin)
 
 
 def _unpack(data_dir: Path) -> None:
     archive = data_dir / ARCHIVE
     with archive.open("rb") as file:
-        if hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest() != ARCHIVE_MD5:
-            raise UserError(
-                f"{archive} differs from the official file, perhaps cut short; remove it to download it again"
-            )
+        md5 = hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
+    if md5 != ARCHIVE_MD5:
+        raise UserError(f"{archive} differs from the official file, perhaps cut short; remove it to download it again")
     # unpacked under another name and then renamed, so that an incomplete folder never has the final name
     with tempfile.TemporaryDirectory(dir=data_dir, prefix=".unpack-") as folder, tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")

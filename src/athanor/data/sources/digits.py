@@ -20,5 +20,4 @@ def digits() -> Source:
         labels = torch.from_numpy(arrays["labels"]).long()
     # There is no official test set. This one is the same for everybody, whatever data.split_seed is.
     train, test = stratified(labels, 0.2, seed=0)
-    class_names = tuple(str(digit) for digit in range(10))
-    return Source(images[train], labels[train], images[test], labels[test], class_names, ORIGIN)
+    return Source(images[train], labels[train], images[test], labels[test], tuple("0123456789"), ORIGIN)

@@ -25,9 +25,8 @@ def downloading(name: str, data_dir: Path, remedy: str) -> Iterator[Path]:
         try:
             yield Path(folder)
         except _FAILED as error:
-            reason = textwrap.shorten(str(error), 200)
             raise UserError(
-                f"{name} is not in {data_dir} and could not be downloaded ({reason});\n"
+                f"{name} is not in {data_dir} and could not be downloaded ({textwrap.shorten(str(error), 200)});\n"
                 f"{remedy}, or use data=digits, which needs no download"
             ) from error
         finally:

@@ -1,5 +1,6 @@
 """One image file of any format that Pillow reads, as a uint8 array."""
 
+import contextlib
 import functools
 import os
 import struct
@@ -56,12 +57,9 @@ def _formats() -> dict[str, str]:
 
 
 def _open(path: str | Path) -> Image.Image:
-    likely = _formats().get(os.path.splitext(path)[1].lower())
-    if likely:
-        try:
+    if likely := _formats().get(os.path.splitext(path)[1].lower()):
+        with contextlib.suppress(Image.UnidentifiedImageError):  # of a wrong suffix
             return Image.open(path, formats=[likely])  # trying all formats takes longer than decoding 32x32
-        except Image.UnidentifiedImageError:
-            pass  # a wrong suffix
     return Image.open(path, formats=[name for name in Image.ID if name not in _PROGRAMS])
 
 
@@ -74,18 +72,14 @@ def _check_number_of_pixels(image: Image.Image) -> None:
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith(("I", "F")):
-        image = _to_8_bit(image)
+        # Pillow's own convert("L") sets all 16-bit values above 255 to 255. It opens 16-bit PGM files in mode "I".
+        pixels = np.asarray(image)
+        if image.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
+            raise UserError(f"pixels of mode {image.mode} have no known white; save it with 8 or 16 bits a channel")
+        image = Image.fromarray(np.rint(pixels / 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     if image.mode not in ("1", "L", "RGB"):
         image = image.convert("RGB")  # Pillow cannot convert some modes to L directly
     return image.convert(mode)
-
-
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    # Pillow's own convert("L") sets all 16-bit values above 255 to 255. It opens 16-bit PGM files in mode "I".
-    pixels = np.asarray(image)
-    if image.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
-        raise UserError(f"pixels of mode {image.mode} have no known white; save it with 8 or 16 bits a channel")
-    return Image.fromarray(np.rint(pixels / 257).astype(np.uint8))

@@ -4,7 +4,7 @@ import logging
 import os
 from pathlib import Path
 
-from athanor.base.errors import UserError
+from athanor.base.errors import UserError, require
 from athanor.data.sources.cache import Tree, cached
 from athanor.data.sources.image_file import is_image
 from athanor.data.sources.source import Source
@@ -14,12 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def image_folder(
-    root: str | Path,
-    image_size: int | None,
-    mode: str,
-    test_fraction: float,
-    data_dir: str | Path,
-    split_seed: int,
+    root: str | Path, image_size: int | None, mode: str, test_fraction: float, data_dir: str | Path, split_seed: int
 ) -> Source:
     """`root`/train/<class>/ and `root`/test/<class>/, or `root`/<class>/, a stratified part of which is the test set.
 
@@ -30,13 +25,10 @@ def image_folder(
     """
     if image_size is not None and image_size < 1:
         raise UserError(f"data.image_size={image_size}; use pixels, as 64, or null where all images have one size")
-    if mode not in ("RGB", "L", "auto"):
-        raise UserError(f"data.mode={mode}; use RGB, L (grey) or auto (L when every image is grey)")
-    if not 0 < test_fraction < 1:
-        raise UserError(f"data.test_fraction={test_fraction}; use a number above 0 and below 1, as 0.2")
+    require(mode in ("RGB", "L", "auto"), f"data.mode={mode}; use RGB, L (grey) or auto (L when every image is grey)")
+    require(0 < test_fraction < 1, f"data.test_fraction={test_fraction}; use a number above 0 and below 1, as 0.2")
     root = Path(root).expanduser().absolute()
-    if not root.is_dir():
-        raise UserError(f"data.root={root} is not a folder; it must hold <class>/ folders, or train/ and test/")
+    require(root.is_dir(), f"data.root={root} is not a folder; it must hold <class>/ folders, or train/ and test/")
     splits = _splits(root)
     tree = scan(root, splits)
     images, labels = cached(tree, mode, image_size, Path(data_dir).expanduser())
@@ -59,8 +51,7 @@ def scan(root: Path, splits: tuple[str, ...]) -> Tree:
     for split in splits:
         for label, name in enumerate(class_names):
             images, others = _images_below(root / split / name, root)
-            if not images:
-                raise UserError(f"no images in {root / split / name} ({others} other files); add some or remove it")
+            require(images, f"no images in {root / split / name} ({others} other files); add some or remove it")
             files += images
             labels += [label] * len(images)
             num_others += others
@@ -91,8 +82,7 @@ def _class_folders(folder: Path) -> tuple[str, ...]:
 
 def _check_classes(root: Path, splits: tuple[str, ...], class_names: tuple[str, ...]) -> None:
     folder = root / splits[0]
-    if not class_names:
-        raise UserError(f"no class folders in {folder}; make one folder a class: {folder / '<class>' / '<image>'}")
+    require(class_names, f"no class folders in {folder}; make one folder a class: {folder / '<class>' / '<image>'}")
     if len(class_names) == 1:
         raise UserError(f"only one class folder, {class_names[0]}/, in {folder}; a classifier needs two or more")
     for split in splits:

@@ -22,7 +22,7 @@ FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shi
 
 def mnist(data_dir: str | Path) -> Source:
     """From `data_dir`/MNIST/raw/, where the files are downloaded to if they are missing."""
-    return _read("MNIST", tuple(str(digit) for digit in range(10)), data_dir)
+    return _read("MNIST", tuple("0123456789"), data_dir)
 
 
 def fashion_mnist(data_dir: str | Path) -> Source:
