@@ -64,7 +64,7 @@ def course_of(config: dict) -> "ScheduleCourse":
         if math.isinf(classifier.run_length.steps):
             raise UserError("this run has no end that is known; set trainer.max_epochs or trainer.max_steps")
         schedulers = [(each.scheduler, each.interval) for each in trainer.lr_scheduler_configs]
-        return ScheduleCourse.of(trainer.optimizers[0], schedulers, classifier.run_length)
+        return ScheduleCourse(trainer.optimizers[0], schedulers, classifier.run_length)
 
     course = at_first_step(trainer, classifier, data, planned)
     if scaled := classifier.lr_scaling.notice(config["optim"]["lr"], classifier.global_batch):

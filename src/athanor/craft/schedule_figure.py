@@ -2,9 +2,8 @@
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from matplotlib.figure import Figure
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -12,41 +11,31 @@ from athanor.craft.figure import COLOURS, new_figure
 from athanor.optim.rates import current_value, sets_momentum
 from athanor.optim.schedules import RunLength
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 POINTS = 2000  # more than the figure has pixels
 
 
-@dataclass(frozen=True)
 class ScheduleCourse:
-    """The first group's learning rate at each step, and its momentum where a schedule sets it (else no values)."""
+    """The first group's learning rate at each step, and its momentum where a schedule sets it (else no values).
 
-    run: RunLength
-    lrs: list[float]
-    momenta: list[float]
+    The schedulers, given with their interval (step or epoch), are stepped through the whole run as training does. Those
+    that wait for a metric (plateau) are not stepped, so their rate is drawn as constant.
+    """
 
-    @classmethod
-    def of(
-        cls, optimizer: Optimizer, schedulers: Iterable[tuple[LRScheduler, str]], run: RunLength
-    ) -> "ScheduleCourse":
-        """Step the schedulers, given with their interval (step or epoch), through the whole run as training does.
-
-        Those that wait for a metric (plateau) are not stepped, so their rate is drawn as constant.
-        """
+    def __init__(self, optimizer: Optimizer, schedulers: Iterable[tuple[LRScheduler, str]], run: RunLength) -> None:
+        self.run = run
+        self.lrs: list[float] = []
+        self.momenta: list[float] = []
         moving = [(moved, interval) for moved, interval in schedulers if not isinstance(moved, ReduceLROnPlateau)]
         has_momentum = any(sets_momentum(scheduler) for scheduler, _ in moving)
-        lrs, momenta = [], []
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)  # nothing is trained
             for step in range(1, int(run.steps) + 1):
-                lrs.append(float(current_value(optimizer, "lr")))
+                self.lrs.append(float(current_value(optimizer, "lr")))
                 if has_momentum:
-                    momenta.append(float(current_value(optimizer, "momentum")))
+                    self.momenta.append(float(current_value(optimizer, "momentum")))
                 for scheduler, interval in moving:
                     if interval == "step" or step % run.per_epoch == 0:
                         scheduler.step()
-        return cls(run, lrs, momenta)
 
     @property
     def lines(self) -> list[str]:
@@ -62,7 +51,7 @@ class ScheduleCourse:
         return lines
 
 
-def draw_schedule(course: ScheduleCourse, title: str) -> "Figure":
+def draw_schedule(course: ScheduleCourse, title: str) -> Figure:
     """The learning rate against epochs, and a second panel for momentum where it has a schedule."""
     figure, axes = new_figure(title, panels=2 if course.momenta else 1)
     steps = len(course.lrs)
