@@ -271,7 +271,7 @@ def test_a_study_reads_the_results_of_each_run_once(make_study, monkeypatch):
     study = Study("fake", {"title": "A title", "panels": [EPOCHS]}, study.sweep)
     study.tabulate()
     drawn(study)
-    assert len(reads) == len(study.runs) == 2
+    assert len(reads) == len(study.sweep.runs) == 2
 
 
 PANEL = "study.panels=[{%s}]"
