@@ -136,7 +136,7 @@ def everything(trainer, classifier):
         "metrics": dict(trainer.callback_metrics),
         "sums": {stage: list(sums) for stage, sums in classifier.sums.items()},
         "batch": next(iter(trainer.train_dataloader)),
-        "place": (trainer.global_step, trainer.current_epoch, classifier.last_counted),
+        "place": (trainer.global_step, trainer.current_epoch, classifier.last_counted_batch),
     }
 
 
