@@ -47,8 +47,8 @@ def stacked_logits(
     They are read from the classifiers' folders, or computed on `device` and written there. A file that is damaged
     counts as missing, and where a folder cannot be written to, a warning says so.
     """
-    images = fingerprint(data, stage)
     batches = stage_batches(data, stage)
+    images = fingerprint(batches)
     shape = (len(batches.index), len(data.class_names))
     logits = []
     for saved in classifiers:
@@ -87,9 +87,9 @@ def stage_labels(data: ImageData, stage: Stage) -> Tensor:
     return batches.labels[batches.index]
 
 
-def fingerprint(data: ImageData, stage: Stage) -> str:
-    """Names the images of a stage by their pixels, and the size of the batches that they come in."""
-    batches, digest = stage_batches(data, stage), hashlib.sha256()
+def fingerprint(batches: EvalBatches) -> str:
+    """Names images by their pixels, and by the size of the batches that they come in."""
+    digest = hashlib.sha256()
     for images in chunks(batches.images, batches.index):
         digest.update(images.contiguous().numpy())
     return f"{digest.hexdigest()} {tuple(batches.images.shape[1:])} {batches.batch_size}"

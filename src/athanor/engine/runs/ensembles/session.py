@@ -91,10 +91,9 @@ class Session:
             stages["test"] = combination.used
         reports = []
         for stage, indices in stages.items():
-            names = [self.members[index].name for index in indices]
-            weights = [combination.weights[index] for index in indices]
+            weights = {self.members[index].name: combination.weights[index] for index in indices}
             logits, labels = self.logits(stage, indices), stage_labels(self.data, stage)
-            reports.append(Report.of(stage, names, weights, logits, combination.predict(stage), labels))
+            reports.append(Report(stage, weights, logits, combination.predict(stage), labels))
         if combination.kind == "ensemble":
             refuse_stale(self, combination, reports[0].stage)
         return reports
@@ -136,8 +135,8 @@ def make_soup(session: Session, kind: soups.Kind) -> Combination:
     if losses is None:
         raise UserError("--soup is judged on validation images, and these members have none")
     states = [lambda path=member.path: read_checkpoint(path)["state_dict"] for member in members]
-    soup = soups.Soup(load_classifier(members[0].path), states, session.data, session.device)
-    loss, used = soup.choose(kind, losses), soup.used
+    soup = soups.Soup(load_classifier(members[0].path).to(session.device), states, session.data)
+    used, loss = soup.choose(kind, losses)
     if len(used) < 2 or not loss <= min(losses):  # also where it is nan
         reason = f"has a validation loss of {loss:.4f}" if len(used) > 1 else "is no better with any other member"
         raise UserError(
