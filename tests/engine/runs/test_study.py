@@ -268,7 +268,7 @@ def test_a_study_reads_the_results_of_each_run_once(make_study, monkeypatch):
     study = make_study([EPOCHS], ("optim.lr=1 seed=0", [0.1]), ("optim.lr=2 seed=1", [0.2]))
     reads, loads = [], json.loads
     monkeypatch.setattr(json, "loads", lambda text: reads.append(text) or loads(text))
-    study = Study("fake", {"title": "A title", "panels": [EPOCHS]}, study.sweep)
+    study = Study("fake", {"title": "A title", "panels": [EPOCHS]}, Sweep(study.sweep.dir))
     study.tabulate()
     drawn(study)
     assert len(reads) == len(study.sweep.runs) == 2
