@@ -54,11 +54,11 @@ def stacked_logits(
     for saved in classifiers:
         digest = checkpoint_digest(saved.checkpoint)
         key = repr((digest, images, kind, torch.device(device).type, torch.__version__))
-        name = f"{saved.checkpoint.stem}_{stage}_{hashlib.sha256(key.encode()).hexdigest()[:16]}.logits"
-        kept = read_logits(saved.folder / name, shape)
+        path = saved.folder / f"{saved.checkpoint.stem}_{stage}_{hashlib.sha256(key.encode()).hexdigest()[:16]}.logits"
+        kept = read_logits(path, shape)
         if kept is None:
             kept = predict_logits(saved.load(), batches, kind, device)
-            keep_logits(kept, saved.folder / name)
+            keep_logits(kept, path)
         logits.append(kept)
     return torch.stack(logits)
 
