@@ -74,15 +74,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--select", choices=("all", "greedy", "top"), help="which members, by validation (all)")
     parser.add_argument("--k", type=int, help="number of members of --select top (5)")
     parser.add_argument("--soup", choices=("uniform", "greedy"), help="one network of mean weights instead")
-    parser.add_argument(
-        "--distill", action="store_true", default=None, help="train one network on the ensemble's predictions"
-    )
+    parser.add_argument("--distill", action="store_true", help="train one network on the ensemble's predictions")
     parser.add_argument("--tta", choices=("none", "flip", "flip_shift"), help="views of an image to average (none)")
     parser.add_argument("--stage", choices=("val", "test"), help="val leaves the test set unread")
     parser.add_argument("--output", metavar="DIR", help="a new folder, instead of one below outputs/ensembles/")
     arguments = parser.parse_args()
     for name in ("combine", "select", "k", "tta", "distill") if arguments.soup else ():
-        if getattr(arguments, name) is not None:
+        if getattr(arguments, name) != parser.get_default(name):
             raise UserError(f"--{name} is of ensembles, and --soup makes one network; leave out one of them")
     return arguments
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from athanor.base.errors import UserError
 from athanor.engine.app import command_line
+from athanor.engine.runs.run import checkpoint_of, folder_of, load_classifier, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +29,6 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from athanor.craft import export
-    from athanor.engine.runs.run import checkpoint_of, load_classifier, shown
 
     form = export.FORMATS[arguments.format]
     form.require()
@@ -48,10 +48,7 @@ def output_path(checkpoint: Path, name: str, suffix: str, output: str | None) ->
         if not output.endswith(suffix) or Path(output).is_dir():
             raise UserError(f"--output {output}: name a file that ends with {suffix}, as in --output model{suffix}")
         return Path(output)
-    folder = checkpoint.resolve().parent
-    if (folder.parent / "config.yaml").is_file():
-        folder = folder.parent
-    return folder / (re.sub(r"[^A-Za-z0-9._-]+", "-", name) + suffix)
+    return folder_of(checkpoint) / (re.sub(r"[^A-Za-z0-9._-]+", "-", name) + suffix)
 
 
 def images_to_check(record: dict) -> "tuple[Tensor, str]":

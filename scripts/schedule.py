@@ -5,19 +5,11 @@ because the number of steps in an epoch depends on it; nothing is trained.
 """
 
 import argparse
-import math
 import re
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING
 
-from athanor.base.errors import UserError
 from athanor.engine.app import command_line
-
-if TYPE_CHECKING:
-    import lightning.pytorch as L
-
-    from athanor.craft.schedule_figure import ScheduleCourse
 
 
 def main() -> None:
@@ -27,49 +19,31 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from athanor.craft.figure import save_figure
-    from athanor.craft.schedule_figure import draw_schedule
+    from athanor.craft.schedule_figure import ScheduleCourse, draw_schedule
     from athanor.engine.app.logs import set_up_logging
+    from athanor.engine.config import assemble
     from athanor.engine.runs.run import shown
+    from athanor.training.at_first_step import at_first_step
 
     set_up_logging()
     config = command_line.composed(arguments.overrides)
-    scheduler = config["scheduler"]["_target_"].rpartition(".")[2]
-    course = course_of(config)
+    data = assemble.data(config)
+    record = {"config": config, "input_shape": list(data.input_shape), "class_names": list(data.class_names)}
+    classifier = assemble.from_record(record)
+    # on one CPU, whatever the config asks for: batches are global, so the number of steps is the same
+    settings = {**config["trainer"], "accelerator": "cpu", "precision": "32-true"}
+    settings |= {"min_epochs": None, "min_steps": None}  # with them the run would not end at its first step
+    trainer = assemble.bare_trainer({**config, "trainer": settings}, ".", data, classifier.network)
+    course = at_first_step(trainer, classifier, data, ScheduleCourse)
+    if scaled := classifier.lr_scaling.notice(config["optim"]["lr"], classifier.global_batch):
+        print(scaled)
     print("\n".join(course.lines))
+    scheduler = config["scheduler"]["_target_"].rpartition(".")[2]
     if scheduler == "ReduceLROnPlateau":
         print(f"drawn as if it never fell: it falls when {config['monitor']['metric']} stalls, which no one knows yet")
     file = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{config['name']}_{scheduler}.png")
     title = shorten(" ".join(arguments.overrides) or scheduler, 90)
     print(shown(save_figure(draw_schedule(course, title), arguments.output or Path("outputs/schedules") / file)))
-
-
-def course_of(config: dict) -> "ScheduleCourse":
-    """The learning rate and momentum at each step of the run that this config describes.
-
-    The run is set up on one CPU, whatever the config asks for: batches are global, so the number of its steps is the
-    same. Raises UserError where the run has no last step.
-    """
-    from athanor.craft.schedule_figure import ScheduleCourse
-    from athanor.engine.config import assemble
-    from athanor.training.at_first_step import at_first_step
-
-    data = assemble.data(config)
-    record = {"config": config, "input_shape": list(data.input_shape), "class_names": list(data.class_names)}
-    classifier = assemble.from_record(record)
-    settings = {**config["trainer"], "accelerator": "cpu", "precision": "32-true"}
-    settings |= {"min_epochs": None, "min_steps": None}  # with them the run would not end at its first step
-    trainer = assemble.bare_trainer({**config, "trainer": settings}, ".", data, classifier.network)
-
-    def planned(trainer: "L.Trainer", classifier: "L.LightningModule") -> "ScheduleCourse":
-        if math.isinf(classifier.run_length.steps):
-            raise UserError("this run has no end that is known; set trainer.max_epochs or trainer.max_steps")
-        schedulers = [(each.scheduler, each.interval) for each in trainer.lr_scheduler_configs]
-        return ScheduleCourse.of(trainer.optimizers[0], schedulers, classifier.run_length)
-
-    course = at_first_step(trainer, classifier, data, planned)
-    if scaled := classifier.lr_scaling.notice(config["optim"]["lr"], classifier.global_batch):
-        print(scaled)
-    return course
 
 
 if __name__ == "__main__":

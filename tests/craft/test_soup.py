@@ -41,7 +41,7 @@ def classifier():
 
 def test_statistics_become_those_of_the_training_images(classifier, make_data):
     data = make_data(batch_size=160)  # all that are trained on, at once
-    soup.renew_statistics(classifier, data, "cpu")
+    soup.renew_statistics(classifier, data)
     norm = classifier.network[2]
     with torch.no_grad():
         seen = classifier.network[1](data.source.train_images[data.train_index].flatten(1).float() / 255)
@@ -51,7 +51,7 @@ def test_statistics_become_those_of_the_training_images(classifier, make_data):
 
 def test_statistics_are_the_mean_over_all_batches_alike(classifier, make_data):
     data = make_data(batch_size=16)
-    soup.renew_statistics(classifier, data, "cpu")
+    soup.renew_statistics(classifier, data)
     with torch.no_grad():
         seen = classifier.network[1](data.source.train_images[data.train_index].flatten(1).float() / 255)
     torch.testing.assert_close(classifier.network[2].running_mean, seen.mean(0))  # 10 whole batches, with no decay
@@ -59,7 +59,7 @@ def test_statistics_are_the_mean_over_all_batches_alike(classifier, make_data):
 
 def test_afterwards_nothing_but_the_statistics_is_another(classifier, make_data):
     before = {name: value.clone() for name, value in classifier.state_dict().items()}
-    soup.renew_statistics(classifier, make_data(), "cpu")
+    soup.renew_statistics(classifier, make_data())
     differing = [name for name, value in classifier.state_dict().items() if not torch.equal(value, before[name])]
     assert differing == ["network.2.running_mean", "network.2.running_var"]
     assert classifier.network[2].momentum == 0.1
@@ -70,5 +70,5 @@ def test_dropout_draws_nothing_meanwhile(classifier, make_data):
     modes = []
     classifier.network[3].register_forward_hook(lambda module, *_: modes.append(module.training))
     classifier.train()
-    soup.renew_statistics(classifier, make_data(), "cpu")
+    soup.renew_statistics(classifier, make_data())
     assert modes and not any(modes)

@@ -118,7 +118,7 @@ def test_an_ensemble_classifies_image_files(ensemble, here, run_here):
 def test_greedy_members_without_weight_are_left_out_of_the_file(how, ensemble):
     _, results = ensemble("s", "--select", "greedy", "--combine", how, "--stage", "val")
     inside = [row["weight"] for row in results["members"] if row["weight"]]
-    record = run.checkpoint_record(Run("made").checkpoint)
+    record = run.read_checkpoint(Run("made").checkpoint)["athanor"]
     assert record["weights"] == inside and len(record["members"]) == len(inside) == results["forward_passes"]
     assert sum(inside) == pytest.approx(1)
 
@@ -240,7 +240,7 @@ def test_a_soup_is_an_ordinary_classifier_no_worse_than_its_best_member(ensemble
 
 def test_members_of_one_run_share_their_start_and_seeds_do_not(here):
     def start(path):
-        return run.checkpoint_record(here / path)["start"]
+        return run.read_checkpoint(here / path)["athanor"]["start"]
 
     assert (
         start("s/0/checkpoints/epoch_001.ckpt")
@@ -253,10 +253,10 @@ def test_members_of_one_run_share_their_start_and_seeds_do_not(here):
 
 
 def test_a_resumed_run_records_the_same_start(here, run_here):
-    before = run.checkpoint_record(here / "f/0/checkpoints/last.ckpt")["start"]
+    before = run.read_checkpoint(here / "f/0/checkpoints/last.ckpt")["athanor"]["start"]
     ran = run_here("train.py", "resume=f/0", "trainer.max_epochs=3")
     assert ran.code == 0, ran.err
-    assert run.checkpoint_record(here / "f/0/checkpoints/last.ckpt")["start"] == before
+    assert run.read_checkpoint(here / "f/0/checkpoints/last.ckpt")["athanor"]["start"] == before
 
 
 def test_a_soup_of_other_starts_is_refused(ensemble):

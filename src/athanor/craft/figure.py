@@ -1,25 +1,19 @@
 """What all figures share: their size, colours and grid, and how a figure is written to a file."""
 
 import io
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from athanor.base.files import write_atomically
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # the palette of Okabe & Ito 2008, which colour-blind people can tell apart
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 
 
-def new_figure(title: str, panels: int = 1) -> tuple["Figure", list["Axes"]]:
+def new_figure(title: str, panels: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure with panels side by side, drawn without a screen; its file is made by `save_figure`."""
-    os.environ.setdefault("MPLBACKEND", "agg")
-    from matplotlib.figure import Figure  # here, as it takes a second that a run without figures need not wait
-
     figure = Figure(figsize=(1 + 5.5 * panels, 4.2), dpi=120, layout="constrained")
     figure.suptitle(title, fontsize=11)
     axes = [figure.add_subplot(1, panels, number + 1) for number in range(panels)]
@@ -31,7 +25,7 @@ def new_figure(title: str, panels: int = 1) -> tuple["Figure", list["Axes"]]:
     return figure, axes
 
 
-def save_figure(figure: "Figure", path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG, in one piece; gives the path. Folders are made where they are missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = io.BytesIO()

@@ -1,52 +1,46 @@
 """Learning rate and momentum over a whole run, computed before it begins: as lines of text and as a figure."""
 
+import math
 import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+import lightning.pytorch as L
+from matplotlib.figure import Figure
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from athanor.base.errors import UserError
 from athanor.craft.figure import COLOURS, new_figure
 from athanor.optim.rates import current_value, sets_momentum
-from athanor.optim.schedules import RunLength
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from athanor.tasks.classification import Classifier
 
 POINTS = 2000  # more than the figure has pixels
 
 
-@dataclass(frozen=True)
 class ScheduleCourse:
-    """The first group's learning rate at each step, and its momentum where a schedule sets it (else no values)."""
+    """The first group's learning rate at each step, and its momentum where a schedule sets it (else no values).
 
-    run: RunLength
-    lrs: list[float]
-    momenta: list[float]
+    Made where training would begin (on_train_start): the schedulers are stepped through the whole run as training does.
+    Those that wait for a metric (plateau) are not stepped, so their rate is drawn as constant. Raises UserError where
+    the run has no last step.
+    """
 
-    @classmethod
-    def of(
-        cls, optimizer: Optimizer, schedulers: Iterable[tuple[LRScheduler, str]], run: RunLength
-    ) -> "ScheduleCourse":
-        """Step the schedulers, given with their interval (step or epoch), through the whole run as training does.
-
-        Those that wait for a metric (plateau) are not stepped, so their rate is drawn as constant.
-        """
-        moving = [(moved, interval) for moved, interval in schedulers if not isinstance(moved, ReduceLROnPlateau)]
-        has_momentum = any(sets_momentum(scheduler) for scheduler, _ in moving)
-        lrs, momenta = [], []
+    def __init__(self, trainer: L.Trainer, classifier: Classifier) -> None:
+        self.run = classifier.run_length
+        self.lrs: list[float] = []
+        self.momenta: list[float] = []
+        if math.isinf(self.run.steps):
+            raise UserError("this run has no end that is known; set trainer.max_epochs or trainer.max_steps")
+        optimizer = trainer.optimizers[0]
+        moving = [each for each in trainer.lr_scheduler_configs if not isinstance(each.scheduler, ReduceLROnPlateau)]
+        has_momentum = any(sets_momentum(each.scheduler) for each in moving)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)  # nothing is trained
-            for step in range(1, int(run.steps) + 1):
-                lrs.append(float(current_value(optimizer, "lr")))
+            for step in range(1, int(self.run.steps) + 1):
+                self.lrs.append(float(current_value(optimizer, "lr")))
                 if has_momentum:
-                    momenta.append(float(current_value(optimizer, "momentum")))
-                for scheduler, interval in moving:
-                    if interval == "step" or step % run.per_epoch == 0:
-                        scheduler.step()
-        return cls(run, lrs, momenta)
+                    self.momenta.append(float(current_value(optimizer, "momentum")))
+                for each in moving:
+                    if each.interval == "step" or step % self.run.per_epoch == 0:
+                        each.scheduler.step()
 
     @property
     def lines(self) -> list[str]:
@@ -62,7 +56,7 @@ class ScheduleCourse:
         return lines
 
 
-def draw_schedule(course: ScheduleCourse, title: str) -> "Figure":
+def draw_schedule(course: ScheduleCourse, title: str) -> Figure:
     """The learning rate against epochs, and a second panel for momentum where it has a schedule."""
     figure, axes = new_figure(title, panels=2 if course.momenta else 1)
     steps = len(course.lrs)

@@ -47,18 +47,18 @@ def stacked_logits(
     They are read from the classifiers' folders, or computed on `device` and written there. A file that is damaged
     counts as missing, and where a folder cannot be written to, a warning says so.
     """
-    images = fingerprint(data, stage)
     batches = stage_batches(data, stage)
+    images = fingerprint(batches)
     shape = (len(batches.index), len(data.class_names))
     logits = []
     for saved in classifiers:
         digest = checkpoint_digest(saved.checkpoint)
         key = repr((digest, images, kind, torch.device(device).type, torch.__version__))
-        name = f"{saved.checkpoint.stem}_{stage}_{hashlib.sha256(key.encode()).hexdigest()[:16]}.logits"
-        kept = read_logits(saved.folder / name, shape)
+        path = saved.folder / f"{saved.checkpoint.stem}_{stage}_{hashlib.sha256(key.encode()).hexdigest()[:16]}.logits"
+        kept = read_logits(path, shape)
         if kept is None:
             kept = predict_logits(saved.load(), batches, kind, device)
-            keep_logits(kept, saved.folder / name)
+            keep_logits(kept, path)
         logits.append(kept)
     return torch.stack(logits)
 
@@ -87,9 +87,9 @@ def stage_labels(data: ImageData, stage: Stage) -> Tensor:
     return batches.labels[batches.index]
 
 
-def fingerprint(data: ImageData, stage: Stage) -> str:
-    """Names the images of a stage by their pixels, and the size of the batches that they come in."""
-    batches, digest = stage_batches(data, stage), hashlib.sha256()
+def fingerprint(batches: EvalBatches) -> str:
+    """Names images by their pixels, and by the size of the batches that they come in."""
+    digest = hashlib.sha256()
     for images in chunks(batches.images, batches.index):
         digest.update(images.contiguous().numpy())
     return f"{digest.hexdigest()} {tuple(batches.images.shape[1:])} {batches.batch_size}"

@@ -1,6 +1,5 @@
 """How good an ensemble is beside its members: a table of scores, and the numbers for results.json."""
 
-from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
@@ -13,46 +12,39 @@ SCORES = ("loss", "acc", "ece")
 TITLES = {"val": "validation", "test": "test"}
 
 
-@dataclass(frozen=True)
 class Report:
-    """Scores on the images of one stage. `members` has a row for each member, in the order of `names`."""
+    """Scores on the images of one stage, of members and of their combination.
 
-    stage: Stage
-    images: int
-    names: list[str]
-    weights: list[float]  # 0 for a member that is left out
-    members: list[dict[str, float]]
-    combined: dict[str, float]
-    disagreement: float  # share of the images
+    weights: of each member by its name, 0 where it is left out. logits [M, N, C]: of the members, in the same order.
+    log_p: the log-probabilities [N, C] of the combination. labels: int64 [N].
+    """
 
-    @classmethod
-    def of(
-        cls, stage: Stage, names: list[str], weights: list[float], logits: Tensor, combined: Tensor, labels: Tensor
-    ) -> "Report":
-        """From the members' logits [M, N, C] and the log-probabilities [N, C] of their combination."""
+    def __init__(self, stage: Stage, weights: dict[str, float], logits: Tensor, log_p: Tensor, labels: Tensor) -> None:
+        self.stage = stage
+        self.images = len(labels)
+        self.weights = weights
         rows = [scores(member.log_softmax(-1), labels) for member in logits]
-        used = logits[[index for index, weight in enumerate(weights) if weight > 0]]
-        return cls(stage, len(labels), names, weights, rows, scores(combined, labels), disagreement(used))
+        self.members = dict(zip(weights, rows, strict=True))
+        self.combined = scores(log_p, labels)
+        used = [index for index, weight in enumerate(weights.values()) if weight > 0]
+        self.disagreement = disagreement(logits[used])  # share of the images
 
     @property
     def mean(self) -> dict[str, float]:
         """The mean score of the members that are not left out, with standard deviations as acc_std."""
-        used = [row for row, weight in zip(self.members, self.weights, strict=True) if weight > 0]
+        used = [self.members[name] for name, weight in self.weights.items() if weight > 0]
         columns = {name: [row[name] for row in used] for name in SCORES}
         deviations = {f"{name}_std": stdev(column) if len(column) > 1 else 0.0 for name, column in columns.items()}
         return {name: mean(column) for name, column in columns.items()} | deviations
 
     def table(self, best: str | None, kind: str) -> list[str]:
         """Lines to print. best: the name of the member that is best on validation; kind: ensemble, or soup."""
-        rows = [
-            (name, row, f"{weight:.2f}" if weight else "-")
-            for name, row, weight in zip(self.names, self.members, self.weights, strict=True)
-        ]
+        rows = [(name, self.members[name], f"{weight:.2f}" if weight else "-") for name, weight in self.weights.items()]
         average = self.mean
         deviation = {name: average[f"{name}_std"] for name in SCORES}
         rows += [("mean member", average, ""), ("standard deviation", deviation, "")]
-        if best in self.names:
-            rows.append((f"best member ({best})", self.members[self.names.index(best)], ""))
+        if best in self.members:
+            rows.append((f"best member ({best})", self.members[best], ""))
         rows.append((kind, self.combined, ""))
         head = f"{TITLES[self.stage]}, {self.images:,} images"
         width = max(len(name) for name, *_ in [(head,), *rows])
@@ -67,8 +59,8 @@ def numbers(reports: list[Report], best: str | None) -> dict[str, Any]:
     """The part of results.json that says how good the ensemble and its members are."""
     members: dict[str, dict[str, Any]] = {}
     for report in reports:
-        for name, row, weight in zip(report.names, report.members, report.weights, strict=True):
-            members.setdefault(name, {"name": name, "weight": weight})[report.stage] = row
+        for name, row in report.members.items():
+            members.setdefault(name, {"name": name, "weight": report.weights[name]})[report.stage] = row
     return {
         **{report.stage: report.combined for report in reports},
         "disagreement": {report.stage: report.disagreement for report in reports},

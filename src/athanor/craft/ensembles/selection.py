@@ -8,7 +8,7 @@ from torch import Tensor
 
 from athanor.base.errors import UserError
 from athanor.craft.ensembles.combine import How, scores
-from athanor.tasks.classification import at_least_float32
+from athanor.tasks.losses import at_least_float32
 
 Select = Literal["all", "greedy", "top"]
 TOP_MEMBERS = 5  # of select=top, where k is not given

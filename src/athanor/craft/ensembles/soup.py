@@ -28,41 +28,36 @@ class Soup:
     dict, so that one is in memory at a time.
     """
 
-    def __init__(
-        self, classifier: Classifier, states: list[Callable[[], dict[str, Tensor]]], data: ImageData, device: str
-    ) -> None:
-        self.classifier = classifier.to(device)
+    def __init__(self, classifier: Classifier, states: list[Callable[[], dict[str, Tensor]]], data: ImageData) -> None:
+        self.classifier = classifier
         self.states = states
         self.data = data
-        self.device = device
-        self.used: list[int] = []  # the members whose mean the classifier is
 
-    def choose(self, kind: Kind, losses: list[float]) -> float:
-        """Become the mean of the members that `kind` chooses, which have these validation losses; gives its own loss.
+    def choose(self, kind: Kind, losses: list[float]) -> tuple[list[int], float]:
+        """Become the mean of the members that `kind` chooses; gives their indices, best first, and the mean's loss.
 
-        uniform: all members. greedy: beginning with the best member, each next one stays in if the validation loss does
-        not get worse by it (Wortsman et al. 2022, recipe 1).
+        losses: of each member, on validation. uniform: all members. greedy: beginning with the best member, each next
+        one stays in if the validation loss does not get worse by it (Wortsman et al. 2022, recipe 1).
         """
         order = sorted(range(len(losses)), key=losses.__getitem__)
         if kind == "uniform":
-            return self.average(order)
+            return order, self.average(order)
         used, loss = order[:1], losses[order[0]]
         for member in order[1:]:
             new_loss = self.average([*used, member])
             if new_loss <= loss:
                 used, loss = [*used, member], new_loss
-        return self.average(used)  # the last mean that was tried may be another
+        return used, self.average(used)  # the last mean that was tried may be another
 
     def average(self, used: list[int]) -> float:
         """Become the mean of these members; gives its loss on the validation images."""
-        self.used = used
         self.classifier.load_state_dict(mean_state(self.states[member]() for member in used))
-        renew_statistics(self.classifier, self.data, self.device)
+        renew_statistics(self.classifier, self.data)
         return scores(self.logits("val").log_softmax(-1), stage_labels(self.data, "val"))["loss"]
 
     def logits(self, stage: Stage) -> Tensor:
         """Logits [N, num_classes] for the images of a stage, float32 on the CPU."""
-        return predict_logits(self.classifier, stage_batches(self.data, stage), device=self.device)
+        return predict_logits(self.classifier, stage_batches(self.data, stage), device=self.classifier.device)
 
 
 def mean_state(states: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -77,7 +72,7 @@ def mean_state(states: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 @torch.inference_mode()
-def renew_statistics(classifier: Classifier, data: ImageData, device: str) -> None:
+def renew_statistics(classifier: Classifier, data: ImageData) -> None:
     """Compute the means and variances of batch norm anew, as the mean over batches of train images.
 
     The statistics of the members do not fit: they are of activations that the mean network does not have. Only batch
@@ -90,4 +85,4 @@ def renew_statistics(classifier: Classifier, data: ImageData, device: str) -> No
         count = min(len(shuffled), max(IMAGES, data.batch_size)) // data.batch_size * data.batch_size
         index = data.train_index[shuffled[:count]]  # whole batches: a single image has no variance
         for images, _ in EvalBatches(data.source.train_images, data.source.train_labels, index, data.batch_size):
-            classifier(images.to(device))
+            classifier(images.to(classifier.device))

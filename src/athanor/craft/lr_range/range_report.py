@@ -2,13 +2,11 @@
 
 import math
 from statistics import median
-from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
 
 from athanor.craft.figure import COLOURS, new_figure
 from athanor.craft.lr_range.range_test import RULES, RangeTest
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 MEANING = {
     "minimum": "a tenth of the rate with the lowest loss",
@@ -31,7 +29,7 @@ def rules_table(test: RangeTest, used: str) -> str:
     return "\n".join(lines)
 
 
-def draw_range_test(test: RangeTest, used: str, title: str = "learning-rate range test") -> "Figure":
+def draw_range_test(test: RangeTest, used: str, title: str = "learning-rate range test") -> Figure:
     """Loss against learning rate: each sweep as measured and smoothed, and the answers of the rules."""
     figure, [axis] = new_figure(title)
     for sweep in test.sweeps:
@@ -56,7 +54,7 @@ def comparison_table(tests: dict[str, RangeTest], setting: str, used: str) -> st
     return "\n".join(lines)
 
 
-def draw_comparison(tests: dict[str, RangeTest], setting: str, used: str) -> "Figure":
+def draw_comparison(tests: dict[str, RangeTest], setting: str, used: str) -> Figure:
     """Left the curve of each value of a setting, right the answer against the value, with those of single sweeps."""
     figure, [curves, answers] = new_figure(f"learning-rate range tests: {setting}", panels=2)
     all_losses = []

@@ -23,7 +23,7 @@ from athanor.engine.app.explain import explain
 from athanor.engine.app.logs import set_up_logging
 from athanor.engine.app.ranks import PARENT, is_main_process
 from athanor.engine.config import schema, secrets, trust
-from athanor.engine.runs.provenance import comparison, describe, differences, environment, hash_of
+from athanor.engine.runs.provenance import compare_metrics, describe, differences, environment, hash_of
 from athanor.engine.runs.run import Run, read_checkpoint, shown
 from athanor.engine.runs.summary import summary
 from athanor.training import slurm
@@ -227,7 +227,7 @@ class Job(Run):
         log.info(summary(self.results, self.config, shown(self.dir)))
         if self.config["run"]:
             earlier = Run(self.config["run"])
-            log.info("%s\n", comparison(earlier.results, self.results, shown(earlier.dir)))
+            log.info("%s\n", compare_metrics(earlier.results, self.results, shown(earlier.dir)))
 
 
 def hold(lock: FileLock, directory: Path) -> None:

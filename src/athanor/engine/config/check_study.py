@@ -44,9 +44,8 @@ def check_study(config: DictConfig) -> None:
     check_keys(node)
     if "conclude" in node:
         check_conclude(node["conclude"])
-    varied = [*(config.hydra.sweeper.get("params") or {})]
-    varied += [word.partition("=")[0] for word in config.hydra.overrides.task if not word.startswith("study")]
-    varied = [key.lstrip("+") for key in varied]
+    typed = [word.partition("=")[0] for word in config.hydra.overrides.task if not word.startswith("study")]
+    varied = [key.lstrip("+") for key in [*(config.hydra.sweeper.get("params") or {}), *typed]]
     for i, panel in enumerate(node.get("panels", [])):
         check_panel(f"study.panels[{i}]", panel, varied, config)
 

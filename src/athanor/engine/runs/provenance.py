@@ -34,8 +34,7 @@ def git_state(directory: Path) -> dict[str, Any] | None:
 
     def git(*arguments: str) -> str:
         here = Path(__file__).parent
-        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True)
-        return done.stdout
+        return subprocess.check_output(["git", *arguments], cwd=here, stderr=subprocess.DEVNULL, text=True, timeout=10)
 
     try:
         root = git("rev-parse", "--show-toplevel").strip()
@@ -80,7 +79,7 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
             yield f"{key} {then[key]} then, {value} now"
 
 
-def comparison(then: dict[str, Any], now: dict[str, Any], where: Path) -> str:
+def compare_metrics(then: dict[str, Any], now: dict[str, Any], where: Path) -> str:
     """Lines that say whether a repeated run gave the same metrics, to the last digit."""
     stages = [stage for stage in ("train", "val", "test") if stage in then and stage in now]
     lines = [f"    {stage}/{line}" for stage in stages for line in differences(then[stage], now[stage])]

@@ -99,6 +99,12 @@ def checkpoint_of(path: str | Path) -> Path:
     return Path(path) if Path(path).suffix == ".ckpt" else Run.at(path).checkpoint
 
 
+def folder_of(checkpoint: Path) -> Path:
+    """The run's directory in which a checkpoint lies, or the folder of a checkpoint that is in no run."""
+    folder = checkpoint.resolve().parent
+    return folder.parent if (folder.parent / "config.yaml").is_file() else folder
+
+
 def load_classifier(checkpoint: Path) -> "Classifier":
     """The classifier of a checkpoint file alone. Raises UserError where trust.py refuses what it is made of."""
     from athanor.engine.config import assemble
@@ -124,11 +130,6 @@ def fill(classifier: "Classifier", contents: dict[str, Any], checkpoint: Path) -
         classifier.load_state_dict(contents["state_dict"])
     except RuntimeError as error:
         raise UserError(f"{checkpoint} is of another classifier: {first_line(error)}") from error
-
-
-def checkpoint_record(path: Path) -> dict[str, Any]:
-    """The record in a checkpoint, without reading its weights from the disk."""
-    return read_checkpoint(path, weights=False)["athanor"]
 
 
 def read_checkpoint(path: Path, weights: bool = True) -> dict[str, Any]:

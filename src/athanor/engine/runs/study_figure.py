@@ -3,15 +3,15 @@
 import textwrap
 from itertools import cycle, product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from athanor.craft.figure import COLOURS, new_figure, save_figure
 from athanor.engine.config.check_study import COURSES
 from athanor.engine.runs.study import Line, Study
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 DASHES = ("-", "--", ":", "-.")  # of the first eight lines, the next eight, ...: there are eight colours
 MAX_TICKS = 12  # more values of a setting than this get the usual ticks
@@ -37,7 +37,7 @@ def conclude(study: Study) -> tuple[list[str], Path | None]:
     return [], save_figure(figure, study.sweep.dir / "figures" / f"{study.name}.png")
 
 
-def draw_line(axis: "Axes", panel: dict[str, Any], line: Line, dashes: str, colour: str) -> None:
+def draw_line(axis: Axes, panel: dict[str, Any], line: Line, dashes: str, colour: str) -> None:
     """A course of training has its deviation as a band, values at settings have error bars."""
     style = {"color": colour, "linestyle": dashes, "linewidth": 1.5, "label": line.label}
     if panel["x"] not in COURSES:
@@ -46,12 +46,11 @@ def draw_line(axis: "Axes", panel: dict[str, Any], line: Line, dashes: str, colo
         return
     axis.plot(line.x, line.y, **style)
     if any(line.deviation):
-        pairs = list(zip(line.y, line.deviation, strict=True))
-        low, high = [y - deviation for y, deviation in pairs], [y + deviation for y, deviation in pairs]
+        low, high = np.subtract(line.y, line.deviation), np.add(line.y, line.deviation)
         axis.fill_between(line.x, low, high, color=colour, alpha=0.2, linewidth=0)
 
 
-def label_axis(axis: "Axes", panel: dict[str, Any], lines: list[Line]) -> None:
+def label_axis(axis: Axes, panel: dict[str, Any], lines: list[Line]) -> None:
     """Names, scales and ticks; the ticks of a setting are at the values that were tried."""
     x, y, best = panel["x"], panel["y"], panel.get("best")
     axis.set(xlabel=x, ylabel=f"{best} with the best {y}" if best else y)
@@ -78,7 +77,7 @@ def tick_at_values(axis: Any, values: list[float | str]) -> None:
         axis.set_ticks(values, [f"{value:g}" for value in values])
 
 
-def add_legend(figure: "Figure", axes: list["Axes"]) -> None:
+def add_legend(figure: Figure, axes: list[Axes]) -> None:
     """One legend for all panels, beside them: inside a panel it would hide lines."""
     by_label: dict[str, Any] = {}
     for axis in axes:

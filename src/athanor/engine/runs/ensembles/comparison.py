@@ -59,8 +59,9 @@ def compared_methods(runs: list[Run]) -> list[Row]:
         session = Session([str(run.dir) for run in plain], False, "none", "test")
         ensemble = make_ensemble(session, "probabilities", "all", None)
         report = session.reports(ensemble)[-1]  # of the test set
-        best = math.nan if session.best is None else report.members[report.names.index(session.best)]["acc"]
-        rows.append(method_row(f"{len(plain)} seeds", [report.combined], single, len(plain), ensemble.passes, best))
+        rows.append(method_row(f"{len(plain)} seeds", [report.combined], single, len(plain), ensemble.passes))
+        if session.best is not None:
+            rows[-1]["best member"] = report.members[session.best]["acc"]
     return rows
 
 
@@ -73,14 +74,12 @@ def soup_scores(run: Run) -> dict[str, float]:
         return run.results["test"]
 
 
-def method_row(
-    name: str, scores: list[dict], single: list[dict], trainings: float, passes: int, best: float = math.nan
-) -> Row:
+def method_row(name: str, scores: list[dict], single: list[dict], trainings: float, passes: int) -> Row:
     """The mean of a method's test scores, which are one for each seed or one for all, beside those of single networks.
 
     gain: accuracy less that of the mean single network, also in standard errors of that mean (nan with one seed).
-    trainings, passes: the costs, in trainings of a single network and forward passes for an image. best: accuracy of
-    the member that is best on validation.
+    trainings, passes: the costs, in trainings of a single network and forward passes for an image. best member: the
+    accuracy of the member that is best on validation, which is known for an ensemble of seeds only, else nan.
     """
     acc, spread = mean_and_deviation([score["acc"] for score in scores])
     single_acc, single_spread = mean_and_deviation([score["acc"] for score in single])
@@ -95,13 +94,13 @@ def method_row(
         "gain in standard errors": (acc - single_acc) / error if error and scores is not single else math.nan,
         "test/loss": fmean(score["loss"] for score in scores),
         "test/ece": fmean(eces) if eces else math.nan,
-        "best member": best,
+        "best member": math.nan,
         "trainings": trainings,
         "forward passes": passes,
     }
 
 
-def table_lines(title: str, rows: list[dict[str, Any]]) -> list[str]:
+def table_lines(title: str, rows: list[Row]) -> list[str]:
     lines = [f"  {title:24} {'test acc':>17}  {'gain':>7}  {'loss':>6}  {'ece':>6}  trainings  passes"]
     for row in rows:
         acc = f"{row['test/acc']:.2%}" + (f" +- {row['test/acc std']:.2%}" if row["n"] > 1 else "")

@@ -32,7 +32,7 @@ def distill(session: Session, ensemble: Combination, folder: Path) -> str:
     metrics = chosen["metrics"] | (trainer.test(classifier, data, verbose=False)[0] if session.reads_test else {})
     stages = [stage for stage in ("val", "test") if f"{stage}/loss" in metrics]
     scores = {stage: {name: metrics[f"{stage}/{name}"] for name in ("loss", "acc")} for stage in stages}
-    teacher = [session.members[index].name for index in ensemble.used]
+    teacher = [session.members[index].name for index in ensemble.weights]
     session.write(folder, config, {"made": "student", "teacher": teacher, "seed": config["seed"], **scores})
     text = [f"{stage} acc {of['acc']:.2%} loss {of['loss']:.4f}" for stage, of in scores.items()]
     return f"  student of {len(teacher)} members: {'   '.join(text)}"

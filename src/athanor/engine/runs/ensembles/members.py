@@ -14,7 +14,7 @@ from athanor.craft.ensembles.predictions import SavedClassifier
 from athanor.data.module import ImageData
 from athanor.engine.config import assemble, check, records, trust
 from athanor.engine.runs.provenance import hash_of
-from athanor.engine.runs.run import Run, checkpoint_record, load_classifier, shown
+from athanor.engine.runs.run import Run, folder_of, load_classifier, read_checkpoint, shown
 from athanor.engine.runs.sweep import Sweep
 from athanor.training.checkpoint_files import checkpoint_digest
 
@@ -32,9 +32,7 @@ class Member:
     @property
     def saved(self) -> SavedClassifier:
         """Its logits are kept in predictions/ of its run, or beside a checkpoint that is in no run."""
-        folder = self.path.resolve().parent
-        folder = folder.parent if (folder.parent / "config.yaml").is_file() else folder
-        return SavedClassifier(self.path, folder / "predictions", partial(load_classifier, self.path))
+        return SavedClassifier(self.path, folder_of(self.path) / "predictions", partial(load_classifier, self.path))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -53,7 +51,7 @@ def find_members(words: list[str], all_checkpoints: bool = False) -> list[Member
     """
     members: dict[str, Member] = {}
     for path, name in (pair for word in words for pair in member_checkpoints(Path(word), all_checkpoints)):
-        record, digest = checkpoint_record(path), checkpoint_digest(path)
+        record, digest = read_checkpoint(path, weights=False)["athanor"], checkpoint_digest(path)
         if digest in members:
             log.warning("%s is the same checkpoint as %s; it is used once", name, members[digest].name)
             continue

@@ -30,18 +30,13 @@ TOLERANCE = 1e-2  # of a logit, relative to max(1, |logit|): an accelerator roun
 
 @dataclass(frozen=True)
 class Combination:
-    """What is made of members. `weights` has one for each member of the session, 0 for one that is left out."""
+    """What is made of members. `weights` are those of the members that are used, by their indices in the session."""
 
     kind: str  # ensemble, or soup
-    weights: list[float]
+    weights: dict[int, float]
     passes: int  # forward passes for an image
     checkpoint: dict[str, Any]  # contents of its file
     predict: Callable[[Stage], Tensor]  # gives log-probabilities [N, C] for the images of a stage
-
-    @property
-    def used(self) -> list[int]:
-        """The indices of the members that are not left out."""
-        return [index for index, weight in enumerate(self.weights) if weight > 0]
 
 
 class Session:
@@ -88,13 +83,12 @@ class Session:
         """Validation first, with all members; then the test set, with those that are used."""
         stages = {"val": list(range(len(self.members)))} if self.has_validation else {}
         if self.reads_test:
-            stages["test"] = combination.used
+            stages["test"] = list(combination.weights)
         reports = []
         for stage, indices in stages.items():
-            names = [self.members[index].name for index in indices]
-            weights = [combination.weights[index] for index in indices]
+            weights = {self.members[index].name: combination.weights.get(index, 0.0) for index in indices}
             logits, labels = self.logits(stage, indices), stage_labels(self.data, stage)
-            reports.append(Report.of(stage, names, weights, logits, combination.predict(stage), labels))
+            reports.append(Report(stage, weights, logits, combination.predict(stage), labels))
         if combination.kind == "ensemble":
             refuse_stale(self, combination, reports[0].stage)
         return reports
@@ -109,9 +103,9 @@ class Session:
 def make_ensemble(session: Session, how: combine.How, select: selection.Select, k: int | None) -> Combination:
     """Choose members on validation, where there is one; the checkpoint has the records and the weights of them all."""
     logits = session.logits("val") if session.has_validation else torch.zeros(len(session.members), 0, 1)
-    weights = selection.selection_weights(select, k, how, logits, stage_labels(session.data, "val")).tolist()
-    used = [index for index, weight in enumerate(weights) if weight > 0]
-    shares = [weights[index] for index in used]
+    chosen = selection.selection_weights(select, k, how, logits, stage_labels(session.data, "val")).tolist()
+    weights = {index: weight for index, weight in enumerate(chosen) if weight > 0}
+    used, shares = list(weights), list(weights.values())
     records = [session.members[index].record for index in used]
     shared = {key: records[0][key] for key in ("input_shape", "class_names", "split_hash")}
     record = {"config": evaluation_config(records[0], "ensemble"), **shared, "members": records}
@@ -136,15 +130,15 @@ def make_soup(session: Session, kind: soups.Kind) -> Combination:
     if losses is None:
         raise UserError("--soup is judged on validation images, and these members have none")
     states = [lambda path=member.path: read_checkpoint(path)["state_dict"] for member in members]
-    soup = soups.Soup(load_classifier(members[0].path), states, session.data, session.device)
-    loss, used = soup.choose(kind, losses), soup.used
+    soup = soups.Soup(load_classifier(members[0].path).to(session.device), states, session.data)
+    used, loss = soup.choose(kind, losses)
     if len(used) < 2 or not loss <= min(losses):  # also where it is nan
         reason = f"has a validation loss of {loss:.4f}" if len(used) > 1 else "is no better with any other member"
         raise UserError(
             f"the {kind} soup {reason}; {session.best} alone has {min(losses):.4f}, and nothing is written\n"
             "  leave out --soup for an ensemble"
         )
-    weights = [1 / len(used) if index in used else 0.0 for index in range(len(members))]
+    weights = dict.fromkeys(sorted(used), 1 / len(used))
     record = members[used[0]].record
     record = {**record, "config": evaluation_config(record, "soup"), "soup": [members[index].name for index in used]}
     state = {key: value.cpu() for key, value in soup.classifier.state_dict().items() if not key.startswith("loss.")}
@@ -170,8 +164,8 @@ def refuse_stale(session: Session, ensemble: Combination, stage: Stage) -> None:
     batches = stage_batches(session.data, stage)
     images = batches.images[batches.index[:CHECKED]].to(session.device)
     current = classifier.to(session.device).eval().network.member_logits(images).cpu()
-    kept = session.logits(stage, ensemble.used)[:, :CHECKED]
-    for index, new, old in zip(ensemble.used, current, kept, strict=True):
+    kept = session.logits(stage, list(ensemble.weights))[:, :CHECKED]
+    for index, new, old in zip(ensemble.weights, current, kept, strict=True):
         if not ((new - old).abs() <= TOLERANCE * old.abs().clamp_min(1)).all():
             member = session.members[index]
             raise UserError(
