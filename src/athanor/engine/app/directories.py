@@ -5,12 +5,13 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from athanor.base.errors import require
 from athanor.engine.app import slots
 from athanor.engine.app.explain import explain
 from athanor.engine.app.ranks import agreed, is_main_process
@@ -40,14 +41,12 @@ class Directories(Callback):
                 set_hydra(config, "run", agreed(lambda: requeued_run(config, wanted) or claim(wanted)))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if config.hydra.runtime.choices.get("study"):
-            with ending_at_errors():
-                check_study(config)
-        jobs = (config.get("launcher") or {}).get("jobs", 1)
-        if not isinstance(jobs, int) or jobs < 1:
-            end(f"launcher.jobs={jobs}: use 1 or more at a time")
         wanted = config.hydra.sweep.dir
         with ending_at_errors():
+            if config.hydra.runtime.choices.get("study"):
+                check_study(config)
+            jobs = (config.get("launcher") or {}).get("jobs", 1)
+            require(isinstance(jobs, int) and jobs >= 1, f"launcher.jobs={jobs}: use 1 or more at a time")
             directory = wanted if self.resume else agreed(lambda: self.requeued_sweep(wanted) or claim(wanted))
         os.environ.setdefault(slots.GPUS, slots.visible_gpus())  # before launchers hide them
         os.environ[slots.SWEEP] = str(os.getpid())
@@ -98,14 +97,9 @@ def set_hydra(config: DictConfig, kind: str, directory: str) -> None:
 
 @contextlib.contextmanager
 def ending_at_errors() -> Iterator[None]:
-    """Ends the process with the text of an error: Hydra would make a warning of it, and go on."""
+    """End the process at an exception, with its explanation: Hydra would turn it into a warning and go on."""
     try:
         yield
     except Exception as error:
-        end(explain(error).removeprefix("error: "))
-
-
-def end(message: str) -> NoReturn:
-    """Hydra would make a warning of an exception in a callback, and go on."""
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(1)
+        print(explain(error), file=sys.stderr)
+        raise SystemExit(1) from None
