@@ -85,7 +85,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         signals.take()
-        signals.somebody_saves = not trainer.fast_dev_run
+        signals.saves_at_step = not trainer.fast_dev_run
         self.saved_at = time.monotonic()
         set_callback_metrics(trainer, self.resumed_metrics)
         if self.stopped:  # which Lightning does not save
@@ -132,10 +132,10 @@ class Checkpoints(Checkpoint):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._publish(trainer)
         self._end_if_signalled(self.agreement.ask("save", "at the end"))
-        signals.somebody_saves = False
+        signals.saves_at_step = False
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        signals.somebody_saves = False
+        signals.saves_at_step = False
         self.io.held.clear()  # not published: the metrics of its epoch may be missing in the logs
 
     def _reason_to_save(self) -> int:

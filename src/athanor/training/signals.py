@@ -18,19 +18,19 @@ END_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1"
 class Signals:
     """Handles the signals that ask a run to end. The only object is `signals`, as handlers belong to the process.
 
-    asked: the signal that waits for the end of the step. somebody_saves: whether somebody looks at `asked` there; if
+    asked: the signal that waits for the end of the step. saves_at_step: whether the run looks at `asked` there; if
     not, or at a second signal, the process ends at once. A handler that was installed before (submitit's, which
     requeues the job) is called in place of the exit.
     """
 
     def __init__(self) -> None:
         self.asked: int | None = None
-        self.somebody_saves = False
+        self.saves_at_step = False
         self.before: dict[int, object] = {}  # the handlers that were installed before
 
     @contextmanager
     def handled(self) -> Iterator[None]:
-        self.asked, self.somebody_saves = None, False
+        self.asked, self.saves_at_step = None, False
         self.before = {number: signal.getsignal(number) for number in END_SIGNALS}
         self.take()
         try:
@@ -45,7 +45,7 @@ class Signals:
             install(number, self.received)
 
     def received(self, number: int, frame: FrameType | None) -> None:
-        if not self.somebody_saves or self.asked is not None:
+        if not self.saves_at_step or self.asked is not None:
             self.leave(number)
             return
         self.asked = number

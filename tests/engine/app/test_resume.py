@@ -204,7 +204,7 @@ def test_a_second_signal_ends_at_once_and_a_first_where_nobody_saves():
         with pytest.raises(SystemExit) as end:
             signal.raise_signal(signal.SIGTERM)
         assert end.value.code == 128 + signal.SIGTERM
-        signals.somebody_saves = True
+        signals.saves_at_step = True
         signal.raise_signal(signal.SIGUSR1)
         assert signals.asked == signal.SIGUSR1
         with pytest.raises(SystemExit):
@@ -218,7 +218,7 @@ def test_what_handled_a_signal_before_is_called_after_saving():
     try:
         signals = Signals()
         with signals.handled():
-            signals.somebody_saves = True
+            signals.saves_at_step = True
             signal.raise_signal(signal.SIGUSR2)
             assert called == []
             signals.leave(signals.asked)
@@ -300,13 +300,13 @@ def test_differences_are_found_at_any_depth_and_where_both_know():
 
 def test_the_hash_of_data_knows_each_pixel_and_label(make_data, source):
     data = make_data()
-    before = provenance.describe(data, test=True)
+    before = provenance.describe_data(data, test=True)
     source.train_images[3, 0, 0, 0] ^= 1
-    after = provenance.describe(data, test=False)
+    after = provenance.describe_data(data, test=False)
     assert after["train_hash"] != before["train_hash"]
     assert "test_hash" not in after
     source.test_labels[0] ^= 1
-    assert provenance.describe(data, test=True)["test_hash"] != before["test_hash"]
+    assert provenance.describe_data(data, test=True)["test_hash"] != before["test_hash"]
 
 
 def test_what_is_not_committed_is_kept_with_the_run(tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ from athanor.engine.app.explain import explain
 from athanor.engine.app.logs import set_up_logging
 from athanor.engine.app.ranks import PARENT, is_main_process
 from athanor.engine.config import schema, secrets, trust
-from athanor.engine.runs.provenance import compare_metrics, describe, differences, environment, hash_of
+from athanor.engine.runs.provenance import compare_metrics, describe_data, differences, environment, hash_of
 from athanor.engine.runs.run import Run, read_checkpoint, shown
 from athanor.engine.runs.summary import summary
 from athanor.training import slurm
@@ -176,7 +176,7 @@ class Job(Run):
         classifier.record["start"] = hash_of(*(value.reshape(-1) for value in state))
         if not is_main_process():
             return
-        origin = {**environment(self.dir), "data": describe(data, config["test"])}
+        origin = {**environment(self.dir), "data": describe_data(data, config["test"])}
         earlier = self.before if self.is_again else Run(config["run"]).results if config["run"] else {}
         for line in differences(earlier, origin):
             log.warning("not as %s: %s", "before" if self.is_again else config["run"], line)

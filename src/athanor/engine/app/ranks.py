@@ -99,7 +99,7 @@ def start(rank: int, number: int, directory: Path, pipe: int, port: int) -> subp
 
 def watch(ranks: list[subprocess.Popen], directory: Path) -> None:
     """Wait for all processes to end and pass signals on; when one has died, end the others: they would wait for it."""
-    signals.somebody_saves, passed_on, dead, deadline = True, None, None, math.inf
+    signals.saves_at_step, passed_on, dead, deadline = True, None, None, math.inf
     try:
         while None in (codes := [rank.poll() for rank in ranks]) and time.monotonic() < deadline:
             if signals.asked and not passed_on:
@@ -110,7 +110,7 @@ def watch(ranks: list[subprocess.Popen], directory: Path) -> None:
                 dead, deadline = next(rank for rank in ranks if rank.returncode), time.monotonic() + GRACE
             time.sleep(0.05)
     finally:
-        signals.somebody_saves = False
+        signals.saves_at_step = False
         for rank in ranks:
             rank.kill()
             rank.wait()

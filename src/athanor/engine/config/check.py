@@ -7,7 +7,7 @@ from typing import Any
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
-from athanor.base.errors import UserError, nearest
+from athanor.base.errors import UserError, nearest, require
 from athanor.engine.config import check_study, schema
 from athanor.engine.config.secrets import resolve, reveal
 from athanor.engine.config.signatures import check_key, check_value, signature, type_hint
@@ -46,8 +46,7 @@ def check_settings(cfg: dict) -> None:
     """The values that stand in train.yaml itself."""
     for path, hint in schema.SETTINGS.items():
         top, _, key = path.partition(".")
-        if top not in cfg:
-            raise UserError(f"{top} is missing: leave out what took it away, or type +{top}=<value>")
+        require(top in cfg, f"{top} is missing: leave out what took it away, or type +{top}=<value>")
         if key:
             check_value(top, cfg[top], dict, "train.yaml")
         check_value(path, cfg[top].get(key) if key else cfg[top], type_hint(hint), "train.yaml")
@@ -55,15 +54,13 @@ def check_settings(cfg: dict) -> None:
         names = [path.partition(".")[2] for path in schema.SETTINGS if path.startswith(f"{top}.")]
         for key in cfg[top]:
             check_key(f"{top}.{key}", names, "train.yaml")
-    if not 0 <= cfg["seed"] < 2**32:
-        raise UserError(f"seed={cfg['seed']} is not a seed; use 0 to {2**32 - 1}")
+    require(0 <= cfg["seed"] < 2**32, f"seed={cfg['seed']} is not a seed; use 0 to {2**32 - 1}")
     if cfg["threads"] is not None and cfg["threads"] < 1:
         raise UserError(f"threads={cfg['threads']}: use 1 or more, or null for all cores")
 
 
 def check_group(name: str, group: schema.Group, node: dict) -> None:
-    if not group.several and not node:
-        raise UserError(f"{name} is missing: choose one with {name}=<option>")
+    require(group.several or node, f"{name} is missing: choose one with {name}=<option>")
     if group.partial and node.get("_partial_") is not True:
         raise UserError(f"{name}._partial_ must be true: what it takes, parameters or steps, comes later")
     for key, option in node.items() if group.several else ():
@@ -103,18 +100,17 @@ def node_signature(path: str, node: dict) -> tuple[dict[str, Any], bool]:
 def locate(path: str, target: str) -> Any:
     """The class or function that a `_target_` names. Raises UserError where there is none."""
     try:
-        target_object = pkgutil.resolve_name(target)
+        named = pkgutil.resolve_name(target)
     except Exception as error:
         raise UserError(f"{path}._target_={target} cannot be imported: {str(error).splitlines()[-1]}") from error
-    if not callable(target_object):
-        raise UserError(f"{path}._target_={target} is no class or function; name one that is in it")
-    return target_object
+    require(callable(named), f"{path}._target_={target} is no class or function; name one that is in it")
+    return named
 
 
 def check_trainer(trainer: dict) -> None:
     for key in "accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps":
-        if (value := trainer.get(key)) is not None and value < 1:
-            raise UserError(f"trainer.{key}={value}: use 1 or more")
+        value = trainer.get(key)
+        require(value is None or value >= 1, f"trainer.{key}={value}: use 1 or more")
     if (value := trainer.get("gradient_clip_val")) is not None and value < 0:
         raise UserError(f"trainer.gradient_clip_val={value} clips nothing; use a number above 0, or null")
     devices = trainer.get("devices", "auto")
@@ -142,8 +138,7 @@ def check_monitor(cfg: dict) -> None:
         if isinstance(node, dict) and isinstance(node.get("monitor"), str):
             watched[f"callbacks.{name}.monitor"] = node["monitor"]
     for path, metric in watched.items():
-        if metric not in logged:
-            raise UserError(f"{path}={metric} is not logged; {nearest(metric, logged)}")
+        require(metric in logged, f"{path}={metric} is not logged; {nearest(metric, logged)}")
 
 
 def settle(cfg: dict, overrides: list[str]) -> list[str]:

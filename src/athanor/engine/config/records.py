@@ -10,7 +10,7 @@ from typing import Any, get_args
 import yaml
 from omegaconf import OmegaConf
 
-from athanor.base.errors import UserError, first_line
+from athanor.base.errors import UserError, first_line, require
 from athanor.engine.config import schema
 from athanor.engine.config.secrets import INTERPOLATION
 
@@ -43,15 +43,15 @@ def check_config(config: dict, path: Path) -> None:
     """Raise UserError where a config that has been read is not complete."""
     check_complete(config, path)
     for name, group in schema.GROUPS.items():
-        if group.several and not isinstance(config.get(name) or {}, dict):
-            raise UserError(f"{path}: {name} is no mapping")
+        require(not group.several or isinstance(config.get(name) or {}, dict), f"{path}: {name} is no mapping")
 
 
 def check_record(contents: object, path: Path) -> None:
     """Raise UserError where a checkpoint's contents are not of the shape that assemble.from_record takes."""
-    if not isinstance(contents, dict) or "athanor" not in contents:
-        raise UserError(f"{path} is a checkpoint, but not one of Athanor's")
     import torch
+
+    is_ours = isinstance(contents, dict) and "athanor" in contents
+    require(is_ours, f"{path} is a checkpoint, but not one of Athanor's")
 
     record, state = contents["athanor"], contents.get("state_dict")
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
@@ -64,13 +64,13 @@ def check_record(contents: object, path: Path) -> None:
 
 def check_described(record: object, path: Path) -> None:
     """Raise UserError where a record does not describe a classifier; that of an ensemble describes each member."""
-    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
-        raise UserError(f"{path} is not a checkpoint of Athanor's: its record has no config")
+    foreign = f"{path} is not a checkpoint of Athanor's"
+    require(isinstance(record, dict) and isinstance(record.get("config"), dict), f"{foreign}: its record has no config")
     shape, names = record.get("input_shape"), record.get("class_names")
-    if not (isinstance(shape, list) and len(shape) == 3 and all(type(size) is int and size > 0 for size in shape)):
-        raise UserError(f"{path} is not a checkpoint of Athanor's: its input_shape is not [C, H, W]")
-    if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
-        raise UserError(f"{path} is not a checkpoint of Athanor's: its class_names are not a list of names")
+    is_shape = isinstance(shape, list) and len(shape) == 3 and all(type(size) is int and size > 0 for size in shape)
+    require(is_shape, f"{foreign}: its input_shape is not [C, H, W]")
+    are_names = isinstance(names, list) and names and all(isinstance(name, str) for name in names)
+    require(are_names, f"{foreign}: its class_names are not a list of names")
     refuse_strange(record["config"], str(path))
     if "members" in record:
         check_ensemble(record, path)
@@ -81,17 +81,16 @@ def check_ensemble(record: dict, path: Path) -> None:
     from athanor.craft.ensembles import combine
     from athanor.tasks import tta
 
-    members, weights = record["members"], record.get("weights")
+    foreign, members, weights = f"{path} is not an ensemble of Athanor's", record["members"], record.get("weights")
     numbers = isinstance(weights, list) and all(type(weight) is float and 0 < weight <= 1 for weight in weights)
-    if not (isinstance(members, list) and members and numbers and len(weights) == len(members)):
-        raise UserError(f"{path} is not an ensemble of Athanor's: it needs a weight above 0 for each member")
+    is_complete = isinstance(members, list) and members and numbers and len(weights) == len(members)
+    require(is_complete, f"{foreign}: it needs a weight above 0 for each member")
     for key, choices in {"combine": get_args(combine.How), "tta": get_args(tta.Kind)}.items():
-        if record.get(key) not in choices:
-            raise UserError(f"{path} is not an ensemble of Athanor's: {key} is none of {', '.join(choices)}")
+        require(record.get(key) in choices, f"{foreign}: {key} is none of {', '.join(choices)}")
     for member in members:
         check_described(member, path)
-        if any(member[key] != record[key] for key in ("input_shape", "class_names")):
-            raise UserError(f"{path} is not an ensemble of Athanor's: a member has other classes or images")
+        is_same = all(member[key] == record[key] for key in ("input_shape", "class_names"))
+        require(is_same, f"{foreign}: a member has other classes or images")
         check_complete(member["config"], path, rebuilt_only=True)
 
 

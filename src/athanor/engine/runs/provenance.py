@@ -48,7 +48,7 @@ def git_state(directory: Path) -> dict[str, Any] | None:
     return {"commit": commit, "changed": changed, "diff_hash": hashlib.sha256(diff.encode()).hexdigest()[:16]}
 
 
-def describe(data: "ImageData", test: bool) -> dict[str, Any]:
+def describe_data(data: "ImageData", test: bool) -> dict[str, Any]:
     """The images: origin, numbers, hashes of the pixels and of the split; of the test images only if `test`."""
     sizes = {"train": len(data.train_index), "val": len(data.val_index), "test": len(data.test_index)}
     source = data.source

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from athanor.base.errors import UserError, first_line
+from athanor.base.errors import UserError, first_line, require
 from athanor.base.files import write_atomically
 from athanor.engine.config import records, schema, trust
 
@@ -36,8 +36,7 @@ class Run:
         """The newest run below a folder that has not finished, for resume=last."""
         runs = [cls(path.parent) for path in outputs.glob("**/config.yaml")]
         runs = [run for run in runs if run.results.get("status") != "finished"]
-        if not runs:
-            raise UserError(f"resume=last: no unfinished run under {outputs}/; name one with resume=<directory>")
+        require(runs, f"resume=last: no unfinished run under {outputs}/; name one with resume=<directory>")
         return max(runs, key=lambda run: (run.dir / "config.yaml").stat().st_mtime)
 
     @property
@@ -50,8 +49,7 @@ class Run:
             return {}
         except ValueError as error:
             raise UserError(f"{path} is torn: {error}") from error
-        if not isinstance(results, dict):
-            raise UserError(f"{path} is not the results of a run")
+        require(isinstance(results, dict), f"{path} is not the results of a run")
         return results
 
     @property

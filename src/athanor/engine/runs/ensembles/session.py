@@ -16,10 +16,10 @@ from athanor.craft.ensembles.predictions import Stage, stacked_logits, stage_bat
 from athanor.craft.ensembles.report import Report
 from athanor.engine.config import assemble
 from athanor.engine.runs.ensembles.members import find_members, refuse_other_starts, shared_data
-from athanor.engine.runs.provenance import describe, environment
+from athanor.engine.runs.provenance import describe_data, environment
 from athanor.engine.runs.run import Run, fill, load_classifier, read_checkpoint
 from athanor.tasks import tta
-from athanor.training import devices, precision
+from athanor.training import devices
 
 log = logging.getLogger(__name__)
 VIEWS: dict[tta.Kind, int] = {"none": 1, "flip": 2, "flip_shift": 6}  # forward passes of a member for an image
@@ -56,8 +56,7 @@ class Session:
         config = self.members[0].config
         there = devices.device_type(config["trainer"]["accelerator"])
         self.device = there if devices.available().get(there) else "cpu"
-        precision.set_matmul_precision(config["matmul_precision"], self.device)
-        torch.set_num_threads(config["threads"] or assemble.THREADS)
+        assemble.use_machine(config, self.device)
         unread = [member.name for member in self.members if not member.record["config"].get("test", True)]
         if stage is None and unread:
             log.warning("the test set stays unread, as %s has test=false; type --stage test to read it", unread[0])
@@ -95,7 +94,7 @@ class Session:
 
     def write(self, directory: Path, config: dict[str, Any], results: dict[str, Any]) -> None:
         """Write results.json, with what it depends on, and last config.yaml: a folder without one is no run."""
-        origin = {**environment(directory), "data": describe(self.data, self.reads_test)}
+        origin = {**environment(directory), "data": describe_data(self.data, self.reads_test)}
         Run(directory).write_results({"status": "finished", **results, "overrides": [], **origin})
         Run(directory).write_config(config)
 
