@@ -247,3 +247,10 @@ def test_a_config_of_ones_own_that_is_no_yaml_is_told_with_its_line(text, line, 
     assert (ran.code, ran.err.count("\n")) == (1, 1)
     assert ran.err.startswith(f"error: {path}, line {line}: ")
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize("words", ["model=linear seed=3 --cfg job", "--cfg job model=linear seed=3", "--cfg job"])
+def test_flags_of_hydra_may_stand_before_or_after_the_settings(words, train):
+    ran = train(*words.split())
+    assert (ran.code, ran.err) == (0, "")
+    assert ("seed: 3" if "seed=3" in words else "seed: 0") in ran.out.splitlines()

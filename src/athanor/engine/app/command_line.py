@@ -57,7 +57,10 @@ def hydra_words(typed: list[str]) -> list[str]:
         words.insert(0, "-m")
     if any(word.startswith(WITHOUT_OUTPUT) for word in typed):
         return words
-    return [*words, f"hydra.callbacks.directories.typed=[{','.join(map(quoted, typed))}]"]
+    override = f"hydra.callbacks.directories.typed=[{','.join(map(quoted, typed))}]"
+    # beside the other settings: argparse takes none that a flag separates from the first, as in `seed=1 --cfg job`
+    first = next((i for i, word in enumerate(words) if re.match("[^-].*=|~", word)), len(words))
+    return [*words[:first], override, *words[first:]]
 
 
 def expand(words: list[str]) -> list[str]:

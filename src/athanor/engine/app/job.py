@@ -225,9 +225,8 @@ class Job(Run):
         )
         (self.dir / "checkpoints" / "previous.ckpt").unlink(missing_ok=True)  # the last one is written and synced
         log.info(summary(self.results, self.config, shown(self.dir)))
-        if self.config["run"]:
-            earlier = Run(self.config["run"])
-            log.info("%s\n", compare_metrics(earlier.results, self.results, shown(earlier.dir)))
+        if earlier := self.config["run"]:
+            log.info("%s\n", compare_metrics(Run(earlier).results, self.results, shown(Path(earlier))))
 
 
 def hold(lock: FileLock, directory: Path) -> None:

@@ -79,5 +79,5 @@ class Sweep:
         failed = sum(row["status"] != "finished" for row in rows)
         end = f"{len(rows)} jobs, {failed} failed" if failed else f"{len(rows)} jobs"
         where = shown(self.dir)
-        files = [f"  {end}; {where / 'results.csv'}", f"  tensorboard --logdir {where}"]
-        return "\n".join(["", *(table or lines), "", *files, ""])
+        ending = f"\n  {end}; {where / 'results.csv'}\n  tensorboard --logdir {where}\n"
+        return "\n".join(["", *(table or lines), ending])
