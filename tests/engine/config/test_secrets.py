@@ -79,6 +79,13 @@ def test_the_text_stays_where_it_stands_and_values_come_back():
     assert OmegaConf.to_container(cfg, resolve=True) == values  # the resolver is Hydra's own again
 
 
+def test_a_variable_that_chooses_a_node_is_a_setting(monkeypatch):
+    monkeypatch.setenv("PRESET", "small")
+    chosen = {"size": "${sizes.${oc.env:PRESET}}", "several": ["${oc.env:KEY}", "${oc.decode:'[1,2]'}"]}
+    cfg = OmegaConf.create({"sizes": {"small": "s"}, **chosen})
+    assert secrets.resolve(cfg) == {"sizes": {"small": "s"}, "size": "s", "several": ["${oc.env:KEY}", [1, 2]]}
+
+
 def test_a_number_that_is_decoded_from_the_environment_is_a_setting(monkeypatch):
     monkeypatch.setenv("STEPS", "12345")
     assert secrets.resolve(OmegaConf.create({"a": "${oc.decode:${oc.env:STEPS}}"})) == {"a": 12345}

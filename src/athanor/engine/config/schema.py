@@ -42,7 +42,7 @@ class Group:
     accepts: whether an object is of that kind.
     modules: modules that may define it, including those below them.
     shortcuts: modules from which it may be imported besides, as torch.nn for torch.nn.modules.linear.
-    several: the config takes any number of options, each under a name of its own.
+    several: the config takes any number of options, each under a name of its own, or none.
     partial: the target is completed later, so the node says `_partial_: true`.
     beside: keys and type hints that stand beside the target's arguments and are taken out before it is built.
     beside_of: a class whose arguments stand beside the target's.
@@ -135,7 +135,6 @@ GROUPS: dict[str, Group] = {  # by the path of the node
         ("torchmetrics.classification",),  # the rest of torchmetrics has metrics that load networks from a path
         ("torchmetrics",),
         several=True,
-        recorded=None,
         rebuilt=True,
     ),
     "callbacks": Group(
@@ -143,14 +142,12 @@ GROUPS: dict[str, Group] = {  # by the path of the node
         subclass_of("lightning.pytorch.callbacks.Callback"),
         ("lightning.pytorch.callbacks", "athanor.callbacks"),
         several=True,
-        recorded=None,
     ),
     "logger": Group(
         "a logger",
         subclass_of("lightning.pytorch.loggers.logger.Logger"),
         ("lightning.pytorch.loggers", "athanor.training.loggers"),
         several=True,
-        recorded=None,
     ),
     "trainer": Group(
         "Lightning's Trainer",
@@ -163,7 +160,7 @@ GROUPS: dict[str, Group] = {  # by the path of the node
     ),
     "trainer.profiler": Group(
         "a profiler",
-        subclass_of("lightning.pytorch.profilers.profiler.Profiler"),
+        subclass_of("lightning.pytorch.profilers.Profiler"),
         ("lightning.pytorch.profilers",),
         recorded=None,
     ),
@@ -193,8 +190,8 @@ def recorded_paths(rebuilt_only: bool = False) -> Iterator[str]:
         if not rebuilt_only or path.partition(".")[0] in REBUILT_SETTINGS:
             yield path
     for path, group in GROUPS.items():
-        if group.recorded is not None and (group.rebuilt or not rebuilt_only):
-            yield from (f"{path}.{key}" for key in group.recorded)
+        if not group.several and (group.rebuilt or not rebuilt_only):
+            yield from (f"{path}.{key}" for key in group.recorded or ())
 
 
 def rebuilt_part(config: dict) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import traceback
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from athanor.base.errors import UserError
@@ -34,18 +35,22 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
 
     OmegaConf.register_new_resolver("oc.env", text, replace=True)
     try:
-        return keep_text(values, OmegaConf.to_container(cfg, resolve=True))
+        return {key: keep_text(value, cfg, key) for key, value in values.items()}
     finally:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
-def keep_text(value: Any, text: Any) -> Any:
-    """`text` where both are text; numbers, which somebody decoded from text, are settings."""
-    if isinstance(value, dict) and isinstance(text, dict):
-        return {key: value[key] if key == "_target_" else keep_text(value[key], text[key]) for key in value}
-    if isinstance(value, list) and isinstance(text, list):
-        return [keep_text(*pair) for pair in zip(value, text, strict=True)]
-    return text if isinstance(value, str) else value
+def keep_text(value: Any, parent: Any, key: str | int) -> Any:
+    """What `parent[key]` of a config gives now, for each text in `value`; numbers that were decoded are settings."""
+    try:
+        node = parent[key]
+    except OmegaConfBaseException:  # a variable that chooses a node, as in ${lrs.${oc.env:PRESET}}, is a setting too
+        return value
+    if isinstance(value, dict) and OmegaConf.is_dict(node):
+        return {name: keep_text(part, node, name) for name, part in value.items()}
+    if isinstance(value, list) and OmegaConf.is_list(node):
+        return [keep_text(part, node, index) for index, part in enumerate(value)]
+    return node if isinstance(value, str) and isinstance(node, str) and key != "_target_" else value
 
 
 def find(anything: Any) -> dict[str, str]:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from types import FunctionType
 from typing import Any
 
-from athanor.base.errors import UserError
+from athanor.base.errors import UserError, first_line
 from athanor.engine.config import schema
 
 VARIABLE = "ATHANOR_TRUST"
@@ -88,8 +88,7 @@ def is_trusted(target: str) -> bool:
     try:
         named = pkgutil.resolve_name(target)
     except Exception as error:
-        text = str(error).partition("\n")[0]
-        raise UserError(f"{target} cannot be imported: {text}") from error
+        raise UserError(f"{target} cannot be imported: {first_line(error)}") from error
     return is_below(getattr(named, "__module__", None) or "", trusted)
 
 

@@ -150,9 +150,8 @@ def evaluation_config(record: dict[str, Any], kind: str) -> dict[str, Any]:
     log-likelihood, in float32, of the images as they are.
     """
     config = record["config"]
-    trainer = {**config["trainer"], "precision": "32-true"}
-    name = f"{kind}_{config['name']}"
-    return {**config, "name": name, "loss": PLAIN_LOSS, "trainer": trainer, "eval": {"tta": "none"}}
+    own = {"name": f"{kind}_{config['name']}", "trainer": {**config["trainer"], "precision": "32-true"}}
+    return {**config, **own, "loss": PLAIN_LOSS, "eval": {"tta": "none"}}
 
 
 @torch.inference_mode()
