@@ -1,4 +1,4 @@
-"""Train an image classifier: python train.py model=cnn optim=adam"""
+"""Train a model: python train.py model=cnn optim=adam"""
 
 import hydra
 from omegaconf import DictConfig
@@ -25,17 +25,17 @@ def main(cfg: DictConfig) -> None:
             return
         L.seed_everything(config["seed"], verbose=False)
         data = assemble.data(config)
-        classifier = assemble.classifier(config, data)
+        task = assemble.task(config, data)
         if config["weights"]:
-            load_weights(classifier, config["weights"])
+            load_weights(task, config["weights"])
         checkpoint, step = job.resume_point()
-        trainer = assemble.trainer(config, str(job.dir), data, classifier.network, step)
-        job.record_origin(config, data, classifier)
-        trainer.fit(classifier, data, ckpt_path=checkpoint, weights_only=True)
-        job.load_chosen(classifier, trainer)
+        trainer = assemble.trainer(config, str(job.dir), data, task.network, step)
+        job.record_origin(config, data, task)
+        trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+        job.load_chosen(task, trainer)
         if config["test"]:
-            trainer.test(classifier, data, verbose=False)
-        job.finish(trainer, classifier)
+            trainer.test(task, data, verbose=False)
+        job.finish(trainer, task)
 
 
 if __name__ == "__main__":

@@ -28,14 +28,14 @@ def main() -> None:
     config = command_line.composed([f"run={Run.at(arguments.run).dir}", *arguments.overrides])
     data = assemble.data(config)
     assemble.refuse_other_data(contents["athanor"], data)
-    classifier = assemble.from_record({**contents["athanor"], "config": config})
-    fill(classifier, contents, path)
+    task = assemble.from_record({**contents["athanor"], "config": config})
+    fill(task, contents, path)
     if arguments.stage == "val" and not len(data.val_index):
         raise UserError("there are no validation images; use --stage test, or data.val_fraction above 0")
-    trainer = assemble.bare_trainer(config, str(path.parent), data, classifier.network)
+    trainer = assemble.bare_trainer(config, str(path.parent), data, task.network)
     evaluate = trainer.test if arguments.stage == "test" else trainer.validate
     recorded = Run(path.parent.parent).results.get(arguments.stage, {})
-    for name, value in evaluate(classifier, data, verbose=False)[0].items():
+    for name, value in evaluate(task, data, verbose=False)[0].items():
         before = recorded.get(name.partition("/")[2])
         print(f"{name}  {value!r}" + ("" if before is None else f"  (recorded {before!r})"))
 

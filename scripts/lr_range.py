@@ -79,11 +79,11 @@ def run_test(config: dict) -> "tuple[RangeTest, str, list[str]]":
     finder = assemble.build(config["callbacks"]["lr_range"])
     L.seed_everything(config["seed"], verbose=False)  # for the weights that train.py would start from
     data = assemble.data(config)
-    classifier = assemble.classifier(config, data)
-    trainer = assemble.bare_trainer(config, ".", data, classifier.network)
-    finder.setup(trainer, classifier, "fit")
-    test = at_first_step(trainer, classifier, data, finder.find)
-    return test, finder.rule, finder.overrides(classifier, test)
+    task = assemble.task(config, data)
+    trainer = assemble.bare_trainer(config, ".", data, task.network)
+    finder.setup(trainer, task, "fit")
+    test = at_first_step(trainer, task, data, finder.find)
+    return test, finder.rule, finder.overrides(task, test)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Classify image files: python scripts/predict.py <run or checkpoint> a.png "b c.jpg" [--csv predictions.csv]
+"""Predict image files: python scripts/predict.py <run or checkpoint> a.png "b c.jpg" [--csv predictions.csv]
 
-Prints the most probable class of each image and its probability.
+Prints what the task says of each image: of classes the most probable one and its probability.
 """
 
 import argparse
@@ -15,31 +15,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="a run's directory, or a checkpoint file")
     parser.add_argument("images", nargs="+", help="image files of any format that Pillow reads")
-    parser.add_argument("--csv", help="also write file, class and the probability of each class to this file")
+    parser.add_argument("--csv", help="also write the predictions, as the probability of each class, to this file")
     arguments = parser.parse_args()
 
     import torch
 
     from athanor.data.sources.image_file import load_image
-    from athanor.engine.runs.run import checkpoint_of, load_classifier
+    from athanor.engine.runs.run import checkpoint_of, load_task
 
-    classifier = load_classifier(checkpoint_of(arguments.run))
-    channels, height, width = classifier.record["input_shape"]
+    task = load_task(checkpoint_of(arguments.run))
+    channels, height, width = task.record["input_shape"]
     size = height if height == width else None  # other models take images of their own size only
-    names = classifier.record["class_names"]
     rows = []
     with torch.inference_mode():
         for file in arguments.images:
             image = torch.tensor(load_image(file, "L" if channels == 1 else "RGB", size))
             if image.shape[1:] != (height, width):
                 raise UserError(f"{file} is {image.shape[2]}x{image.shape[1]}, the model takes {width}x{height} only")
-            probabilities = classifier(image[None]).softmax(1)[0]
-            best = int(probabilities.argmax())
-            print(f"{file}  {names[best]}  {probabilities[best]:.2%}")
-            rows.append([file, names[best], *(f"{p:.6f}" for p in probabilities.tolist())])
+            line, cells = task.described(task.prediction(task(image[None]))[0])
+            print(f"{file}  {line}")
+            rows.append([("file", file), *cells])
     if arguments.csv:
         with open(arguments.csv, "w", newline="") as out:
-            csv.writer(out).writerows([["file", "class", *names], *rows])
+            heads = [head for head, _ in rows[0]]
+            csv.writer(out).writerows([heads, *([text for _, text in row] for row in rows)])
         print(f"wrote {arguments.csv}", file=sys.stderr)
 
 

@@ -29,13 +29,13 @@ def main() -> None:
     config = command_line.composed(arguments.overrides)
     data = assemble.data(config)
     record = {"config": config, "input_shape": list(data.input_shape), "class_names": list(data.class_names)}
-    classifier = assemble.from_record(record)
+    task = assemble.from_record(record)
     # on one CPU, whatever the config asks for: batches are global, so the number of steps is the same
     settings = {**config["trainer"], "accelerator": "cpu", "precision": "32-true"}
     settings |= {"min_epochs": None, "min_steps": None}  # with them the run would not end at its first step
-    trainer = assemble.bare_trainer({**config, "trainer": settings}, ".", data, classifier.network)
-    course = at_first_step(trainer, classifier, data, ScheduleCourse)
-    if scaled := classifier.lr_scaling.notice(config["optim"]["lr"], classifier.global_batch):
+    trainer = assemble.bare_trainer({**config, "trainer": settings}, ".", data, task.network)
+    course = at_first_step(trainer, task, data, ScheduleCourse)
+    if scaled := task.lr_scaling.notice(config["optim"]["lr"], task.global_batch):
         print(scaled)
     print("\n".join(course.lines))
     scheduler = config["scheduler"]["_target_"].rpartition(".")[2]

@@ -212,7 +212,7 @@ def test_a_run_gives_its_classifier_to_a_notebook(main_job):
     assert not classifier.training
     source = digits()
     with torch.inference_mode():
-        found = (classifier(source.test_images).argmax(1) == source.test_labels).float().mean()
+        found = (classifier(source.test_images).argmax(1) == source.test_targets).float().mean()
     assert found.item() == pytest.approx(run.results["test"]["acc"], abs=1e-6)
 
 
@@ -350,7 +350,7 @@ def test_an_option_on_top_of_an_experiment_drops_what_it_does_not_take(train, tm
     tests = torch.zeros(len(source.test_images), 1, 28, 28, dtype=torch.uint8)
 
     def fake(data_dir: str) -> Source:
-        return Source(images, source.train_labels, tests, source.test_labels, source.class_names, "fake")
+        return Source(images, source.train_targets, tests, source.test_targets, source.class_names, "fake")
 
     monkeypatch.setattr("athanor.data.sources.mnist.mnist", fake)
     ran = train("experiment=three_layer_mnist", "model=linear", "data.limit=200", "trainer.max_epochs=1")
@@ -373,12 +373,12 @@ def test_weights_start_a_new_training_from_those_of_a_run(main_job, train, tmp_p
 def test_weights_get_a_new_head_where_the_classes_differ(main_job, train, tmp_path, monkeypatch):
     _, run = main_job
     full = digits()
-    train_on, test_on = full.train_labels < 4, full.test_labels < 4
+    train_on, test_on = full.train_targets < 4, full.test_targets < 4
     four = Source(
         full.train_images[train_on],
-        full.train_labels[train_on],
+        full.train_targets[train_on],
         full.test_images[test_on],
-        full.test_labels[test_on],
+        full.test_targets[test_on],
         full.class_names[:4],
         "four digits",
     )
@@ -490,8 +490,8 @@ class Untouchable:
 
 def test_false_for_test_leaves_the_test_set_unread(train, tmp_path, monkeypatch):
     full = digits()
-    locked = (Untouchable(full.test_images), Untouchable(full.test_labels))
-    source = Source(full.train_images, full.train_labels, *locked, full.class_names, "locked")
+    locked = (Untouchable(full.test_images), Untouchable(full.test_targets))
+    source = Source(full.train_images, full.train_targets, *locked, full.class_names, "locked")
     monkeypatch.setattr("athanor.data.sources.digits.digits", lambda: source)
     ran = train("model=linear", "trainer.max_epochs=2", "test=false", "hydra.run.dir=a")
     assert (ran.code, ran.err) == (0, "")

@@ -45,7 +45,7 @@ def lightning_suggestion(cfg: dict, data: Any, seed: int) -> float:
     """The answer of Lightning's finder, with its defaults and a trainer of its own."""
     classifier, _ = fresh_training(cfg, data, seed)
     classifier.schedule = CONSTANT  # the finder removes schedules, but only after they asked for the length of the run
-    classifier._check_finite = lambda *_, **__: None  # the finder's steps may diverge, as they may in other modules
+    classifier.check_finite = lambda *_, **__: None  # the finder's steps may diverge, as they may in other modules
     quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
     with tempfile.TemporaryDirectory() as folder:
         trainer = L.Trainer(accelerator="cpu", max_epochs=-1, default_root_dir=folder, num_sanity_val_steps=0, **quiet)
@@ -58,7 +58,7 @@ def fresh_training(cfg: dict, data: Any, seed: int) -> tuple[Any, L.Trainer]:
     L.seed_everything(seed, verbose=False)
     data.seed = seed
     cfg = {**cfg, "seed": seed}
-    classifier = assemble.classifier(cfg, data)
+    classifier = assemble.task(cfg, data)
     return classifier, assemble.bare_trainer(cfg, tempfile.gettempdir(), data, classifier.network)
 
 

@@ -65,7 +65,7 @@ class Data:
 
         # arrays
         self.images = source.train_images
-        self.labels = source.train_labels
+        self.labels = source.train_targets
         self.input_shape = tuple(self.images.shape[1:])
         self.num_classes = len(source.class_names)
 

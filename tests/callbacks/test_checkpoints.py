@@ -11,7 +11,7 @@ from athanor.base.files import hard_link
 from athanor.callbacks import checkpoints
 from athanor.callbacks.checkpoints import Checkpoints
 from athanor.engine.config import assemble, check
-from athanor.tasks.classification import Classifier
+from athanor.tasks.classification import Classification
 from athanor.training.checkpoint_files import BackgroundCheckpointIO, write_checkpoint
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -264,7 +264,7 @@ def test_the_checkpoint_of_a_run_holds_nothing_but_tensors_and_plain_data(optim,
     words += ["data.batch_size=16"] if optim != "lbfgs" else []
     config = check.plain(compose(f"optim={optim}", "scheduler=plateau", "callbacks.checkpoints.top_k=2", *words))
     data = assemble.data(config)
-    classifier = assemble.classifier(config, data)
+    classifier = assemble.task(config, data)
     trainer = assemble.trainer(config, str(tmp_path), data, classifier.network)
     trainer.fit(classifier, data)
     files = sorted((tmp_path / "checkpoints").iterdir())
@@ -286,7 +286,7 @@ def fit_config(compose, tmp_path):
         config = check.plain(compose(*words))
         torch.manual_seed(config["seed"])
         data = assemble.data(config)
-        classifier = assemble.classifier(config, data)
+        classifier = assemble.task(config, data)
         trainer = assemble.trainer(config, str(tmp_path / folder), data, classifier.network)
         last = tmp_path / folder / "checkpoints" / "last.ckpt"
         trainer.fit(classifier, data, ckpt_path=last if last.exists() else None, weights_only=True)
@@ -314,7 +314,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been_whatever_limits_it(fit_config, 
             raise SystemExit
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(Classifier, "on_train_batch_start", killed)
+        patch.setattr(Classification, "on_train_batch_start", killed)
         fit_config("killed", *words)
     resumed = fit_config("killed", *words)
     assert (resumed.global_step, resumed.current_epoch) == (whole.global_step, whole.current_epoch) == (20, 4)

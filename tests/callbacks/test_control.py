@@ -69,7 +69,7 @@ def fit(compose, tmp_path):
         config = check.plain(compose(*RUN, *words))
         torch.manual_seed(config["seed"])
         data = assemble.data(config)
-        classifier = assemble.classifier(config, data)
+        classifier = assemble.task(config, data)
         last = tmp_path / folder / "checkpoints" / "last.ckpt"
         step = read_checkpoint(last)["global_step"] if last.exists() else None
         (tmp_path / folder).mkdir(exist_ok=True)
@@ -246,9 +246,9 @@ def test_a_validation_comes_after_the_step_and_those_of_the_epochs_stay(fit, tmp
 
 
 def test_a_stop_ends_the_run_as_early_stopping_does_and_a_resumed_run_goes_on(train, monkeypatch):
-    from athanor.tasks.classification import Classifier
+    from athanor.tasks.classification import Classification
 
-    original = Classifier.on_train_batch_start
+    original = Classification.on_train_batch_start
 
     def edited(self, batch, batch_idx):
         original(self, batch, batch_idx)
@@ -256,7 +256,7 @@ def test_a_stop_ends_the_run_as_early_stopping_does_and_a_resumed_run_goes_on(tr
             Path("run/control.yaml").write_text("lr: 0.02\nstop: true")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Classifier, "on_train_batch_start", edited)
+        patch.setattr(Classification, "on_train_batch_start", edited)
         ran = train(*RUN, "optim=sgd", "hydra.run.dir=run")
     assert (ran.code, ran.err) == (0, "")
     results = Run("run").results

@@ -44,7 +44,7 @@ def fit(compose, tmp_path, monkeypatch):
         config = check.plain(compose(*TINY, "logger=[]", "callbacks.progress=null", *words))
         L.seed_everything(config["seed"], verbose=False)
         data = assemble.data(config)
-        classifier = assemble.classifier(config, data)
+        classifier = assemble.task(config, data)
         trainer = assemble.trainer(config, str(tmp_path), data, classifier.network)
         trainer.fit(classifier, data)
         results = [callback.results["lr_range"] for callback in trainer.callbacks if isinstance(callback, LRRange)]

@@ -50,7 +50,7 @@ def fit(compose, tmp_path):
         check.check(config)
         torch.manual_seed(config["seed"])
         data = assemble.data(config)
-        classifier = assemble.classifier(config, data)
+        classifier = assemble.task(config, data)
         last = tmp_path / folder / "checkpoints" / "last.ckpt"
         step = read_checkpoint(last)["global_step"] if last.exists() else None
         (tmp_path / folder).mkdir(exist_ok=True)
@@ -80,7 +80,7 @@ def logged(folder: Path, metric: str) -> list[float]:
 
 def val_loss(classifier, data) -> float:
     classifier.eval()
-    images, labels = data.source.train_images[data.val_index], data.source.train_labels[data.val_index]
+    images, labels = data.source.train_images[data.val_index], data.source.train_targets[data.val_index]
     with torch.no_grad():
         return cross_entropy(classifier(images), labels).item()
 
@@ -146,7 +146,7 @@ def test_swa_is_the_exact_mean_of_known_weights(words, mean, compose, tmp_path):
     config = check.plain(compose(*TINY, *RUN, "callbacks=swa", "optim=sgd", "optim.lr=0", *words))
     config["trainer"]["max_epochs"] = 6
     data = assemble.data(config)
-    classifier = assemble.classifier(config, data)
+    classifier = assemble.task(config, data)
     trainer = assemble.trainer(config, str(tmp_path), data, classifier.network)
     trainer.callbacks.insert(0, Weights())
     trainer.fit(classifier, data)
@@ -170,7 +170,7 @@ def test_batch_norm_is_estimated_anew_for_the_mean_of_the_weights_without_dropou
 
 
 def test_tied_weights_are_averaged_once(fit, tmp_path, monkeypatch):
-    made = assemble.classifier
+    made = assemble.task
 
     def tied(config, data):
         classifier = made(config, data)
@@ -254,7 +254,7 @@ def test_a_run_with_an_average_is_tested_with_it(train):
     run = Run("run")
     assert set(run.results["val"]) == {"loss", "acc", "loss_raw", "acc_raw"}
     data = assemble.data(run.config)
-    images, labels = data.source.test_images[data.test_index], data.source.test_labels[data.test_index]
+    images, labels = data.source.test_images[data.test_index], data.source.test_targets[data.test_index]
     with torch.no_grad():
         loss = cross_entropy(run.classifier()(images), labels).item()
     assert loss == pytest.approx(run.results["test"]["loss"], abs=1e-6)

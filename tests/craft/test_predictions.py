@@ -6,7 +6,7 @@ from torch import nn
 
 from athanor.craft.ensembles.predictions import SavedClassifier, predict_logits, stacked_logits, stage_batches
 from athanor.data.preprocess import Preprocess
-from athanor.tasks.classification import Classifier
+from athanor.tasks.classification import Classification
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def saved(tmp_path):
     def save(seed):
         torch.manual_seed(seed)
         network = nn.Sequential(nn.Flatten(), nn.Linear(144, 4))
-        classifier = Classifier(network, Preprocess((3, 6, 8)), nn.CrossEntropyLoss(), record={})
+        classifier = Classification(network, Preprocess((3, 6, 8)), nn.CrossEntropyLoss(), record={})
         path = tmp_path / f"{seed}.ckpt"
         torch.save({"state_dict": classifier.state_dict()}, path)
         return SavedClassifier(path, tmp_path / "predictions", lambda: loaded.append(path.stem) or classifier)

@@ -111,7 +111,7 @@ def at_start(compose, tmp_path):
         finder = assemble.build(config["callbacks"]["lr_range"])
         L.seed_everything(config["seed"], verbose=False)
         data = assemble.data(config)
-        classifier = assemble.classifier(config, data)
+        classifier = assemble.task(config, data)
         trainer = assemble.trainer({**config, "callbacks": {}}, str(tmp_path), data, classifier.network)
         trainer.callbacks.append(Probe(lambda *both: before_training(finder, *both)))
         trainer.fit(classifier, data)

@@ -6,7 +6,7 @@ from torch import nn
 
 from athanor.craft.ensembles import soup
 from athanor.data.preprocess import Preprocess
-from athanor.tasks.classification import Classifier
+from athanor.tasks.classification import Classification
 
 
 def state(value, count):
@@ -36,7 +36,7 @@ def classifier():
     network = nn.Sequential(nn.Flatten(), nn.Linear(144, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 4))
     network[2].running_mean.fill_(7.0)
     network[2].num_batches_tracked.fill_(11)
-    return Classifier(network, Preprocess((3, 6, 8)), nn.CrossEntropyLoss(), record={})
+    return Classification(network, Preprocess((3, 6, 8)), nn.CrossEntropyLoss(), record={})
 
 
 def test_statistics_become_those_of_the_training_images(classifier, make_data):

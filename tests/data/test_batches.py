@@ -129,7 +129,9 @@ def test_the_ranks_together_give_the_batches_of_one_process(world_size, augment,
 @pytest.mark.parametrize("batch_size", [5, 64, 512])
 def test_evaluation_shows_every_image_exactly_once_over_all_ranks(world_size, batch_size):
     whole = batches()
-    ranks = [EvalBatches(whole.images, whole.labels, INDEX, batch_size, rank, world_size) for rank in range(world_size)]
+    ranks = [
+        EvalBatches(whole.images, whole.targets, INDEX, batch_size, rank, world_size) for rank in range(world_size)
+    ]
     seen = [batch for rank in ranks for batch in rank]
     assert torch.cat([labels for _, labels in seen]).sort().values.tolist() == INDEX.tolist()
     assert all(torch.equal(images[:, 0, 0, 0], labels) for images, labels in seen)

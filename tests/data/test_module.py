@@ -24,7 +24,7 @@ def test_train_and_validation_are_disjoint_and_complete_and_the_test_set_is_unto
 
 def test_each_class_gives_its_share_to_validation(make_data):
     data = make_data(val_fraction=0.25)
-    labels = data.source.train_labels
+    labels = data.source.train_targets
     assert labels[data.val_index].bincount().tolist() == [round(n / 4) for n in labels.bincount().tolist()]
 
 
@@ -38,10 +38,10 @@ def test_the_split_depends_on_split_seed_and_not_on_seed(make_data):
 
 def test_the_hash_names_the_images_that_are_trained_on_and_their_labels(make_data, source):
     hashes = [make_data(**knobs).split_hash for knobs in ({}, {"val_fraction": 0.1}, {"limit": 100}, {"folds": 5})]
-    labels = source.train_labels.clone()
+    labels = source.train_targets.clone()
     labels[0] = (labels[0] + 1) % 4
     # with no validation the indices are the same whatever the labels are
-    relabelled = replace(source, train_labels=labels)
+    relabelled = replace(source, train_targets=labels)
     hashes += [make_data(val_fraction=0, source=s).split_hash for s in (source, relabelled)]
     assert len(set(hashes)) == len(hashes)
     assert make_data(batch_size=8, augment=Augment(2, "zeros", True, 0, 0, 0)).split_hash == hashes[0]
@@ -58,7 +58,7 @@ def test_a_limit_keeps_every_class_in_all_parts(make_data):
     data = make_data(limit=40, batch_size=4)
     assert len(data.train_index) + len(data.val_index) == pytest.approx(40, abs=2)
     assert len(data.test_index) == pytest.approx(40, abs=2)
-    train, test = data.source.train_labels, data.source.test_labels
+    train, test = data.source.train_targets, data.source.test_targets
     parts = [train[data.train_index], train[data.val_index], test[data.test_index]]
     assert all(len(labels.unique()) == 4 for labels in parts)
     assert not set(data.train_index.tolist()) & set(data.val_index.tolist())
@@ -132,7 +132,7 @@ def test_the_mean_colour_is_that_of_all_classes_where_the_images_are_sorted_by_c
     images = torch.zeros(30_000, 1, 1, 1, dtype=torch.uint8)
     images[15_000:] = 200
     labels = (images.flatten() > 0).long()
-    sorted_source = replace(source, train_images=images, train_labels=labels)
+    sorted_source = replace(source, train_images=images, train_targets=labels)
     data = make_data(source=sorted_source, augment=Augment(0, "zeros", False, 4, 0, 0))
     assert data.augment.mean.item() == pytest.approx(100, abs=1)
 
@@ -165,8 +165,8 @@ def test_a_trainer_sees_the_batches_of_each_epoch_and_the_images_of_each_part(ma
         batches = data.train_dataloader()
         batches.position = lambda epoch=epoch: (epoch, 0)
         assert torch.equal(torch.cat(seen[epoch]), torch.cat([labels for _, labels in batches]))
-    assert torch.equal(torch.cat(seen["val"]), data.source.train_labels[data.val_index])
-    assert torch.equal(torch.cat(seen["test"]), data.source.test_labels)
+    assert torch.equal(torch.cat(seen["val"]), data.source.train_targets[data.val_index])
+    assert torch.equal(torch.cat(seen["test"]), data.source.test_targets)
 
 
 def test_without_validation_images_the_validation_loader_is_empty(make_data, make_trainer):

@@ -190,7 +190,7 @@ def classifier_of(source, compose, monkeypatch, *words):
     monkeypatch.setattr("athanor.data.sources.digits.digits", lambda: source)
     config = check.plain(compose("model=speednet", "model.widths=[8,8]", *words))
     data = assemble.data(config)
-    return assemble.classifier(config, data), data
+    return assemble.task(config, data), data
 
 
 def test_a_new_classifier_is_whitened_on_the_images_of_all_classes(sorted_by_class, compose, monkeypatch):
@@ -211,7 +211,7 @@ def test_a_new_classifier_is_whitened_on_at_most_so_many_training_images(sorted_
     numbers = {image.numpy().tobytes(): i for i, image in enumerate(everyone)}
     shown = [numbers[image.numpy().tobytes()] for image in pixels]
     assert set(shown) <= set(data.train_index.tolist())
-    counts = data.source.train_labels[shown].bincount()
+    counts = data.source.train_targets[shown].bincount()
     assert (counts - len(pixels) / 3).abs().max() < 20
 
 
@@ -230,7 +230,7 @@ def test_networks_without_such_a_layer_are_left_alone(compose):
     torch.manual_seed(0)
     fresh = assemble.build(config["model"], input_shape=(1, 8, 8), num_classes=10).state_dict()
     torch.manual_seed(0)
-    state = assemble.classifier(config, assemble.data(config)).network.state_dict()
+    state = assemble.task(config, assemble.data(config)).network.state_dict()
     assert all(torch.equal(state[name], value) for name, value in fresh.items())
 
 
@@ -266,7 +266,7 @@ def test_the_whitening_stays_what_it_was_and_comes_back_from_a_checkpoint(train,
     assert len(whitenings) == 1
     source = digits()
     with torch.inference_mode():
-        accuracy = (classifier(source.test_images).argmax(1) == source.test_labels).float().mean()
+        accuracy = (classifier(source.test_images).argmax(1) == source.test_targets).float().mean()
     assert accuracy.item() == pytest.approx(Run("a").results["test"]["acc"], abs=1e-6)
 
 

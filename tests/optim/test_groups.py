@@ -48,7 +48,7 @@ def test_without_decay_all_are_one_group():
 def test_a_run_splits_its_parameters_only_where_something_decays(words, groups, compose, make_trainer):
     config = check.plain(compose("model=linear", *words.split()))
     data = assemble.data(config)
-    classifier = assemble.classifier(config, data)
+    classifier = assemble.task(config, data)
     trainer = make_trainer(max_steps=1)
     trainer.fit(classifier, data)
     assert len(trainer.optimizers[0].param_groups) == groups
@@ -58,5 +58,5 @@ def test_an_option_that_does_not_say_whether_it_decays_keeps_torchs_default_off_
     config = check.plain(compose("model=linear", "optim=adamw", "~optim.weight_decay"))
     data = assemble.data(config)
     trainer = make_trainer(max_steps=1)
-    trainer.fit(assemble.classifier(config, data), data)
+    trainer.fit(assemble.task(config, data), data)
     assert [group["weight_decay"] for group in trainer.optimizers[0].param_groups] == [0.01, 0.0]

@@ -9,7 +9,7 @@ import pytest
 from formulas import FORMS, UNITS, factors, half_cosine, knobs_of, plain
 
 from athanor.engine.config import assemble, check
-from athanor.tasks.classification import Classifier
+from athanor.tasks.classification import Classification
 
 LR, EPOCHS, BATCHES = 0.3, 4, 7  # 115 images make 7 batches of 16
 WORDS = ["model=linear", "trainer=cpu", "data.limit=115", "data.val_fraction=0", "data.batch_size=16", "logger=null"]
@@ -47,7 +47,7 @@ def fit(compose, tmp_path, monkeypatch):
 
         def run():
             data = assemble.data(config)
-            classifier = assemble.classifier(config, data)
+            classifier = assemble.task(config, data)
             trainer = assemble.trainer(config, str(tmp_path / folder), data, classifier.network)
             trainer.callbacks.append(watch)
             trainer.fit(classifier, data, ckpt_path=last if last.exists() else None, weights_only=True)
@@ -59,7 +59,7 @@ def fit(compose, tmp_path, monkeypatch):
 
         if killed_at is not None:
             with monkeypatch.context() as patch, pytest.raises(SystemExit):
-                patch.setattr(Classifier, "on_train_batch_start", killed)
+                patch.setattr(Classification, "on_train_batch_start", killed)
                 run()
             assert last.exists()
         trainer = run()

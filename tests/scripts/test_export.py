@@ -62,7 +62,7 @@ def classifier(compose):
     def classifier(*words):
         config = check.plain(compose(*words))
         data = assemble.data(config)
-        made = assemble.classifier(config, data)
+        made = assemble.task(config, data)
         for module in made.modules():
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                 module.momentum = None  # the mean of all batches; else deep networks give one answer to all images

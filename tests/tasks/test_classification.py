@@ -10,7 +10,7 @@ from athanor.callbacks.checkpoints import Checkpoints
 from athanor.data.preprocess import Standardize
 from athanor.engine.config import assemble, check
 from athanor.optim import schedules
-from athanor.tasks.classification import Classifier
+from athanor.tasks.classification import Classification
 from athanor.tasks.losses import CrossEntropy
 
 SHAPE, CLASSES = (3, 6, 8), 10
@@ -40,7 +40,7 @@ def linear():
 def global_batch():
     """Of a data module: these tests have plain loaders."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Classifier, "global_batch", 8)
+        patch.setattr(Classification, "global_batch", 8)
         yield
 
 
@@ -48,7 +48,7 @@ def make(network=None, loss=None, lr=0.1, optimizer=None, **knobs):
     images, _ = batch(200)
     preprocess = Standardize(SHAPE)
     preprocess.fit(images, torch.arange(200))
-    return Classifier(
+    return Classification(
         network or linear(),
         preprocess,
         loss or CrossEntropy(0.0, None, torch.ones(CLASSES)),

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from athanor.data.preprocess import Standardize
-from athanor.tasks.classification import Classifier
+from athanor.tasks.classification import Classification
 from athanor.tasks.non_finite import first_non_finite
 
 IMAGES = torch.arange(24, dtype=torch.uint8).view(8, 3, 1, 1)
@@ -30,7 +30,9 @@ class InfiniteLoss(nn.Module):
 
 def classifier(*layers):
     network = nn.Sequential(nn.Flatten(), nn.Linear(3, 3), nn.BatchNorm1d(3), *layers)
-    return Classifier(network, Standardize((3, 1, 1)), InfiniteLoss(), record={"class_names": ["a", "b", "c"]}).train()
+    return Classification(
+        network, Standardize((3, 1, 1)), InfiniteLoss(), record={"class_names": ["a", "b", "c"]}
+    ).train()
 
 
 def place(module):
@@ -62,7 +64,7 @@ def test_a_loss_that_is_not_finite_itself_is_named(make_trainer):
     trainer = make_trainer(max_steps=1)
     module.trainer = trainer
     with pytest.raises(FloatingPointError, match=r"the loss itself \(InfiniteLoss\), of outputs that are finite"):
-        module._check_finite(float("inf"), images=IMAGES)
+        module.check_finite(float("inf"), inputs=IMAGES)
 
 
 def test_a_parameter_that_is_not_finite_comes_first():

@@ -10,7 +10,7 @@ def test_it_asks_once_where_all_is_set_up_and_trains_nothing(compose, tmp_path):
     words = ["data.limit=200", "data.batch_size=16", "model=linear", "trainer=cpu", "name=asked"]
     config = OmegaConf.to_container(compose(*words), resolve=True)
     data = assemble.data(config)
-    classifier = assemble.classifier(config, data)
+    classifier = assemble.task(config, data)
     before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
     trainer = assemble.bare_trainer(config, str(tmp_path), data, classifier.network)
     asked = []

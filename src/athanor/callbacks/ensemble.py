@@ -13,6 +13,7 @@ from athanor.base.errors import UserError
 from athanor.callbacks.checkpoints import checkpoints_of
 from athanor.craft.ensembles.combine import How, combined, disagreement, scores
 from athanor.craft.ensembles.predictions import SavedClassifier, Stage, stacked_logits, stage_labels
+from athanor.tasks.classification import Classification
 from athanor.training.checkpoint_files import read_checkpoint_file
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,9 @@ class CheckpointEnsemble(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.checkpoints = checkpoints_of(trainer)
+        if not isinstance(pl_module, Classification):
+            task = type(pl_module).__name__
+            raise UserError(f"callbacks=ensemble combines probabilities of classes, and the task {task} has none")
         if stage == "fit" and not (self.checkpoints and self.checkpoints.top_k > 1):
             raise UserError(
                 "callbacks=ensemble averages kept checkpoints; use callbacks.checkpoints.top_k of 2 or more"

@@ -8,6 +8,8 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from athanor.tasks.measure import written
+
 log = logging.getLogger(__name__)
 
 
@@ -68,9 +70,12 @@ class EpochProgress(ProgressBar):
     def _log_line(self, trainer: L.Trainer) -> None:
         """Log the line of the epoch that has ended. Its metrics are complete only after all hooks of its end."""
         if self.enabled and self.line:
-            metrics = trainer.callback_metrics
-            stages = [f"{s} loss {metrics[f'{s}/loss']:.4f} acc {metrics[f'{s}/acc']:.2%}" for s in self.stages]
-            log.info("   ".join([self.line, *stages]))
+            metrics, measures = trainer.callback_metrics, type(trainer.lightning_module).measures
+            texts = [self.line]
+            for stage in self.stages:
+                values = {name: metrics[f"{stage}/{name}"] for name in measures}
+                texts.append(f"{stage} {written(values, measures)}")
+            log.info("   ".join(texts))
         self.line, self.stages = None, ["train"]
 
 

@@ -14,10 +14,10 @@ from athanor.tasks.losses import at_least_float32
 class WeightAverage(L.Callback):
     """Keeps an average of the network's weights, which is validated, saved and, after the fit, tested in their place.
 
-    Floating-point buffers are averaged like weights, integer ones are copied. `val/loss` and `val/acc` belong to the
-    average, so early stopping, checkpoints and ReduceLROnPlateau follow it; those of the raw weights are logged as
-    `val/loss_raw` and `val/acc_raw`. In a checkpoint, `state_dict` is the average, and `raw` the weights with which a
-    resumed run goes on training. Until the first update all of these belong to the raw weights.
+    Floating-point buffers are averaged like weights, integer ones are copied. The metrics of validation, as
+    `val/loss`, belong to the average, so early stopping, checkpoints and ReduceLROnPlateau follow it; those of the raw
+    weights are logged as `val/loss_raw` and so on. In a checkpoint, `state_dict` is the average, and `raw` the weights
+    with which a resumed run goes on training. Until the first update all of these belong to the raw weights.
     """
 
     def __init__(self) -> None:
@@ -90,26 +90,21 @@ class WeightAverage(L.Callback):
                 dist.broadcast(buffer, src=0)
         self.raw = {name: tensor.detach().clone() for name, tensor in self.weights.items()}
         self._fill_network(self.average)
-        self.raw_sums = torch.zeros(3, device=pl_module.device)  # of loss, correct and images
 
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx, dataloader_idx=0
     ) -> None:
         if not self.raw:
             return
-        images, labels = batch
         self._fill_network(self.raw)
         with trainer.precision_plugin.forward_context():
-            logits = at_least_float32(pl_module(images))
-            loss = pl_module.loss(logits, labels)
+            pl_module.evaluate("val_raw", *batch)
         self._fill_network(self.average)
-        correct = (logits.argmax(1) == labels).sum()
-        self.raw_sums += torch.stack([loss * len(labels), correct, torch.full_like(correct, len(labels))])
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.raw:
-            loss, correct, images = trainer.strategy.reduce(self.raw_sums, reduce_op="sum").tolist()
-            pl_module.log_dict({"val/loss_raw": loss / images, "val/acc_raw": correct / images})
+            values = pl_module.values_of("val_raw")
+            pl_module.log_dict({f"val/{name}_raw": value for name, value in values.items()})
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.raw:

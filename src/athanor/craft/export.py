@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from athanor.base.errors import UserError, first_line
-from athanor.tasks.classification import Classifier
+from athanor.tasks.classification import Classification
 
 TOLERANCE = 1e-4  # of a logit, relative to max(1, |logit|)
 BATCHES = (1, 2, 7)  # batch sizes that a file is checked with, before all images at once
@@ -86,7 +86,7 @@ FORMATS = {
 }
 
 
-def export(classifier: Classifier, form: Format, path: Path, images: Tensor) -> float:
+def export(classifier: Classification, form: Format, path: Path, images: Tensor) -> float:
     """Write the file `path` and check it on uint8 images [N, C, H, W]: gives its largest difference from the logits of
     the classifier, relative to max(1, |logit|).
 
@@ -110,7 +110,7 @@ def export(classifier: Classifier, form: Format, path: Path, images: Tensor) -> 
     return difference
 
 
-def traced(classifier: Classifier) -> torch.export.ExportedProgram:
+def traced(classifier: Classification) -> torch.export.ExportedProgram:
     """The classifier with its preprocessing as a graph, for any batch size."""
     classifier.requires_grad_(False)  # else the file's parameters require gradients, and `.numpy()` of its logits fails
     example = torch.zeros(2, *classifier.record["input_shape"], dtype=torch.uint8)  # one image would fix the size at 1

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from athanor.base.errors import UserError
 from athanor.craft.figure import COLOURS, new_figure
 from athanor.optim.rates import current_value, sets_momentum
-from athanor.tasks.classification import Classifier
+from athanor.tasks.task import Task
 
 POINTS = 2000  # more than the figure has pixels
 
@@ -23,8 +23,8 @@ class ScheduleCourse:
     the run has no last step.
     """
 
-    def __init__(self, trainer: L.Trainer, classifier: Classifier) -> None:
-        self.run = classifier.run_length
+    def __init__(self, trainer: L.Trainer, task: Task) -> None:
+        self.run = task.run_length
         self.lrs: list[float] = []
         self.momenta: list[float] = []
         if math.isinf(self.run.steps):

@@ -17,13 +17,13 @@ FLIP = 0x666C6970  # "flip" in ASCII: makes the draws of alternating flip indepe
 class TrainBatches:
     """Shuffled batches; each process takes its part of a batch, and the last batch of an epoch, if partial, is dropped.
 
-    Gives (images uint8 [batch_size / world_size, C, H, W], labels). Order and augmentation are functions of (seed,
+    Gives (images uint8 [batch_size / world_size, C, H, W], targets). Order and augmentation are functions of (seed,
     epoch, step), and `position` tells the epoch and step of the run. So a run that is resumed in the middle of an
     epoch gets the batches that it would have got without the interruption.
     """
 
     images: Tensor  # uint8 [N, C, H, W]
-    labels: Tensor  # int64 [N], or float [N, num_classes]: probabilities to train on
+    targets: Tensor  # [N, ...]: class indices, or probabilities to train on, or what else the task takes
     index: Tensor  # int64: the images that are trained on
     batch_size: int  # global: of all processes together
     seed: int
@@ -49,7 +49,7 @@ class TrainBatches:
                 draws = generator(images.device, self.seed, epoch, step)
                 flips = None if mirrored is None else mirrored.index_select(0, chosen)
                 images = self.augment(images, draws, self.batch_size, first, flips)
-            yield images, self.labels.index_select(0, chosen)
+            yield images, self.targets.index_select(0, chosen)
 
     def _mirrored(self, epoch: int) -> Tensor:
         """Which of all N images alternating flip mirrors, bool [N]: about half of them, and the others next epoch."""
@@ -72,7 +72,7 @@ class EvalBatches:
     """
 
     images: Tensor
-    labels: Tensor
+    targets: Tensor
     index: Tensor
     batch_size: int  # of each process
     rank: int = 0
@@ -85,7 +85,7 @@ class EvalBatches:
         own = self.index[self.rank :: self.world_size].to(self.images.device)
         for start in range(0, len(own), self.batch_size):
             chosen = own[start : start + self.batch_size]
-            yield self.images.index_select(0, chosen), self.labels.index_select(0, chosen)
+            yield self.images.index_select(0, chosen), self.targets.index_select(0, chosen)
 
 
 def generator(device: torch.device | str, *numbers: int) -> torch.Generator:

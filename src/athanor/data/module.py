@@ -17,8 +17,9 @@ from athanor.data.split import limited, train_and_val
 class ImageData(L.LightningDataModule):
     """Train, validation and test batches of a source.
 
-    Validation is a stratified part of the training images: a fraction, or fold `fold` of `folds`. It is drawn by
-    `split_seed` and not by the training seed, so that seeds, sweeps and ensembles share one split.
+    Validation is a part of the training images, stratified where the targets are classes: a fraction, or fold `fold`
+    of `folds`. It is drawn by `split_seed` and not by the training seed, so that seeds, sweeps and ensembles share one
+    split.
 
     batch_size: images of a step, over all devices; "full" is all training images. eval_batch_size: of each device.
     limit: use about so many images of train and of test. seed: of the order and the augmentation.
@@ -45,17 +46,17 @@ class ImageData(L.LightningDataModule):
         self.seed = seed
 
         # which images: indices, int64
-        kept = limited(source.train_labels, limit, split_seed)
-        train, val = train_and_val(source.train_labels[kept], val_fraction, folds, fold, split_seed)
+        kept = limited(source.train_targets, limit, split_seed)
+        train, val = train_and_val(source.train_targets[kept], val_fraction, folds, fold, split_seed)
         self.train_index = kept[train]
         self.val_index = kept[val]
-        self.test_index = limited(source.test_labels, limit, split_seed)
+        self.test_index = limited(source.test_targets, limit, split_seed)
 
         # batches
         self.batch_size = len(self.train_index) if batch_size == "full" else batch_size
         self.eval_batch_size = eval_batch_size
-        self.targets: Tensor | None = None  # probabilities [N, num_classes] to train on, in place of the labels
-        self.on_gpu: dict[int, tuple[Tensor, Tensor]] = {}  # copies of (images, labels) by the id of the images
+        self.soft_targets: Tensor | None = None  # probabilities [N, num_classes] to train on, in place of the targets
+        self.on_gpu: dict[int, tuple[Tensor, Tensor]] = {}  # copies of (images, targets) by the id of the images
         self._check_sizes()
         if augment.cutout:
             augment.mean = mean_colour(source.train_images, self.train_index)
@@ -72,7 +73,7 @@ class ImageData(L.LightningDataModule):
     def split_hash(self) -> str:
         """16 hex digits, equal for runs that train and validate on the same images."""
         digest = hashlib.sha256()
-        for part in (self.train_index, self.val_index, self.source.train_labels):
+        for part in (self.train_index, self.val_index, self.source.train_targets):
             digest.update(len(part).to_bytes(8, "little") + part.contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
@@ -85,24 +86,24 @@ class ImageData(L.LightningDataModule):
             )
 
     def train_dataloader(self) -> TrainBatches:
-        images, labels = self._on_device(self.source.train_images, self.source.train_labels)
-        if self.targets is not None:
-            labels = self.targets.to(images.device)
+        images, targets = self._on_device(self.source.train_images, self.source.train_targets)
+        if self.soft_targets is not None:
+            targets = self.soft_targets.to(images.device)
         return TrainBatches(
-            images, labels, self.train_index, self.batch_size, self.seed, self.augment, self._position, *self._rank()
+            images, targets, self.train_index, self.batch_size, self.seed, self.augment, self._position, *self._rank()
         )
 
     def val_dataloader(self) -> EvalBatches:
-        arrays = self._on_device(self.source.train_images, self.source.train_labels)
+        arrays = self._on_device(self.source.train_images, self.source.train_targets)
         return EvalBatches(*arrays, self.val_index, self.eval_batch_size, *self._rank())
 
     def test_dataloader(self) -> EvalBatches:
-        arrays = self._on_device(self.source.test_images, self.source.test_labels)
+        arrays = self._on_device(self.source.test_images, self.source.test_targets)
         return EvalBatches(*arrays, self.test_index, self.eval_batch_size, *self._rank())
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        images, labels = batch
-        return images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        images, targets = batch
+        return images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
 
     def _check_sizes(self) -> None:
         count, (_, height, width) = len(self.train_index), self.input_shape
@@ -123,13 +124,13 @@ class ImageData(L.LightningDataModule):
     def _position(self) -> tuple[int, int]:
         return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
-    def _on_device(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _on_device(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The arrays on the GPU if the images take less than half of its free memory, else where they are."""
         device = self.trainer.strategy.root_device
         if device.type != "cuda" or images.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
-            return images, labels
+            return images, targets
         if id(images) not in self.on_gpu:  # train and validation share one array
-            self.on_gpu[id(images)] = images.to(device), labels.to(device)
+            self.on_gpu[id(images)] = images.to(device), targets.to(device)
         return self.on_gpu[id(images)]
 
 

@@ -1,4 +1,4 @@
-"""Which images are trained on, validated on or left out: stratified, so each class gives its share.
+"""Which images are trained on, validated on or left out. Where targets are classes, each class gives its share.
 
 All are drawn by `seed`, which is data.split_seed and independent of the training seed.
 """
@@ -32,8 +32,14 @@ def stratified(labels: Tensor, parts: int | float, seed: int) -> list[Tensor]:
     return [torch.cat(fold).sort().values for fold in folds]
 
 
-def limited(labels: Tensor, limit: int | None, seed: int) -> Tensor:
+def classes_of(targets: Tensor) -> Tensor:
+    """Targets by which images are stratified, int64 [N]: class indices as they are, others as one class."""
+    return targets if targets.dtype == torch.int64 and targets.ndim == 1 else torch.zeros(len(targets)).long()
+
+
+def limited(targets: Tensor, limit: int | None, seed: int) -> Tensor:
     """Indices of all images, or of about `limit` of them; UserError where that is less than two a class."""
+    labels = classes_of(targets)
     if limit is None or limit >= len(labels):
         return torch.arange(len(labels))
     if limit < 2 * len(labels.unique()):
@@ -41,11 +47,12 @@ def limited(labels: Tensor, limit: int | None, seed: int) -> Tensor:
     return stratified(labels, limit / len(labels), seed)[1]
 
 
-def train_and_val(labels: Tensor, val_fraction: float, folds: int | None, fold: int, seed: int) -> list[Tensor]:
+def train_and_val(targets: Tensor, val_fraction: float, folds: int | None, fold: int, seed: int) -> list[Tensor]:
     """Indices of training and of validation images: fold `fold` of `folds`, or the fraction where folds is None.
 
     Raises UserError for a fraction outside [0, 1) and for folds that do not exist.
     """
+    labels = classes_of(targets)
     if folds is not None:
         if folds < 2 or not 0 <= fold < folds:
             raise UserError(f"data.folds={folds} data.fold={fold}: use 2 or more folds and a fold from 0 to folds-1")

@@ -1,7 +1,9 @@
-"""The two schedulers that torch lacks: a warm-up before ReduceLROnPlateau, and a schedule of momentum."""
+"""What torch lacks: a warm-up before ReduceLROnPlateau, a schedule of momentum, steps at the end of an epoch."""
 
 from collections.abc import Callable
+from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer, RMSprop
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -50,3 +52,18 @@ class MomentumSchedule(LRScheduler):
 
     def state_dict(self) -> dict:
         return {key: value for key, value in super().state_dict().items() if key != "momentum"}  # no plain data
+
+
+def step_epoch_schedulers(configs: list[Any], metric: Tensor | None) -> None:
+    """Step the schedulers that are moved once an epoch; ReduceLROnPlateau waits for the end of a warm-up.
+
+    configs: the trainer's lr_scheduler_configs. metric: what ReduceLROnPlateau follows; None leaves it as it is.
+    """
+    is_warming_up = any(isinstance(each.scheduler, WarmUp) and not each.scheduler.is_over for each in configs)
+    for each in configs:
+        if each.interval != "epoch" or is_warming_up:
+            continue
+        if not each.reduce_on_plateau:
+            each.scheduler.step()
+        elif metric is not None:
+            each.scheduler.step(metric)

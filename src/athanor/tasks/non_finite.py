@@ -1,7 +1,6 @@
 """Finds the first value that is not finite (nan or infinite) in a network, after a training run has failed by one."""
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator
 from types import MethodType
 
@@ -35,10 +34,21 @@ def first_non_finite(module: nn.Module, forward: Callable[[], object] | None = N
         return f"no look at its layers, for {type(error).__name__}"
 
 
-def useless_loss(loss: float, num_classes: int) -> str | None:
-    """A warning about a loss that is finite but more than a million times that of guessing, log(num_classes)."""
-    guessing = math.log(max(num_classes, 2))
-    if not loss > USELESS_LOSS * guessing:
+def place_of_loss(task: nn.Module, loss: nn.Module, forward: Callable[[], object] | None) -> str:
+    """A phrase that says where the first value that is not finite arose, of which `loss` made one more.
+
+    forward: repeats the forward pass, as in `first_non_finite`.
+    """
+    if place := first_non_finite(task, forward):
+        return place
+    if forward is None:
+        return "the parameters are finite"
+    return f"first non-finite values: the loss itself ({type(loss).__name__}), of outputs that are finite"
+
+
+def useless_loss(loss: float, guessing: float | None) -> str | None:
+    """A warning about a loss that is finite but more than a million times that of guessing; None for none."""
+    if guessing is None or not loss > USELESS_LOSS * guessing:
         return None
     return f"warning: the train loss is {loss:.3g}, and guessing gives {guessing:.3g}; try a smaller optim.lr"
 

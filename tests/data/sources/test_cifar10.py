@@ -69,7 +69,7 @@ def test_official_batches(tmp_path, batches):
     assert source.train_images.shape == (100, 3, 32, 32)
     assert torch.equal(source.train_images[20].flatten(), torch.from_numpy(batches["data_batch_2"][0]))
     assert torch.equal(source.test_images.flatten(1), torch.from_numpy(batches["test_batch"]))
-    assert source.test_labels.tolist() == [i % 10 for i in range(20)]
+    assert source.test_targets.tolist() == [i % 10 for i in range(20)]
     assert source.class_names == CLASSES
     assert "official batches" in source.origin
 
@@ -112,7 +112,7 @@ def test_folder_of_images(tmp_path, folder):
     source = cifar10(tmp_path)
     assert source.train_images.shape == (20, 3, 32, 32)
     assert source.train_images[5, :, 0, 0].tolist() == [2, 1, 0]
-    assert source.test_images[:, 0, 0, 0].tolist() == source.test_labels.tolist() == list(range(10))
+    assert source.test_images[:, 0, 0, 0].tolist() == source.test_targets.tolist() == list(range(10))
     assert source.class_names == CLASSES == tuple(sorted(CLASSES))
     assert "folder of .webp images" in source.origin
 
@@ -175,7 +175,7 @@ def test_real_cifar10():
     ):
         pytest.skip("no CIFAR-10 in ATHANOR_DATA")
     source = cifar10(os.environ["ATHANOR_DATA"])
-    assert source.train_labels.bincount().tolist() == [5000] * 10
-    assert source.test_labels.bincount().tolist() == [1000] * 10
+    assert source.train_targets.bincount().tolist() == [5000] * 10
+    assert source.test_targets.bincount().tolist() == [1000] * 10
     means = [channel.float().mean().item() / 255 for channel in source.train_images.unbind(1)]
     assert means == pytest.approx([0.4914, 0.4822, 0.4465], abs=1e-4)

@@ -64,15 +64,15 @@ def decoded_paths(monkeypatch):
 def test_train_and_test_folders_are_kept_apart(split_root, read):
     source = read(split_root)
     assert source.train_images.shape == (6, 3, 8, 8)
-    assert source.train_images[:, 0, 0, 0].tolist() == source.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert source.test_labels.tolist() == [0, 1]
+    assert source.train_images[:, 0, 0, 0].tolist() == source.train_targets.tolist() == [0, 0, 0, 1, 1, 1]
+    assert source.test_targets.tolist() == [0, 1]
     assert source.class_names == ("cat", "dog")
     assert f"image folder {split_root}: 6 train and 2 test images of 3x8x8" in source.origin
 
 
 def test_one_folder_is_split_by_the_seed(root, read):
     first, again, other = read(root), read(root), read(root, split_seed=1)
-    assert first.test_labels.tolist() == [0, 0, 1, 1]
+    assert first.test_targets.tolist() == [0, 0, 1, 1]
     values = torch.cat([first.train_images, first.test_images])[:, 0, 0, 0].sort().values
     assert values.tolist() == [*range(10), *range(100, 110)]
     assert torch.equal(first.test_images, again.test_images)

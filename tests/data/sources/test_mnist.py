@@ -56,7 +56,7 @@ def test_unpacked_files_are_read_and_nothing_is_written(tmp_path, raw, arrays, n
     before = files_in(tmp_path)
     source = mnist(tmp_path)
     assert torch.equal(source.train_images[:, 0], torch.from_numpy(arrays["train"][0]))
-    assert torch.equal(source.test_labels, torch.from_numpy(arrays["t10k"][1]).long())
+    assert torch.equal(source.test_targets, torch.from_numpy(arrays["t10k"][1]).long())
     assert source.test_images.shape == (20, 1, 28, 28)
     assert source.class_names == tuple("0123456789")
     assert files_in(tmp_path) == before
@@ -123,6 +123,6 @@ def test_real_mnist():
     if not os.path.isdir(os.path.join(os.environ["ATHANOR_DATA"], "MNIST")):
         pytest.skip("no MNIST/ in ATHANOR_DATA")
     source = mnist(os.environ["ATHANOR_DATA"])
-    assert source.train_labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert source.train_targets.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert source.train_images.float().mean().item() == pytest.approx(255 * 0.1307, rel=1e-3)
     assert len(source.test_images) == 10_000

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from athanor.callbacks.checkpoints import Checkpoints
 from athanor.engine.runs import provenance
 from athanor.engine.runs.run import Run, read_checkpoint
-from athanor.tasks.classification import Classifier
+from athanor.tasks.classification import Classification
 from athanor.training import checkpoint_files
 from athanor.training.loggers import CSVLog, TensorBoard
 from athanor.training.signals import Signals
@@ -23,15 +23,15 @@ from athanor.training.signals import Signals
 TINY = ["model=mlp", "data.limit=320", "data.batch_size=32", "trainer.max_epochs=3"]  # 9 steps an epoch
 EACH_STEP = "callbacks.checkpoints.every_minutes=1e-9"
 PLACES = {  # where it is stopped, and at which step
-    "at a step": (Classifier, "on_train_batch_start", 13),
-    "at the first step of an epoch": (Classifier, "on_train_batch_start", 18),
-    "in the backward pass": (Classifier, "on_after_backward", 13),
-    "in validation": (Classifier, "on_validation_epoch_start", 18),
-    "at the end of an epoch": (Classifier, "on_train_epoch_end", 18),
+    "at a step": (Classification, "on_train_batch_start", 13),
+    "at the first step of an epoch": (Classification, "on_train_batch_start", 18),
+    "in the backward pass": (Classification, "on_after_backward", 13),
+    "in validation": (Classification, "on_validation_epoch_start", 18),
+    "at the end of an epoch": (Classification, "on_train_epoch_end", 18),
     "before the checkpoint": (Checkpoints, "on_train_epoch_end", 18),
     "before it is published": (Checkpoints, "_publish", 18),
     "before the end": (Checkpoints, "on_train_end", 27),
-    "in the test": (Classifier, "on_test_epoch_end", 27),
+    "in the test": (Classification, "on_test_epoch_end", 27),
 }
 
 
@@ -48,7 +48,7 @@ def stopped(train, monkeypatch):
         original = getattr(owner, hook)
 
         def killed(self, *arguments):
-            trainer = self.trainer if owner is Classifier else arguments[0]
+            trainer = self.trainer if owner is Classification else arguments[0]
             if trainer.global_step == step:
                 raise Killed
             return original(self, *arguments)
@@ -104,7 +104,7 @@ OPTIONS = [
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option != "optim=lbfgs"])
 def test_every_optimizer_and_schedule_goes_on_in_mid_epoch(option, stopped, train):
     words = [*TINY, "data.limit=120", "trainer.max_epochs=8", "trainer.accumulate_grad_batches=1", option, EACH_STEP]
-    PLACES["in the fifth epoch"] = (Classifier, "on_after_backward", 13)  # 3 steps an epoch
+    PLACES["in the fifth epoch"] = (Classification, "on_after_backward", 13)  # 3 steps an epoch
     assert train(*words, "hydra.run.dir=whole").code == 0
     stopped("parts", words, "in the fifth epoch")
     assert train("resume=parts").code == 0
@@ -154,7 +154,7 @@ def test_an_early_stop_is_remembered(stopped, train):
     words = [*TINY, "callbacks.early_stopping.patience=1", "optim.lr=1e-9", "callbacks.early_stopping.min_delta=1"]
     assert train(*words, "trainer.max_epochs=9", "hydra.run.dir=whole").code == 0
     assert Run("whole").results["epochs"] == 2
-    PLACES["after the stop"] = (Classifier, "on_test_epoch_end", 18)
+    PLACES["after the stop"] = (Classification, "on_test_epoch_end", 18)
     stopped("parts", [*words, "trainer.max_epochs=9"], "after the stop")
     assert train("resume=parts").code == 0
     assert_equal(Run("whole"), Run("parts"))
@@ -230,7 +230,7 @@ def test_what_handled_a_signal_before_is_called_after_saving():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_run_that_a_signal_ends_goes_on_from_that_very_step(number, train, monkeypatch):
     assert train(*TINY, "hydra.run.dir=whole").code == 0
-    original = Classifier.on_after_backward
+    original = Classification.on_after_backward
 
     def signalled(self):
         if self.trainer.global_step == 13:
@@ -238,7 +238,7 @@ def test_a_run_that_a_signal_ends_goes_on_from_that_very_step(number, train, mon
         original(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Classifier, "on_after_backward", signalled)
+        patch.setattr(Classification, "on_after_backward", signalled)
         ran = train(*TINY, "hydra.run.dir=parts")
     assert ran.code == 128 + number
     assert f"{signal.Signals(number).name}: saving at the end of this step" in ran.out
@@ -256,9 +256,9 @@ def test_at_the_end_of_its_time_slurm_is_asked_for_the_job_again(train, monkeypa
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "12")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
-    original = Classifier.on_after_backward
+    original = Classification.on_after_backward
     monkeypatch.setattr(
-        Classifier, "on_after_backward", lambda self: (signal.raise_signal(signal.SIGUSR1), original(self))
+        Classification, "on_after_backward", lambda self: (signal.raise_signal(signal.SIGUSR1), original(self))
     )
     ran = train(*TINY, "hydra.run.dir=run")
     assert ran.code == 128 + signal.SIGUSR1
@@ -305,7 +305,7 @@ def test_the_hash_of_data_knows_each_pixel_and_label(make_data, source):
     after = provenance.describe_data(data, test=False)
     assert after["train_hash"] != before["train_hash"]
     assert "test_hash" not in after
-    source.test_labels[0] ^= 1
+    source.test_targets[0] ^= 1
     assert provenance.describe_data(data, test=True)["test_hash"] != before["test_hash"]
 
 

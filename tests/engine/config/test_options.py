@@ -101,7 +101,7 @@ def words_for(option, data_dir):
 def fit(config, directory):
     directory.mkdir(exist_ok=True)
     data = assemble.data(config)
-    classifier = assemble.classifier(config, data)
+    classifier = assemble.task(config, data)
     trainer = assemble.trainer(config, str(directory), data, classifier.network)
     trainer.fit(classifier, data)
     return trainer, classifier, data
@@ -150,7 +150,7 @@ def test_every_model_trains_on_every_shape_of_image(model, shape, compose, digit
     words = [f"model={model}", *SMALL.get(model, []), "data.batch_size=16", "callbacks=null", "logger=null"]
     config = check.plain(compose(*words, "trainer.max_steps=1", "trainer.log_every_n_steps=1"))
     data = assemble.data(config)
-    classifier = assemble.classifier(config, data)
+    classifier = assemble.task(config, data)
     before = {name: p.clone() for name, p in classifier.named_parameters()}
     trainer = assemble.trainer(config, str(tmp_path), data, classifier.network)
     trainer.fit(classifier, data)

@@ -31,12 +31,12 @@ def penalty(tmp_path, monkeypatch):
     row = dataclasses.replace(schema.GROUPS["loss"], what="a penalty", modules=("tax",), recorded=None)
     monkeypatch.setitem(schema.GROUPS, "penalty", row)
 
-    class Taxed(assemble.Classifier):
+    class Taxed(assemble.Classification):
         def __init__(self, *arguments: object, penalty: nn.Module, **settings: object) -> None:
             super().__init__(*arguments, **settings)
             self.penalty = penalty
 
-    monkeypatch.setattr(assemble, "Classifier", Taxed)
+    monkeypatch.setattr(assemble, "Classification", Taxed)
     return ("--config-dir", tmp_path / "configs", "+penalty=tax", "model=linear", "data.limit=100")
 
 

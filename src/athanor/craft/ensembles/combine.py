@@ -5,9 +5,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from athanor.tasks.classification import Classification
 from athanor.tasks.losses import at_least_float32
+from athanor.tasks.measure import Measure
 
 How = Literal["probabilities", "logits", "vote"]
+MEASURES = {**Classification.measures, "ece": Measure("min")}  # of `scores`
 BINS = 15  # of the confidence, in `calibration_error`
 
 

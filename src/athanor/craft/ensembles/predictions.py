@@ -21,7 +21,7 @@ from athanor.data.batches import EvalBatches
 from athanor.data.module import ImageData
 from athanor.data.preprocess import chunks
 from athanor.tasks import tta
-from athanor.tasks.classification import Classifier
+from athanor.tasks.classification import Classification
 from athanor.training.checkpoint_files import checkpoint_digest
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class SavedClassifier:
 
     checkpoint: Path
     folder: Path
-    load: Callable[[], Classifier]  # called where a file with the logits is not there yet
+    load: Callable[[], Classification]  # called where a file with the logits is not there yet
 
 
 def stacked_logits(
@@ -65,7 +65,7 @@ def stacked_logits(
 
 @torch.inference_mode()
 def predict_logits(
-    classifier: Classifier, batches: EvalBatches, kind: tta.Kind = "none", device: Device = "cpu"
+    classifier: Classification, batches: EvalBatches, kind: tta.Kind = "none", device: Device = "cpu"
 ) -> Tensor:
     """Logits [N, num_classes] of a classifier, float32 on the CPU; it is left on `device`, in eval mode."""
     classifier.to(device).eval()
@@ -76,15 +76,15 @@ def stage_batches(data: ImageData, stage: Stage) -> EvalBatches:
     """All images of a stage in the batches that a trainer would evaluate, without a trainer and not augmented."""
     source, size = data.source, data.eval_batch_size
     if stage == "test":
-        return EvalBatches(source.test_images, source.test_labels, data.test_index, size)
+        return EvalBatches(source.test_images, source.test_targets, data.test_index, size)
     index = data.val_index if stage == "val" else data.train_index
-    return EvalBatches(source.train_images, source.train_labels, index, size)
+    return EvalBatches(source.train_images, source.train_targets, index, size)
 
 
 def stage_labels(data: ImageData, stage: Stage) -> Tensor:
     """Labels int64 [N] of a stage, in the order of its logits."""
     batches = stage_batches(data, stage)
-    return batches.labels[batches.index]
+    return batches.targets[batches.index]
 
 
 def fingerprint(batches: EvalBatches) -> str:

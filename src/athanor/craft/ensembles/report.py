@@ -5,10 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
-from athanor.craft.ensembles.combine import disagreement, scores
+from athanor.craft.ensembles.combine import MEASURES, disagreement, scores
 from athanor.craft.ensembles.predictions import Stage
 
-SCORES = ("loss", "acc", "ece")
 TITLES = {"val": "validation", "test": "test"}
 
 
@@ -31,9 +30,9 @@ class Report:
 
     @property
     def mean(self) -> dict[str, float]:
-        """The mean score of the members that are not left out, with standard deviations as acc_std."""
+        """The mean score of the members that are not left out, with standard deviations as <name>_std."""
         used = [self.members[name] for name, weight in self.weights.items() if weight > 0]
-        columns = {name: [row[name] for row in used] for name in SCORES}
+        columns = {name: [row[name] for row in used] for name in MEASURES}
         deviations = {f"{name}_std": stdev(column) if len(column) > 1 else 0.0 for name, column in columns.items()}
         return {name: mean(column) for name, column in columns.items()} | deviations
 
@@ -41,16 +40,16 @@ class Report:
         """Lines to print. best: the name of the member that is best on validation; kind: ensemble, or soup."""
         rows = [(name, self.members[name], f"{weight:.2f}" if weight else "-") for name, weight in self.weights.items()]
         average = self.mean
-        deviation = {name: average[f"{name}_std"] for name in SCORES}
+        deviation = {name: average[f"{name}_std"] for name in MEASURES}
         rows += [("mean member", average, ""), ("standard deviation", deviation, "")]
         if best in self.members:
             rows.append((f"best member ({best})", self.members[best], ""))
         rows.append((kind, self.combined, ""))
         head = f"{TITLES[self.stage]}, {self.images:,} images"
         width = max(len(name) for name, *_ in [(head,), *rows])
-        lines = [f"  {head:{width}}  {'loss':>7}  {'acc':>7}  {'ece':>6}  weight"]
+        lines = [f"  {head:{width}}  {'  '.join(f'{name:>7}' for name in MEASURES)}  weight"]
         for name, row, weight in rows:
-            cells = f"{row['loss']:7.4f}  {row['acc']:7.2%}  {row['ece']:6.4f}"
+            cells = "  ".join(f"{measure.written(row[key]):>7}" for key, measure in MEASURES.items())
             lines.append(f"  {name:{width}}  {cells}  {weight:>6}".rstrip())
         return [*lines, f"  the members disagree on {self.disagreement:.1%} of the images", ""]
 

@@ -15,7 +15,7 @@ from athanor.craft.ensembles.predictions import Stage, predict_logits, stage_bat
 from athanor.data.batches import EvalBatches
 from athanor.data.module import ImageData
 from athanor.models import batch_norm
-from athanor.tasks.classification import Classifier
+from athanor.tasks.classification import Classification
 
 Kind = Literal["uniform", "greedy"]
 IMAGES = 10_000  # of the train split, at most, from which statistics of batch norm are computed
@@ -28,7 +28,9 @@ class Soup:
     dict, so that one is in memory at a time.
     """
 
-    def __init__(self, classifier: Classifier, states: list[Callable[[], dict[str, Tensor]]], data: ImageData) -> None:
+    def __init__(
+        self, classifier: Classification, states: list[Callable[[], dict[str, Tensor]]], data: ImageData
+    ) -> None:
         self.classifier = classifier
         self.states = states
         self.data = data
@@ -72,7 +74,7 @@ def mean_state(states: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 @torch.inference_mode()
-def renew_statistics(classifier: Classifier, data: ImageData) -> None:
+def renew_statistics(classifier: Classification, data: ImageData) -> None:
     """Compute the means and variances of batch norm anew, as the mean over batches of train images.
 
     The statistics of the members do not fit: they are of activations that the mean network does not have. Only batch
@@ -84,5 +86,5 @@ def renew_statistics(classifier: Classifier, data: ImageData) -> None:
         shuffled = torch.randperm(len(data.train_index), generator=torch.Generator().manual_seed(0))
         count = min(len(shuffled), max(IMAGES, data.batch_size)) // data.batch_size * data.batch_size
         index = data.train_index[shuffled[:count]]  # whole batches: a single image has no variance
-        for images, _ in EvalBatches(data.source.train_images, data.source.train_labels, index, data.batch_size):
+        for images, _ in EvalBatches(data.source.train_images, data.source.train_targets, index, data.batch_size):
             classifier(images.to(classifier.device))

@@ -21,7 +21,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from athanor.base.errors import UserError
 from athanor.data.batches import Batch, TrainBatches
 from athanor.data.seeds import mix, seed_step
-from athanor.tasks.classification import Classifier
+from athanor.tasks.task import Task
 
 SWEEPS = 0x737765657073  # keeps the orders of images and the random numbers of sweeps apart from those of the run
 DIVERGED = 4  # times the best smoothed loss: the sweep ends
@@ -126,10 +126,8 @@ def ladder(min_lr: float, max_lr: float, steps: int) -> list[float]:
     return [min_lr * (max_lr / min_lr) ** (step / (steps - 1)) for step in range(steps)]
 
 
-def range_test(
-    trainer: L.Trainer, classifier: Classifier, lrs: list[float], sweeps: int, smoothing: float
-) -> RangeTest:
-    """Sweep over these learning rates of the first parameter group, from the weights that the classifier has.
+def range_test(trainer: L.Trainer, task: Task, lrs: list[float], sweeps: int, smoothing: float) -> RangeTest:
+    """Sweep over these learning rates of the first parameter group, from the weights that the task has.
 
     Called where training would begin (on_train_start). Raises UserError where the optimizer's own learning rate is 0,
     and FloatingPointError where the loss is not finite before any step.
@@ -139,8 +137,8 @@ def range_test(
     with isolate_rng():
         for number in range(sweeps):
             batches = endless_batches(replace(loader, seed=mix(loader.seed, SWEEPS, number)))
-            with restored(classifier):
-                results.append(run_sweep(SweepStep(trainer, classifier), batches, lrs, smoothing, number))
+            with restored(task):
+                results.append(run_sweep(SweepStep(trainer, task), batches, lrs, smoothing, number))
     return RangeTest(results)
 
 
@@ -151,19 +149,19 @@ def endless_batches(loader: TrainBatches) -> Iterator[Batch]:
 
 
 @contextlib.contextmanager
-def restored(classifier: Classifier) -> Iterator[None]:
+def restored(task: Task) -> Iterator[None]:
     """In train mode within; afterwards parameters, buffers and modes are what they were, and there are no gradients."""
-    tensors = [*classifier.parameters(), *classifier.buffers()]
+    tensors = [*task.parameters(), *task.buffers()]
     copies = [tensor.detach().clone() for tensor in tensors]
-    modes = {module: module.training for module in classifier.modules()}
-    classifier.train()
+    modes = {module: module.training for module in task.modules()}
+    task.train()
     try:
         yield
     finally:
         with torch.no_grad():
             for tensor, copy in zip(tensors, copies, strict=True):
                 tensor.copy_(copy)
-        classifier.zero_grad()
+        task.zero_grad()
         for module, mode in modes.items():
             module.training = mode
 
@@ -172,10 +170,10 @@ def run_sweep(
     step: "SweepStep", batches: Iterator[Batch], lrs: list[float], smoothing: float, number: int
 ) -> RangeSweep:
     """A step at each rate, until the loss is not finite or the smoothed loss is far above its best."""
-    classifier = step.classifier
+    task = step.task
     losses: list[float] = []
     for lr in lrs:
-        seed_step(classifier.device, classifier.seed, SWEEPS, classifier.global_rank, number, len(losses))
+        seed_step(task.device, task.seed, SWEEPS, task.global_rank, number, len(losses))
         loss = step(batches, lr)
         if not math.isfinite(loss):
             break
@@ -194,16 +192,16 @@ def run_sweep(
 class SweepStep:
     """One optimizer step as the trainer makes it: with its precision, accumulation, clipping and devices."""
 
-    def __init__(self, trainer: L.Trainer, classifier: Classifier) -> None:
+    def __init__(self, trainer: L.Trainer, task: Task) -> None:
         self.trainer = trainer
-        self.classifier = classifier
+        self.task = task
         self.precision = trainer.precision_plugin
-        self.optimizer = classifier.fresh_optimizer()
+        self.optimizer = task.fresh_optimizer()
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         if self.rates[0] <= 0:
             raise UserError(f"optim.lr={self.rates[0]:g}: a range test keeps the ratios of groups; use a rate above 0")
         is_float16 = getattr(self.precision, "scaler", None) is not None
-        self.scaler = torch.amp.GradScaler(classifier.device.type, enabled=is_float16)
+        self.scaler = torch.amp.GradScaler(task.device.type, enabled=is_float16)
 
     def __call__(self, batches: Iterator[Batch], lr: float) -> float:
         """Step with this rate of the first group; gives the mean loss of all devices before the step."""
@@ -215,7 +213,7 @@ class SweepStep:
             return math.nan
         self.scaler.unscale_(self.optimizer)
         if self.trainer.world_size > 1:
-            for parameter in self.classifier.parameters():
+            for parameter in self.task.parameters():
                 if parameter.grad is not None:
                     dist.all_reduce(parameter.grad)
                     parameter.grad /= self.trainer.world_size
@@ -228,8 +226,8 @@ class SweepStep:
 
     def _backward(self, batch: Batch) -> float:
         """Add the gradients of a batch; gives its mean loss over all devices."""
-        images, labels = self.trainer.datamodule.transfer_batch_to_device(batch, self.classifier.device, 0)
+        inputs, targets = self.trainer.datamodule.transfer_batch_to_device(batch, self.task.device, 0)
         with self.precision.forward_context():
-            loss, _ = self.classifier.training_loss(images, labels)
+            loss, _ = self.task.training_loss(inputs, targets)
         self.scaler.scale(loss / self.trainer.accumulate_grad_batches).backward()
         return self.trainer.strategy.reduce(loss.detach(), reduce_op="mean").item()

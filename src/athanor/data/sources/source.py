@@ -1,4 +1,4 @@
-"""What every data set becomes: arrays of images and labels."""
+"""What every data set becomes: arrays of inputs and targets."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Source:
-    """Images uint8 [N, C, H, W] (C is 1 or 3, RGB order) and labels int64 [N] in 0..len(class_names)-1.
+    """Images uint8 [N, C, H, W] (C is 1 or 3, RGB order), and targets of them.
 
+    Targets are what the task takes: class indices, int64 [N] in 0..len(class_names)-1, for task=classification. Targets
+    of another type are split at random and not by class, and class_names may then be empty.
     The arrays may be memory-mapped. `test_*` is the official test set, which is read once, after training.
     `origin` says in one line which files these are; it goes into the results of a run.
     """
 
     train_images: Tensor
-    train_labels: Tensor
+    train_targets: Tensor
     test_images: Tensor
-    test_labels: Tensor
+    test_targets: Tensor
     class_names: tuple[str, ...]
     origin: str

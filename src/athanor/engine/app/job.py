@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     import lightning.pytorch as L
 
     from athanor.data.module import ImageData
-    from athanor.tasks.classification import Classifier
+    from athanor.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -166,14 +167,14 @@ class Job(Run):
         if is_main_process():
             self.write_results(values if fresh else {**self.results, **values})
 
-    def record_origin(self, config: dict, data: "ImageData", classifier: "Classifier") -> None:
+    def record_origin(self, config: dict, data: "ImageData", task: "Task") -> None:
         """Write down what this run depends on, and warn where that differs from the run that it continues or repeats.
 
         Its checkpoints name the weights that it started from: weights of runs that share them may be averaged
         (craft/ensembles/soup.py).
         """
-        state = classifier.network.state_dict().values()
-        classifier.record["start"] = hash_of(*(value.reshape(-1) for value in state))
+        state = task.network.state_dict().values()
+        task.record["start"] = hash_of(*(value.reshape(-1) for value in state))
         if not is_main_process():
             return
         origin = {**environment(self.dir), "data": describe_data(data, config["test"])}
@@ -182,8 +183,8 @@ class Job(Run):
             log.warning("not as %s: %s", "before" if self.is_again else config["run"], line)
         self.write(**origin)
 
-    def load_chosen(self, classifier: "Classifier", trainer: "L.Trainer") -> None:
-        """Give the classifier the weights that are to be tested."""
+    def load_chosen(self, task: "Task", trainer: "L.Trainer") -> None:
+        """Give the task the weights that are to be tested."""
         from athanor.callbacks.checkpoints import checkpoints_of
 
         trainer.strategy.barrier("checkpoints are written")
@@ -194,9 +195,9 @@ class Job(Run):
             return
         self.chosen = chosen
         state = read_checkpoint(self.dir / "checkpoints" / chosen["file"])["state_dict"]
-        classifier.load_state_dict(state)
+        task.load_state_dict(state)
 
-    def finish(self, trainer: "L.Trainer", classifier: "Classifier") -> None:
+    def finish(self, trainer: "L.Trainer", task: "Task") -> None:
         """Complete results.json and print the summary."""
         if not is_main_process():
             return
@@ -216,15 +217,16 @@ class Job(Run):
             seconds=round(time.monotonic() - self.begun, 1),
             fit_seconds=round(watch.fit_seconds, 3),
             images_per_second=watch.images_per_second and round(watch.images_per_second, 1),
-            parameters=sum(parameter.numel() for parameter in classifier.network.parameters()),
-            seed=classifier.seed,
+            parameters=sum(parameter.numel() for parameter in task.network.parameters()),
+            seed=task.seed,
+            measures={name: asdict(measure) for name, measure in task.measures.items()},
             device=str(trainer.strategy.root_device),
             devices=trainer.world_size,
             precision=trainer.precision,
             **{key: value for c in trainer.callbacks for key, value in getattr(c, "results", {}).items()},
         )
         (self.dir / "checkpoints" / "previous.ckpt").unlink(missing_ok=True)  # the last one is written and synced
-        log.info(summary(self.results, self.config, shown(self.dir)))
+        log.info(summary(self.results, self.config, self.measures, shown(self.dir)))
         if earlier := self.config["run"]:
             log.info("%s\n", compare_metrics(Run(earlier).results, self.results, shown(Path(earlier))))
 
@@ -243,6 +245,6 @@ def logged_metrics(trainer: "L.Trainer") -> dict[str, float]:
 
 
 def of_stage(metrics: dict[str, float], stage: str) -> dict[str, float]:
-    """The metrics of a stage by their own names: `acc` for `val/acc`; the loss of a single step is none of them."""
+    """The metrics of a stage by their own names: `loss` for `val/loss`; that of a single step is none of them."""
     pairs = ((name.partition("/"), value) for name, value in metrics.items())
     return {name: value for (first, _, name), value in pairs if first == stage and name != "loss_step"}

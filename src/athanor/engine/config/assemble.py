@@ -19,7 +19,7 @@ from athanor.engine.config.secrets import reveal
 from athanor.engine.config.signatures import check_arguments, signature
 from athanor.optim.scaling import LRScaling
 from athanor.optim.schedules import Schedule
-from athanor.tasks.classification import Classifier
+from athanor.tasks.task import Task
 from athanor.training import devices, memory, overhead, precision
 from athanor.training.agreement import Agreement
 
@@ -65,16 +65,21 @@ def data(cfg: dict) -> ImageData:
     return ImageData(build(source, data_dir=cfg["data_dir"], split_seed=own["split_seed"]), **own, seed=cfg["seed"])
 
 
-def classifier(cfg: dict, data: ImageData) -> Classifier:
-    """A fresh classifier for this data, its preprocessing fitted on the train split."""
+def task(cfg: dict, data: ImageData) -> Task:
+    """A fresh task for this data, its preprocessing fitted on the train split.
+
+    Raises UserError where the task does not take the targets of the data.
+    """
+    kind = task_class(cfg)
+    kind.check_source(data.source)
     record = {
         "config": {**cfg, "resume": None},
         "input_shape": list(data.input_shape),
+        "num_outputs": kind.num_outputs(data.source),
         "class_names": list(data.class_names),
         "split_hash": data.split_hash,
     }
-    labels = data.source.train_labels[data.train_index]
-    module = from_record(record, torch.bincount(labels, minlength=len(data.class_names)))
+    module = from_record(record, data.source.train_targets[data.train_index])
     module.preprocess.fit(data.source.train_images, data.train_index)
     if hasattr(module.network, "init_from_data"):
         sample = data.train_index[:: -(-len(data.train_index) // INIT_IMAGES)]  # images may be sorted by class
@@ -82,24 +87,28 @@ def classifier(cfg: dict, data: ImageData) -> Classifier:
     return module
 
 
-def from_record(record: dict, class_counts: torch.Tensor | None = None) -> Classifier:
-    """A classifier, or an ensemble of them, as a checkpoint describes it, without weights.
+def task_class(cfg: dict) -> type[Task]:
+    return pkgutil.resolve_name(cfg["task"]["_target_"])
 
-    Each group that schema.py calls rebuilt is built, and those of which nothing is known here are handed over under
-    their own names. class_counts: training images of each class, which only a training loss needs.
+
+def from_record(record: dict, targets: torch.Tensor | None = None) -> Task:
+    """A task, or an ensemble of classifiers, as a checkpoint describes it, without weights.
+
+    Each group that schema.py calls rebuilt is built, and those of which nothing is known here are handed to the task
+    under their own names. targets: of the training inputs, which only a training loss may need.
     """
     cfg = reveal(schema.rebuilt_part(record["config"]))
-    num_classes = len(record["class_names"])
-    facts = {"input_shape": tuple(record["input_shape"]), "num_classes": num_classes}
-    facts["class_counts"] = torch.ones(num_classes) if class_counts is None else class_counts
+    facts = {"input_shape": tuple(record["input_shape"]), "num_classes": record["num_outputs"]}
+    facts |= task_class(cfg).facts(record["num_outputs"], targets)
     is_ensemble = "members" in record  # whose members preprocess for themselves
-    elsewhere = ("scheduler", "model", "data.preprocess") if is_ensemble else ("scheduler",)
+    elsewhere = ("task", "scheduler", "model", "data.preprocess") if is_ensemble else ("task", "scheduler")
     groups = [path for path, group in schema.GROUPS.items() if group.rebuilt and not group.several]
     parts = {path: build(divided(cfg, path)[0], **facts) for path in groups if path not in elsewhere}
     network = ensemble_network(record) if is_ensemble else parts.pop("model")
     if cfg["compile"]:
         network.compile()
-    return (EnsembleClassifier if is_ensemble else Classifier)(
+    make_task = EnsembleClassifier if is_ensemble else build({**cfg["task"], "_partial_": True})
+    return make_task(
         network,
         parts.pop("data.preprocess", nn.Identity()),
         record=record,

@@ -33,11 +33,11 @@ def check(cfg: dict) -> None:
     for key in cfg:
         check_key(key, {*schema.top_level(), *schema.UNRECORDED}, "train.yaml")
     check_settings(cfg)
-    check_monitor(cfg)
     if "study" in cfg:
         check_study.check_keys(cfg["study"])
     for name, group in schema.top_groups().items():
         check_group(name, group, cfg.get(name) or {})
+    check_monitors(cfg)
     check_trainer(cfg["trainer"])
     check_optim(cfg["optim"])
 
@@ -129,16 +129,21 @@ def check_optim(optim: dict) -> None:
         raise UserError(f"optim.betas={betas}: use numbers from 0 to below 1, as [0.9, 0.999]")
 
 
-def check_monitor(cfg: dict) -> None:
-    """Every metric that something watches must be one that is logged."""
-    names = ["loss", "acc"] + [name for name, node in (cfg.get("metrics") or {}).items() if node]
-    logged = ["train/loss", "train/acc", *(f"val/{name}" for name in names)]
-    watched = {"monitor.metric": cfg["monitor"]["metric"]}
+def check_monitors(cfg: dict) -> None:
+    """Every metric that something watches must be one that is logged, and be watched for its better side."""
+    logged = schema.logged_metrics(cfg)
+    watched = {"monitor": ("metric", cfg["monitor"])}
     for name, node in (cfg.get("callbacks") or {}).items():
-        if isinstance(node, dict) and isinstance(node.get("monitor"), str):
-            watched[f"callbacks.{name}.monitor"] = node["monitor"]
-    for path, metric in watched.items():
-        require(metric in logged, f"{path}={metric} is not logged; {nearest(metric, logged)}")
+        if node and isinstance(node.get("monitor"), str):
+            watched[f"callbacks.{name}"] = "monitor", node
+    for path, (key, node) in watched.items():
+        metric, mode = node[key], node.get("mode")
+        require(metric in logged, f"{path}.{key}={metric} is not logged; {nearest(metric, logged)}")
+        if mode in ("min", "max") and logged[metric] not in (None, mode):
+            better = {"min": "lower", "max": "higher"}[logged[metric]]
+            raise UserError(
+                f"{path}.mode={mode}: {metric} is better when it is {better}; type {path}.mode={logged[metric]}"
+            )
 
 
 def settle(cfg: dict, overrides: list[str]) -> list[str]:

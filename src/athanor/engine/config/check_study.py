@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from athanor.base.errors import UserError, first_line, nearest
+from athanor.engine.config.schema import logged_metrics
 from athanor.engine.config.signatures import check_key, check_value
 
 COURSES = ("epoch", "step")  # an x against which a run's metrics.csv is drawn; any other x is a setting
@@ -71,10 +72,9 @@ def check_panel(path: str, panel: dict[str, Any], varied: list[str], config: Dic
         raise UserError(f"{path}.best={best}: there is one for each value of a setting, and x is {panel['x']}")
     if best and best not in varied:
         raise UserError(f"{path}.best={best} is not varied; {nearest(best, varied)}")
-    names = ["loss", "acc", *(name for name, node in (config.get("metrics") or {}).items() if node)]
-    metrics = ["train/loss", "train/acc", *(f"val/{name}" for name in names)]
+    metrics = list(logged_metrics(config))
     if not is_course and config.test:
-        metrics += [f"test/{name}" for name in names]
+        metrics += [name.replace("val/", "test/", 1) for name in metrics if name.startswith("val/")]
     if best and panel["y"] not in metrics:
         raise UserError(f"{path}.y={panel['y']}: {path}.best needs a metric; {nearest(panel['y'], metrics)}")
     stage = re.split("[./]", panel["y"])[0]

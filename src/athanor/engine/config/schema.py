@@ -6,7 +6,7 @@ GROUPS and its YAML files. Nothing heavy is imported: a type hint in quotes is t
 
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any, Literal
@@ -87,6 +87,13 @@ UNIT = "athanor.optim.schedules.Unit"
 MODULE = ("a torch.nn.Module", subclass_of("torch.nn.Module"))
 
 GROUPS: dict[str, Group] = {  # by the path of the node
+    "task": Group(
+        "a Task",
+        subclass_of("athanor.tasks.task.Task"),
+        ("athanor.tasks",),
+        rebuilt=True,
+        compared="all",
+    ),
     "data": Group(
         "a function with the annotation -> Source",
         returns_source,
@@ -182,6 +189,19 @@ def group_of(path: str) -> Group | None:
     while path and path not in GROUPS:
         path = path.rpartition(".")[0]
     return GROUPS.get(path)
+
+
+def logged_metrics(config: Mapping) -> dict[str, str | None]:
+    """The metrics that a run logs while it trains, as val/loss, each with its mode: min, max, or None if unknown.
+
+    Those that the task names, and those of the metrics group.
+    """
+    measures = {
+        name: measure.mode for name, measure in pkgutil.resolve_name(config["task"]["_target_"]).measures.items()
+    }
+    further = {name: None for name, node in (config.get("metrics") or {}).items() if node}
+    logged = {f"train/{name}": mode for name, mode in measures.items()}
+    return logged | {f"val/{name}": mode for name, mode in {**measures, **further}.items()}
 
 
 def recorded_paths(rebuilt_only: bool = False) -> Iterator[str]:

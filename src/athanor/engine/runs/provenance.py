@@ -52,9 +52,9 @@ def describe_data(data: "ImageData", test: bool) -> dict[str, Any]:
     """The images: origin, numbers, hashes of the pixels and of the split; of the test images only if `test`."""
     sizes = {"train": len(data.train_index), "val": len(data.val_index), "test": len(data.test_index)}
     source = data.source
-    hashes = {"train_hash": hash_of(source.train_images, source.train_labels)}
+    hashes = {"train_hash": hash_of(source.train_images, source.train_targets)}
     if test:
-        hashes["test_hash"] = hash_of(source.test_images, source.test_labels)
+        hashes["test_hash"] = hash_of(source.test_images, source.test_targets)
     return {"origin": source.origin, **sizes, **hashes, "split_hash": data.split_hash}
 
 

@@ -71,16 +71,15 @@ def seed_rows(runs: list[Run]) -> list[dict[str, Any]]:
 
 
 def seed_lines(runs: list[Run], shared: set[str]) -> list[str]:
-    """For the terminal: accuracies with deviation and interval. Words that all jobs share are left out."""
+    """For the terminal: headlines with deviation and interval. Words that all jobs share are left out."""
     lines = []
     for group in over_seeds(runs):
-        scores = "   ".join(
-            f"{metric} {row['mean']:.2%} +- {row['std']:.2%} ({row['low']:.2%} to {row['high']:.2%})"
-            for metric, row in statistics_of(group).items()
-            if metric in ("val/acc", "test/acc")
-        )
+        headline, table, scores = group[0].headline, statistics_of(group), []
+        for metric in (name for name in (f"val/{headline}", f"test/{headline}") if name in table):
+            texts = {kind: group[0].measures[headline].written(value) for kind, value in table[metric].items()}
+            scores.append(f"{metric} {texts['mean']} +- {texts['std']} ({texts['low']} to {texts['high']})")
         differing = " ".join(word for word in words(group).split() if word not in shared)
-        lines.append(f"  {len(group):>3} seeds  {scores}   {differing}".rstrip())
+        lines.append(f"  {len(group):>3} seeds  {'   '.join(scores)}   {differing}".rstrip())
     return ["", "  mean +- standard deviation over seeds (95 % interval of the mean)", *lines] if lines else []
 
 

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 from athanor.base.errors import UserError, first_line, require
 from athanor.base.files import write_atomically
 from athanor.engine.config import records, schema, trust
+from athanor.tasks.measure import Measure
 
 if TYPE_CHECKING:
-    from athanor.tasks.classification import Classifier
+    from athanor.tasks.classification import Classification
+    from athanor.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
 
 class Run:
-    """A run's directory. `Run(folder).classifier()` is the trained classifier, for notebooks."""
+    """A run's directory. `Run(folder).task()` is what it has trained, for notebooks."""
 
     def __init__(self, directory: str | Path) -> None:
         self.dir = Path(directory)
@@ -87,8 +89,23 @@ class Run:
         paths = [self.dir / "checkpoints" / name for name in ("last.ckpt", "previous.ckpt", "best.ckpt")]
         return [path for path in paths if path.exists()]
 
-    def classifier(self) -> "Classifier":
-        """The trained classifier, in eval mode, on the CPU: raw uint8 images [N, C, H, W] in, logits out."""
+    @property
+    def measures(self) -> dict[str, Measure]:
+        """What the run has measured, the headline first; only the loss where results.json does not say it."""
+        rows = self.results.get("measures", {"loss": {"mode": "min"}})
+        return {name: Measure(row["mode"], row.get("unit", "")) for name, row in rows.items()}
+
+    @property
+    def headline(self) -> str:
+        """The name of the measure that stands for all in tables: `acc` of a classification."""
+        return next(iter(self.measures))
+
+    def task(self) -> "Task":
+        """The trained task, in eval mode, on the CPU: raw inputs, such as uint8 images [N, C, H, W], to outputs."""
+        return load_task(self.checkpoint)
+
+    def classifier(self) -> "Classification":
+        """The same of a run of task=classification: its outputs are logits [N, num_classes]."""
         return load_classifier(self.checkpoint)
 
 
@@ -103,8 +120,18 @@ def folder_of(checkpoint: Path) -> Path:
     return folder.parent if (folder.parent / "config.yaml").is_file() else folder
 
 
-def load_classifier(checkpoint: Path) -> "Classifier":
-    """The classifier of a checkpoint file alone. Raises UserError where trust.py refuses what it is made of."""
+def load_classifier(checkpoint: Path) -> "Classification":
+    """The task of a checkpoint file, as `load_task`. Raises UserError where it does not predict classes."""
+    from athanor.tasks.classification import Classification
+
+    task = load_task(checkpoint)
+    if not isinstance(task, Classification):
+        raise UserError(f"{checkpoint} is of the task {type(task).__name__}; this needs one of task=classification")
+    return task
+
+
+def load_task(checkpoint: Path) -> "Task":
+    """The task of a checkpoint file alone. Raises UserError where trust.py refuses what it is made of."""
     from athanor.engine.config import assemble
 
     contents = read_checkpoint(checkpoint)
@@ -113,21 +140,21 @@ def load_classifier(checkpoint: Path) -> "Classifier":
     trust.check_targets(schema.rebuilt_part(record["config"]))
     try:
         # compiling does not pay for the few images that a script looks at
-        classifier = assemble.from_record({**record, "config": {**record["config"], "compile": False}})
+        task = assemble.from_record({**record, "config": {**record["config"], "compile": False}})
     except UserError:
         raise
     except Exception as error:
         raise UserError(f"{checkpoint} does not fit this version of Athanor: {first_line(error)}") from error
-    fill(classifier, contents, checkpoint)
-    return classifier.eval()
+    fill(task, contents, checkpoint)
+    return task.eval()
 
 
-def fill(classifier: "Classifier", contents: dict[str, Any], checkpoint: Path) -> None:
-    """Give a classifier the weights of a checkpoint. Raises UserError where they are those of another."""
+def fill(task: "Task", contents: dict[str, Any], checkpoint: Path) -> None:
+    """Give a task the weights of a checkpoint. Raises UserError where they are those of another."""
     try:
-        classifier.load_state_dict(contents["state_dict"])
+        task.load_state_dict(contents["state_dict"])
     except RuntimeError as error:
-        raise UserError(f"{checkpoint} is of another classifier: {first_line(error)}") from error
+        raise UserError(f"{checkpoint} is of another network: {first_line(error)}") from error
 
 
 def read_checkpoint(path: Path, weights: bool = True) -> dict[str, Any]:
@@ -139,11 +166,11 @@ def read_checkpoint(path: Path, weights: bool = True) -> dict[str, Any]:
     return contents
 
 
-def load_weights(classifier: "Classifier", source: str) -> None:
+def load_weights(task: "Task", source: str) -> None:
     """Start from the network of a run or a checkpoint; a head of other classes stays fresh, with a notice."""
     path = checkpoint_of(source)
     state = read_checkpoint(path)["state_dict"]
-    own = classifier.network.state_dict()
+    own = task.network.state_dict()
     given = {name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")}
     strange = sorted(own.keys() ^ given.keys())
     head = [name for name in own if name in given and own[name].shape != given[name].shape]
@@ -152,7 +179,7 @@ def load_weights(classifier: "Classifier", source: str) -> None:
         raise UserError(
             f"weights={source} are of another network ({wrong} differs); use the model settings of that run"
         )
-    classifier.network.load_state_dict({**given, **{name: own[name] for name in head}})
+    task.network.load_state_dict({**given, **{name: own[name] for name in head}})
     replaced = f"; the head ({', '.join(head)}) is new, as the classes differ" if head else ""
     log.info("starting from the weights of %s%s", path, replaced)
 

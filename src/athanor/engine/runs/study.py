@@ -15,9 +15,9 @@ from athanor.engine.config.check_study import COURSES
 from athanor.engine.runs.repeats import groups, mean_and_deviation, settings
 from athanor.engine.runs.run import Run, shown
 from athanor.engine.runs.sweep import Sweep
+from athanor.tasks.measure import LOSS, measure_of
 
 PANELS_FIGURE = "athanor.engine.runs.study_figure.conclude"  # where a study names no function of its own
-TABLE = ("val/acc", "val/loss", "test/acc")  # metrics in the table of a study, where the runs have them
 
 
 @dataclass
@@ -39,6 +39,7 @@ class Study:
         self.panels = node.get("panels", [])
         self.sweep = sweep
         self.finished = [run for run in sweep.runs if run.results["status"] == "finished"]
+        self.measures = self.finished[0].measures if self.finished else {}
 
     @cached_property
     def varied(self) -> list[str]:
@@ -61,21 +62,31 @@ class Study:
         keys = [key for key in self.varied if key not in (x, best)]
         lines = []
         for runs in groups(self.finished, keys):
-            points = course_points(runs, x, y) if x in COURSES else setting_points(runs, x, y, best)
+            points = course_points(runs, x, y) if x in COURSES else self.setting_points(runs, x, y, best)
             if points:
                 lines.append(Line(settings_label(settings(runs[0]), keys), *map(list, zip(*points, strict=True))))
         return lines
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each setting, averaged over seeds, the best on validation first: the test set chooses nothing."""
-        rows = []
+        headline, rows = next(iter(self.measures), "loss"), []
         for runs in groups(self.finished, self.varied):
             row = {key: settings(runs[0]).get(key) for key in self.varied} | {"n": len(runs)}
-            for metric in TABLE:
+            for metric in dict.fromkeys([f"val/{headline}", "val/loss", f"test/{headline}"]):
                 if values := numbers_of(runs, metric):
                     row[metric], row[f"{metric} std"] = mean_and_deviation(values)
             rows.append(row)
-        return sorted(rows, key=lambda row: -row.get("val/acc", math.inf))
+        return sorted(rows, key=lambda row: self.rank(f"val/{headline}", row.get(f"val/{headline}", math.nan)))
+
+    def rank(self, metric: str, value: float) -> float:
+        """A number that is the smaller the better this value of a metric is; metrics of no measure count upwards."""
+        measure = measure_of(metric, self.measures)
+        if math.isnan(value):
+            return -math.inf
+        return value if measure and measure.mode == "min" else -value
+
+    def written(self, metric: str, value: float) -> str:
+        return (measure_of(metric, self.measures) or LOSS).written(value)
 
     def tabulate(self) -> list[str]:
         """Write study.csv and give the table as lines of text; nothing where no job has finished."""
@@ -85,7 +96,37 @@ class Study:
         write_csv(self.sweep.dir / "study.csv", rows)
         labels = [settings_label(row, self.varied) for row in rows]
         width = max(map(len, labels))
-        return [f"  {label:{width}}  {row_scores(row)}" for label, row in zip(labels, rows, strict=True)]
+        return [f"  {label:{width}}  {self.row_scores(row)}" for label, row in zip(labels, rows, strict=True)]
+
+    def row_scores(self, row: dict[str, Any]) -> str:
+        """The metrics of a row with their deviations, and the number of runs."""
+        parts = []
+        for metric in (key for key in row if f"{key} std" in row):
+            deviation = f" +- {self.written(metric, row[f'{metric} std'])}" if row["n"] > 1 else ""
+            parts.append(f"{metric} {self.written(metric, row[metric])}{deviation}")
+        return "   ".join([*parts, f"n={row['n']}"])
+
+    def setting_points(self, runs: list[Run], x: str, y: str, best: str | None) -> list[tuple]:
+        """A number of results.json against a setting x, as x, mean and deviation.
+
+        With `best`, y is the value of that other setting for which the number is best.
+        """
+        points = []
+        for same_x in groups(runs, [x]):
+            candidates = [
+                (*mean_and_deviation(values), settings(repeats[0]).get(best))
+                for repeats in groups(same_x, [best] if best else [])
+                if (values := numbers_of(repeats, y))
+            ]
+            if candidates:
+                value, deviation, setting = min(candidates, key=lambda row: self.rank(y, row[0]))
+                if best:
+                    value, deviation = number_or_text(setting), 0.0
+                points.append((settings(same_x[0])[x], value, deviation))
+        try:
+            return sorted((float(place), value, deviation) for place, value, deviation in points)
+        except ValueError:  # names, as of schedulers
+            return points
 
 
 def conclude_study(name: str, node: dict[str, Any], sweep: Sweep) -> list[str]:
@@ -112,16 +153,6 @@ def conclude_study(name: str, node: dict[str, Any], sweep: Sweep) -> list[str]:
     return lines
 
 
-def row_scores(row: dict[str, Any]) -> str:
-    """The metrics of a row with their deviations, and the number of runs."""
-    parts = []
-    for metric in (metric for metric in TABLE if metric in row):
-        spec = ".2%" if metric.endswith("acc") else ".4f"
-        deviation = f" +- {row[f'{metric} std']:{spec}}" if row["n"] > 1 else ""
-        parts.append(f"{metric} {row[metric]:{spec}}{deviation}")
-    return "   ".join([*parts, f"n={row['n']}"])
-
-
 def settings_label(values: dict[str, Any], keys: Iterable[str]) -> str:
     return ", ".join(f"{key}={values[key]}" for key in keys if values.get(key) is not None)
 
@@ -145,29 +176,6 @@ def logged_values(run: Run, x: str, metric: str) -> dict[float, float]:
     epochs_a_step = run.results["epochs"] / max(1, run.results["steps"])  # lr is logged with a step and no epoch
     epochs = [int(row["epoch"]) + 1 if row["epoch"] else int(row["step"]) * epochs_a_step for row in rows]
     return {epoch: float(row["value"]) for epoch, row in zip(epochs, rows, strict=True)}
-
-
-def setting_points(runs: list[Run], x: str, y: str, best: str | None) -> list[tuple]:
-    """A number of results.json against a setting x, as x, mean and deviation.
-
-    With `best`, y is the value of that other setting for which the number is best.
-    """
-    points = []
-    for same_x in groups(runs, [x]):
-        candidates = [
-            (*mean_and_deviation(values), settings(repeats[0]).get(best))
-            for repeats in groups(same_x, [best] if best else [])
-            if (values := numbers_of(repeats, y))
-        ]
-        if candidates:
-            value, deviation, setting = (min if y.endswith("loss") else max)(candidates, key=lambda row: row[0])
-            if best:
-                value, deviation = number_or_text(setting), 0.0
-            points.append((settings(same_x[0])[x], value, deviation))
-    try:
-        return sorted((float(place), value, deviation) for place, value, deviation in points)
-    except ValueError:  # names, as of schedulers
-        return points
 
 
 def number_or_text(text: str) -> float | str:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from athanor.craft.figure import COLOURS, new_figure, save_figure
 from athanor.engine.config.check_study import COURSES
 from athanor.engine.runs.study import Line, Study
+from athanor.tasks.measure import measure_of
 
 DASHES = ("-", "--", ":", "-.")  # of the first eight lines, the next eight, ...: there are eight colours
 MAX_TICKS = 12  # more values of a setting than this get the usual ticks
@@ -30,7 +31,7 @@ def conclude(study: Study) -> tuple[list[str], Path | None]:
     for axis, panel, lines in zip(axes, study.panels, panels, strict=True):
         for line in lines:
             draw_line(axis, panel, line, *styles[line.label])
-        label_axis(axis, panel, lines)
+        label_axis(axis, panel, lines, study)
     add_legend(figure, axes)
     if study.left_out:
         figure.supxlabel(textwrap.fill(f"left out: {', '.join(study.left_out)}", 80 * len(axes)), fontsize=8)
@@ -50,7 +51,7 @@ def draw_line(axis: Axes, panel: dict[str, Any], line: Line, dashes: str, colour
         axis.fill_between(line.x, low, high, color=colour, alpha=0.2, linewidth=0)
 
 
-def label_axis(axis: Axes, panel: dict[str, Any], lines: list[Line]) -> None:
+def label_axis(axis: Axes, panel: dict[str, Any], lines: list[Line], study: Study) -> None:
     """Names, scales and ticks; the ticks of a setting are at the values that were tried."""
     x, y, best = panel["x"], panel["y"], panel.get("best")
     axis.set(xlabel=x, ylabel=f"{best} with the best {y}" if best else y)
@@ -58,7 +59,8 @@ def label_axis(axis: Axes, panel: dict[str, Any], lines: list[Line]) -> None:
         axis.text(0.5, 0.5, f"no job has {y}", ha="center", va="center", transform=axis.transAxes)
         return
     axis.set(**{f"{name}scale": "log" for name in "xy" if panel.get(f"log_{name}")})
-    if y.endswith("acc") and not best:
+    measure = measure_of(y, study.measures)
+    if measure and measure.unit == "%" and not best:
         axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
     if x in COURSES:
         axis.locator_params(axis="x", integer=True)

@@ -4,8 +4,11 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from athanor.craft.ensembles.combine import MEASURES
+from athanor.tasks.measure import Measure
 
-def summary(results: dict[str, Any], config: dict[str, Any], directory: Path) -> str:
+
+def summary(results: dict[str, Any], config: dict[str, Any], measures: dict[str, Measure], directory: Path) -> str:
     """What ran, its metrics, how long it took, and where its files are."""
     optimizer = config["optim"]["_target_"].rpartition(".")[2]
     rows = [
@@ -13,7 +16,7 @@ def summary(results: dict[str, Any], config: dict[str, Any], directory: Path) ->
         ("data", results["data"]["origin"]),
     ]
     for stage in "train", "val", "test":
-        rows += stage_rows(stage, results)
+        rows += stage_rows(stage, results, measures)
         rows += ensemble_rows(stage, results.get("ensemble", {}))
     speed, epoch = results["images_per_second"], results["checkpoint_epoch"]
     tested = f" (weights of epoch {epoch})" if epoch else ""
@@ -28,14 +31,18 @@ def summary(results: dict[str, Any], config: dict[str, Any], directory: Path) ->
     return "\n" + "\n".join(f"  {name:8} {text}" for name, text in rows) + "\n"
 
 
-def stage_rows(stage: str, results: dict[str, Any]) -> list[tuple[str, str]]:
-    """Loss and accuracy of a stage, and its further metrics in lines of at most 100 characters."""
+def stage_rows(stage: str, results: dict[str, Any], measures: dict[str, Measure]) -> list[tuple[str, str]]:
+    """Headline and loss of a stage, and its further metrics in lines of at most 100 characters."""
     if stage not in results:
         return []
     values = dict(results[stage])
-    first = f"acc {values.pop('acc'):7.2%}   loss {values.pop('loss'):.4f}   {results['data'][stage]:,} images"
+    names = dict.fromkeys([next(iter(measures)), "loss"])
+    first = [f"{name} {measures[name].written(values.pop(name)):>7}" for name in names]
     further = "   ".join(f"{name}\u00a0{value:.4f}" for name, value in values.items())
-    return [(stage, first), *(("", line.replace("\u00a0", " ")) for line in textwrap.wrap(further, 100))]
+    return [
+        (stage, "   ".join([*first, f"{results['data'][stage]:,} images"])),
+        *(("", line.replace("\u00a0", " ")) for line in textwrap.wrap(further, 100)),
+    ]
 
 
 def ensemble_rows(stage: str, ensemble: dict[str, Any]) -> list[tuple[str, str]]:
@@ -43,8 +50,9 @@ def ensemble_rows(stage: str, ensemble: dict[str, Any]) -> list[tuple[str, str]]
     if stage not in ensemble:
         return []
     scores, members = ensemble[stage], ensemble[stage]["members"]
-    best = max(member["acc"] for member in members)
-    whole, mean = scores["ensemble"], scores["mean"]
-    together = f"acc {whole['acc']:7.2%}   loss {whole['loss']:.4f}   ece {whole['ece']:.4f}"
-    beside = f"mean member {mean['acc']:.2%}, {mean['loss']:.4f}, {mean['ece']:.4f}; best {best:.2%}"
-    return [("", f"{together}   ensemble of {len(members)} checkpoints; {beside}")]
+    mean = ", ".join(measure.written(scores["mean"][name]) for name, measure in MEASURES.items())
+    headline, measure = next(iter(MEASURES.items()))
+    best = (max if measure.mode == "max" else min)(member[headline] for member in members)
+    beside = f"mean member {mean}; best {measure.written(best)}"
+    whole = "   ".join(f"{name} {each.written(scores['ensemble'][name]):>7}" for name, each in MEASURES.items())
+    return [("", f"{whole}   ensemble of {len(members)} checkpoints; {beside}")]

@@ -71,8 +71,10 @@ class Sweep:
         write_csv(self.dir / "results.csv", rows + repeats.seed_rows(self.runs))
         shared = set.intersection(*(set(row["overrides"].split()) for row in rows)) if len(rows) > 1 else set()
         lines = []
-        for row in rows:
-            scores = "   ".join(f"{name} {row[name]:.2%}" for name in ("val/acc", "test/acc") if name in row)
+        for row, run in zip(rows, self.runs, strict=True):
+            headline, measure = run.headline, run.measures[run.headline]
+            names = [name for name in (f"val/{headline}", f"test/{headline}") if name in row]
+            scores = "   ".join(f"{name} {measure.written(row[name])}" for name in names)
             differing = " ".join(word for word in row["overrides"].split() if word not in shared)
             lines.append(f"  {row['job']:>3}  {row['status']:9} {scores}   {differing}")
         lines += repeats.seed_lines(self.runs, shared)

@@ -7,12 +7,15 @@ from typing import Any
 
 from athanor.base.errors import UserError
 from athanor.base.files import write_csv
+from athanor.craft.ensembles.combine import MEASURES
 from athanor.craft.figure import COLOURS, new_figure, save_figure
 from athanor.engine.runs.ensembles.session import Session, make_ensemble, make_soup
 from athanor.engine.runs.repeats import groups, mean_and_deviation, settings
 from athanor.engine.runs.run import Run
 from athanor.engine.runs.study import Study
 
+HEADLINE = next(iter(MEASURES))
+METRIC = f"test/{HEADLINE}"
 AVERAGED = ("ema", "swa")  # values of callbacks= whose runs are networks of averaged weights
 Row = dict[str, Any]  # of a table, for one method of making predictions
 
@@ -61,7 +64,7 @@ def compared_methods(runs: list[Run]) -> list[Row]:
         report = session.reports(ensemble)[-1]  # of the test set
         rows.append(method_row(f"{len(plain)} seeds", [report.combined], single, len(plain), ensemble.passes))
         if session.best is not None:
-            rows[-1]["best member"] = report.members[session.best]["acc"]
+            rows[-1]["best member"] = report.members[session.best][HEADLINE]
     return rows
 
 
@@ -77,21 +80,21 @@ def soup_scores(run: Run) -> dict[str, float]:
 def method_row(name: str, scores: list[dict], single: list[dict], trainings: float, passes: int) -> Row:
     """The mean of a method's test scores, which are one for each seed or one for all, beside those of single networks.
 
-    gain: accuracy less that of the mean single network, also in standard errors of that mean (nan with one seed).
+    gain: headline less that of the mean single network, also in standard errors of that mean (nan with one seed).
     trainings, passes: the costs, in trainings of a single network and forward passes for an image. best member: the
-    accuracy of the member that is best on validation, which is known for an ensemble of seeds only, else nan.
+    headline of the member that is best on validation, which is known for an ensemble of seeds only, else nan.
     """
-    acc, spread = mean_and_deviation([score["acc"] for score in scores])
-    single_acc, single_spread = mean_and_deviation([score["acc"] for score in single])
+    mean, spread = mean_and_deviation([score[HEADLINE] for score in scores])
+    single_mean, single_spread = mean_and_deviation([score[HEADLINE] for score in single])
     error = single_spread / math.sqrt(len(single))
     eces = [score["ece"] for score in scores if "ece" in score]  # a run's own results have none
     return {
         "method": name,
         "n": len(scores),
-        "test/acc": acc,
-        "test/acc std": spread,
-        "gain": acc - single_acc,
-        "gain in standard errors": (acc - single_acc) / error if error and scores is not single else math.nan,
+        METRIC: mean,
+        f"{METRIC} std": spread,
+        "gain": mean - single_mean,
+        "gain in standard errors": (mean - single_mean) / error if error and scores is not single else math.nan,
         "test/loss": fmean(score["loss"] for score in scores),
         "test/ece": fmean(eces) if eces else math.nan,
         "best member": math.nan,
@@ -101,14 +104,15 @@ def method_row(name: str, scores: list[dict], single: list[dict], trainings: flo
 
 
 def table_lines(title: str, rows: list[Row]) -> list[str]:
-    lines = [f"  {title:24} {'test acc':>17}  {'gain':>7}  {'loss':>6}  {'ece':>6}  trainings  passes"]
+    written = MEASURES[HEADLINE].written
+    lines = [f"  {title:24} {f'test {HEADLINE}':>17}  {'gain':>7}  {'loss':>6}  {'ece':>6}  trainings  passes"]
     for row in rows:
-        acc = f"{row['test/acc']:.2%}" + (f" +- {row['test/acc std']:.2%}" if row["n"] > 1 else "")
+        value = written(row[METRIC]) + (f" +- {written(row[f'{METRIC} std'])}" if row["n"] > 1 else "")
         ece = "" if math.isnan(row["test/ece"]) else f"{row['test/ece']:.4f}"
         errors = "" if math.isnan(row["gain in standard errors"]) else f"  {row['gain in standard errors']:+.1f} SE"
-        best = "" if math.isnan(row["best member"]) else f"; best member by validation {row['best member']:.2%}"
+        best = "" if math.isnan(row["best member"]) else f"; best member by validation {written(row['best member'])}"
         lines.append(
-            f"  {row['method']:24} {acc:>17}  {100 * row['gain']:+7.2f}  {row['test/loss']:6.4f}  {ece:>6}  "
+            f"  {row['method']:24} {value:>17}  {100 * row['gain']:+7.2f}  {row['test/loss']:6.4f}  {ece:>6}  "
             f"{row['trainings']:9.2f}  {row['forward passes']:6}{errors}{best}"
         )
     return [*lines, ""]
@@ -122,7 +126,7 @@ def draw_gains(title: str, tables: dict[str, list[Row]], path: Path) -> Path:
     for axis, (setting, rows) in zip(axes, tables.items(), strict=True):
         rows = rows[1:]
         gains = [100 * row["gain"] for row in rows]
-        errors = [100 * row["test/acc std"] / math.sqrt(row["n"]) for row in rows]
+        errors = [100 * row[f"{METRIC} std"] / math.sqrt(row["n"]) for row in rows]
         names = [row["method"].replace(" of ", "\nof ") for row in rows]
         costs = [f"{row['trainings']:.2g} x training\n{row['forward passes']} x predicting" for row in rows]
         axis.bar(range(len(rows)), gains, yerr=errors, capsize=3, color=COLOURS[: len(rows)], width=0.6)

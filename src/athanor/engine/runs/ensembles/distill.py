@@ -10,6 +10,8 @@ from athanor.callbacks.checkpoints import checkpoints_of
 from athanor.engine.config import assemble, check, trust
 from athanor.engine.runs.ensembles.session import PLAIN_LOSS, Combination, Session
 from athanor.engine.runs.run import read_checkpoint
+from athanor.tasks.classification import Classification
+from athanor.tasks.measure import written
 
 
 def distill(session: Session, ensemble: Combination, folder: Path) -> str:
@@ -21,9 +23,10 @@ def distill(session: Session, ensemble: Combination, folder: Path) -> str:
     config = student_config(session)
     L.seed_everything(config["seed"], verbose=False)
     data = session.data
-    data.seed, data.targets = config["seed"], torch.zeros(len(data.source.train_labels), len(data.class_names))
-    data.targets[data.train_index] = ensemble.predict("train").exp()
-    classifier = assemble.classifier(config, data)
+    data.seed = config["seed"]
+    data.soft_targets = torch.zeros(len(data.source.train_targets), len(data.class_names))
+    data.soft_targets[data.train_index] = ensemble.predict("train").exp()
+    classifier = assemble.task(config, data)
     trainer = assemble.trainer(config, str(folder), data, classifier.network)
     trainer.fit(classifier, data)
     chosen = checkpoints_of(trainer).chosen
@@ -31,10 +34,10 @@ def distill(session: Session, ensemble: Combination, folder: Path) -> str:
     classifier.load_state_dict(read_checkpoint(folder / "checkpoints" / chosen["file"])["state_dict"])
     metrics = chosen["metrics"] | (trainer.test(classifier, data, verbose=False)[0] if session.reads_test else {})
     stages = [stage for stage in ("val", "test") if f"{stage}/loss" in metrics]
-    scores = {stage: {name: metrics[f"{stage}/{name}"] for name in ("loss", "acc")} for stage in stages}
+    scores = {stage: {name: metrics[f"{stage}/{name}"] for name in Classification.measures} for stage in stages}
     teacher = [session.members[index].name for index in ensemble.weights]
     session.write(folder, config, {"made": "student", "teacher": teacher, "seed": config["seed"], **scores})
-    text = [f"{stage} acc {of['acc']:.2%} loss {of['loss']:.4f}" for stage, of in scores.items()]
+    text = [f"{stage} {written(of, Classification.measures)}" for stage, of in scores.items()]
     return f"  student of {len(teacher)} members: {'   '.join(text)}"
 
 

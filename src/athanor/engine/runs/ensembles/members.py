@@ -110,7 +110,7 @@ def refuse_seen_images(member: Member, data: ImageData, first: str) -> None:
     other = assemble.data(member.config)
     if other.split_hash != member.record.get("split_hash"):
         raise UserError(f"the images or the split of {member.name} are not those that it was trained on any more")
-    hashes = [hash_of(each.source.train_images, each.source.train_labels) for each in (data, other)]
+    hashes = [hash_of(each.source.train_images, each.source.train_targets) for each in (data, other)]
     if hashes[0] != hashes[1]:
         raise UserError(f"{member.name} was trained on other images than {first}; an ensemble needs one data set")
     if seen := int(torch.isin(data.val_index, other.train_index).sum()):

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,8 @@ class Session:
     def write(self, directory: Path, config: dict[str, Any], results: dict[str, Any]) -> None:
         """Write results.json, with what it depends on, and last config.yaml: a folder without one is no run."""
         origin = {**environment(directory), "data": describe_data(self.data, self.reads_test)}
-        Run(directory).write_results({"status": "finished", **results, "overrides": [], **origin})
+        measures = {name: asdict(measure) for name, measure in combine.MEASURES.items()}
+        Run(directory).write_results({"status": "finished", **results, "measures": measures, "overrides": [], **origin})
         Run(directory).write_config(config)
 
 
@@ -106,7 +107,7 @@ def make_ensemble(session: Session, how: combine.How, select: selection.Select, 
     weights = {index: weight for index, weight in enumerate(chosen) if weight > 0}
     used, shares = list(weights), list(weights.values())
     records = [session.members[index].record for index in used]
-    shared = {key: records[0][key] for key in ("input_shape", "class_names", "split_hash")}
+    shared = {key: records[0][key] for key in ("input_shape", "num_outputs", "class_names", "split_hash")}
     record = {"config": evaluation_config(records[0], "ensemble"), **shared, "members": records}
     record |= {"combine": how, "weights": shares, "tta": session.kind}
     states = [read_checkpoint(session.members[index].path)["state_dict"] for index in used]

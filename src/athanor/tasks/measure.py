@@ -1,0 +1,39 @@
+"""A number that a task measures: whether more of it is better, and how it is written."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is known of a metric besides its value. A task names its measures in `Task.measures`.
+
+    mode: `max` where a higher value is better, `min` where a lower one is.
+    unit: `%` for a share in [0, 1], which is written as a percentage; else a word to put behind the number, or nothing.
+    """
+
+    mode: Literal["min", "max"]
+    unit: str = ""
+
+    def written(self, value: float) -> str:
+        """A value as text: `98.25%`, or with four digits after the point."""
+        return f"{value:.2%}" if self.unit == "%" else f"{value:.4f} {self.unit}".rstrip()
+
+
+LOSS = Measure("min")
+
+
+def written(values: Mapping[str, float], measures: Mapping[str, Measure]) -> str:
+    """The values of these measures in one line, as `acc 98.25% loss 0.0712`; those that have no value are left out."""
+    return " ".join(f"{name} {each.written(values[name])}" for name, each in measures.items() if name in values)
+
+
+def measure_of(metric: str, measures: Mapping[str, Measure]) -> Measure | None:
+    """The measure that a logged metric has the values of: that of `acc` for val/acc, test/acc_tta and acc/<class>.
+
+    measures: by name, without a stage. None where it is none of them.
+    """
+    name = metric.partition("/")[2] or metric
+    bases = [base for base in measures if name == base or name.startswith((f"{base}_", f"{base}/"))]
+    return measures[max(bases, key=len)] if bases else None

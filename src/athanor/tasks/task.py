@@ -1,0 +1,329 @@
+"""The base of every task: the LightningModule that holds preprocessing, network, loss and what is measured."""
+
+import logging
+import math
+from functools import partial
+from typing import ClassVar
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor, nn
+
+from athanor.base.lightning_internals import (
+    CheapHookName,
+    exclude_from_ddp,
+    is_last_batch_of_epoch,
+    with_stored_signature,
+)
+from athanor.data.preprocess import Preprocess
+from athanor.data.seeds import seed_step
+from athanor.data.sources.source import Source
+from athanor.optim import schedulers, schedules
+from athanor.optim.groups import parameter_groups
+from athanor.optim.scaling import LRScaling
+from athanor.tasks import non_finite, tta
+from athanor.tasks.losses import at_least_float32
+from athanor.tasks.measure import LOSS, Measure
+from athanor.tasks.sums import EpochSums
+
+log = logging.getLogger(__name__)
+
+CONSTANT, UNSCALED = schedules.Schedule(partial(schedules.constant)), LRScaling()
+
+
+class Task(CheapHookName, L.LightningModule):
+    """What is learned: inputs are preprocessed and go through the network, whose outputs a loss compares with targets.
+
+    A task of one's own is a subclass in src/athanor/tasks/<name>.py and configs/task/<name>.yaml. It says what it
+    measures (`measures`, `summed`, `sums`, `measured`), which data it takes (`check_source`, `num_outputs`), and where
+    its loss of a batch is more than `loss(outputs, targets)`, `training_loss`. All else asks the task: progress bar,
+    summary, tables, figures, monitors, averages of weights. Its YAML has the arguments that it adds:
+    `def __init__(self, *parts, margin: float, **settings): super().__init__(*parts, **settings)`.
+
+    record: plain data that goes into each checkpoint, enough to build the task again from the file alone.
+    optimizer: takes parameter groups; None where nothing is trained.
+    monitor: the metric that ReduceLROnPlateau follows.
+    metrics: further torchmetrics, computed on all outputs and targets of a validation or test epoch.
+    tta: the views that the test averages over; what is measured on the averages is logged beside the plain values.
+    seed: dropout is a function of it, the process, the epoch and the batch.
+    """
+
+    measures: ClassVar[dict[str, Measure]] = {"loss": LOSS}  # by name, the headline first; an object adds its metrics
+    summed: ClassVar[tuple[str, ...]] = ()  # names of what `sums` gives
+    last_counted_batch = -1  # of this epoch
+    validated = False  # since the epoch schedulers last moved
+    decays = False  # the checkpoint's optimizer decayed weights, by control.yaml if not from its first step
+
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocess: Preprocess,
+        loss: nn.Module,
+        *,
+        record: dict,
+        optimizer: partial | None = None,
+        schedule: schedules.Schedule = CONSTANT,
+        lr_scaling: LRScaling = UNSCALED,
+        monitor: str = "val/loss",
+        metrics: dict[str, nn.Module] | None = None,
+        tta: tta.Kind = "none",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        # modules
+        self.network = network
+        self.preprocess = preprocess
+        self.loss = loss
+        self.metrics = nn.ModuleDict(metrics)
+        further = {name: Measure("min" if m.higher_is_better is False else "max") for name, m in self.metrics.items()}
+        self.measures = {**type(self).measures, **further}
+        # settings
+        self.record = record
+        self.make_optimizer = optimizer
+        self.schedule = schedule
+        self.lr_scaling = lr_scaling
+        self.monitor = monitor
+        self.tta = tta
+        self.seed = seed
+        self.is_lbfgs = optimizer is not None and issubclass(optimizer.func, torch.optim.LBFGS)
+        has_convolutions = any(isinstance(module, nn.Conv2d) for module in network.modules())
+        self.channels_last = has_convolutions and not self.is_lbfgs  # torch's L-BFGS takes contiguous parameters only
+        # what an epoch has seen so far
+        self.epoch_sums = EpochSums(self.summed)
+        self.predictions: list[tuple[Tensor, Tensor]] = []  # outputs and targets, for the metrics
+
+        if self.channels_last:
+            network.to(memory_format=torch.channels_last)
+        exclude_from_ddp(self, [f"preprocess.{name}" for name, _ in preprocess.named_buffers()])  # they never change
+
+    # what a task of one's own may change
+
+    @classmethod
+    def check_source(cls, source: Source) -> None:
+        """Raise UserError where the targets of a data set are not what this task takes."""
+
+    @classmethod
+    def num_outputs(cls, source: Source) -> int:
+        """How many outputs the network needs, which models take as `num_classes`."""
+        return source.train_targets[0].numel()
+
+    @classmethod
+    def facts(cls, num_outputs: int, targets: Tensor | None) -> dict[str, object]:
+        """Further facts that are handed to a loss which has arguments of these names.
+
+        targets: of the training inputs; None where nothing will be trained.
+        """
+        return {}
+
+    def training_loss(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss that training minimises, a scalar, and the outputs [N, ...], float32 or float64."""
+        outputs = at_least_float32(self(inputs))
+        return self.loss(outputs, targets), outputs
+
+    def sums(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """What is summed over the inputs of an epoch, of a batch: a number for each name in `summed`."""
+        return {}
+
+    def measured(self, sums: dict[str, float], count: int) -> dict[str, float]:
+        """Values of the measures apart from the loss, from the sums over `count` inputs: by default their means."""
+        return {name: total / count for name, total in sums.items()}
+
+    def prediction(self, outputs: Tensor) -> Tensor:
+        """What outputs [N, ...] say, as trainer.predict gives it."""
+        return outputs
+
+    def described(self, prediction: Tensor) -> tuple[str, list[tuple[str, str]]]:
+        """The prediction for one input as a line of text, and as cells of a table with their heads."""
+        cells = [(f"output_{i}", f"{value:.6g}") for i, value in enumerate(prediction.flatten().tolist())]
+        return "  ".join(text for _, text in cells), cells
+
+    @property
+    def loss_of_guessing(self) -> float | None:
+        """The loss of outputs that know nothing, where one can say; training warns of a million times as much."""
+        return None
+
+    # steps
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        pixels = self.preprocess(inputs).to(self.dtype)  # self.dtype is bfloat16 under bf16-true, else float32
+        if self.channels_last:  # after the preprocessing, which is four times slower on bytes in this order
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        return self.network(pixels)
+
+    def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        seed_step(self.device, self.seed, self.global_rank, self.current_epoch, batch_idx)
+
+    @with_stored_signature
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        inputs, targets = batch
+        loss, outputs = self.training_loss(inputs, targets)
+        if batch_idx != self.last_counted_batch:  # L-BFGS calls this several times for each batch
+            self.last_counted_batch = batch_idx
+            self.epoch_sums.add("train", loss.detach(), len(targets), self.sums(outputs, targets))
+            is_logged = (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # as Lightning counts
+            if is_logged or loss.device.type == "cpu":  # reading a GPU's loss would wait for it
+                self.check_finite(loss.item(), inputs=inputs, batch_idx=batch_idx)
+            if is_logged:
+                self.log("train/loss_step", loss, on_epoch=False)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._keep(self.evaluate("val", *batch), batch[1])
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        inputs, targets = batch
+        outputs = self.evaluate("test", inputs, targets)
+        self._keep(outputs, targets)
+        if self.tta != "none":
+            outputs = at_least_float32(tta.averaged(self, inputs, self.tta, outputs))
+            self._judge("test_tta", outputs, targets)
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return self.prediction(self(batch[0]).float())
+
+    def evaluate(self, stage: str, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The outputs [N, ...] of a batch, float32 or float64, whose loss and sums count for this stage."""
+        outputs = at_least_float32(self(inputs))
+        self._judge(stage, outputs, targets)
+        return outputs
+
+    def values_of(self, stage: str) -> dict[str, float]:
+        """Loss and measures of all that the processes have counted for a stage, which then begins anew.
+
+        Empty where they have counted nothing.
+        """
+        loss, count, sums = self.epoch_sums.take(stage, self.trainer.strategy)
+        return {"loss": loss, **self.measured(sums, count)} if count else {}
+
+    # epochs
+
+    def on_train_start(self) -> None:
+        self.epoch_sums.resume("train", self.global_rank, self.device)
+
+    def on_train_epoch_start(self) -> None:
+        self.last_counted_batch = -1
+
+    def on_validation_epoch_start(self) -> None:
+        # each process has its own batch norm statistics, and a checkpoint has those of the first
+        if self.trainer.world_size > 1:
+            for buffer in self.network.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
+    def on_train_epoch_end(self) -> None:
+        self._log_epoch("train")
+        self._step_epoch_schedulers()
+
+    def on_validation_epoch_end(self) -> None:
+        self.validated = True
+        self._log_epoch("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_epoch("test")
+        if self.tta != "none":
+            self.log_dict({f"test/{name}_tta": value for name, value in self.values_of("test_tta").items()})
+
+    # optimization
+
+    def fresh_optimizer(self) -> torch.optim.Optimizer:
+        """A new optimizer of the network, with the learning rates that the run has before any schedule."""
+        decays = self.make_optimizer.keywords.get("weight_decay") != 0 or self.decays
+        optimizer = self.make_optimizer(parameter_groups(self.network, decays and not self.is_lbfgs))
+        for group in optimizer.param_groups:
+            group["lr"] *= self.lr_scaling.factor(self.global_batch)
+        return optimizer
+
+    @property
+    def global_batch(self) -> int:
+        """Images in one optimizer step, over all devices and accumulated batches."""
+        return self.trainer.datamodule.batch_size * self.trainer.accumulate_grad_batches
+
+    @property
+    def run_length(self) -> schedules.RunLength:
+        """Optimizer steps of the run and of an epoch; known once the trainer has set up its data."""
+        per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        return schedules.RunLength(self.trainer.estimated_stepping_batches, per_epoch)
+
+    def configure_optimizers(self):
+        optimizer = self.fresh_optimizer()
+        lr = optimizer.param_groups[0]["lr"] / self.lr_scaling.factor(self.global_batch)
+        if scaling := self.lr_scaling.notice(lr, self.global_batch):
+            log.info(scaling)
+        self.trainer.fit_loop.setup_data()  # without max_epochs, Lightning does not know the number of batches yet
+        configs = []
+        is_trial = bool(self.trainer.fast_dev_run)
+        for scheduler, interval in self.schedule.schedulers(optimizer, self.run_length, is_trial):
+            configs.append({"scheduler": scheduler, "interval": interval})
+            if interval == "epoch":
+                # moved by _step_epoch_schedulers instead: Lightning moves it after it has written the epoch's
+                # checkpoint, and a resumed run would miss that move
+                configs[-1] |= {"frequency": 2**62, "monitor": self.monitor}
+        return [optimizer], configs
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["athanor"] = self.record
+        sums = self.epoch_sums.gathered("train", self.device, self.trainer.world_size)
+        checkpoint["within_epoch"] = {"sums": sums, "validated": self.validated}
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self.epoch_sums.resumed = checkpoint["within_epoch"]["sums"]
+        self.validated = checkpoint["within_epoch"]["validated"]
+        self.decays = len(checkpoint["optimizer_states"][0]["param_groups"]) > 1
+
+    def _keep(self, outputs: Tensor, targets: Tensor) -> None:
+        if self.metrics:
+            self.predictions.append((outputs, targets))
+
+    def _judge(self, stage: str, outputs: Tensor, targets: Tensor) -> None:
+        self.epoch_sums.add(stage, self.loss(outputs, targets), len(targets), self.sums(outputs, targets))
+
+    def _log_epoch(self, stage: str) -> None:
+        values = self.values_of(stage)
+        if not values:
+            return
+        self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
+        self.check_finite(values["loss"], stage)
+        if stage == "train" and (warning := non_finite.useless_loss(values["loss"], self.loss_of_guessing)):
+            log.warning(warning)
+        if stage != "train":
+            self._log_metrics(stage)
+
+    def _log_metrics(self, stage: str) -> None:
+        for name, metric in self.metrics.items():
+            for outputs, targets in self.predictions:
+                metric.update(outputs, targets)
+            value = metric.compute()  # of all processes
+            metric.reset()
+            if value.ndim == 0:
+                self.log(f"{stage}/{name}", value)
+            else:
+                classes = self.record["class_names"]
+                self.log_dict({f"{stage}/{name}/{c}": v for c, v in zip(classes, value, strict=True)})
+        self.predictions.clear()
+
+    def _step_epoch_schedulers(self) -> None:
+        if not is_last_batch_of_epoch(self.trainer):
+            return  # max_steps has stopped the run within the epoch, which a resumed run completes
+        is_known = self.validated or not self.monitor.startswith("val/")
+        metric = self.trainer.callback_metrics.get(self.monitor) if is_known else None
+        schedulers.step_epoch_schedulers(self.trainer.lr_scheduler_configs, metric)
+        self.validated = False
+
+    def check_finite(self, loss: float, stage: str = "train", inputs: Tensor | None = None, batch_idx: int = 0) -> None:
+        """Raise FloatingPointError for a loss that is not finite, and say where in the network it began.
+
+        inputs: of the batch that the loss is of, for which the network is run again.
+        """
+        if math.isfinite(loss):
+            return
+
+        def repeat() -> None:
+            self.on_train_batch_start((), batch_idx)
+            self(inputs)
+
+        place = non_finite.place_of_loss(self, self.loss, None if inputs is None else repeat)
+        lr = self.trainer.optimizers[0].param_groups[0]["lr"] if self.trainer.optimizers else math.nan
+        raise FloatingPointError(
+            f"the {stage} loss is {loss} at step {self.global_step} (epoch {self.current_epoch}), "
+            f"learning rate {lr:g}; {place}\n"
+            "  try a smaller optim.lr, or trainer.gradient_clip_val=1"
+        )
