@@ -33,7 +33,7 @@ def main(cfg: DictConfig) -> None:
         job.record_origin(config, data, task)
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
         job.load_chosen(task, trainer)
-        if config["test"]:
+        if config["eval"]["test"]:
             trainer.test(task, data, verbose=False)
         job.finish(trainer, task)
 

@@ -149,7 +149,7 @@ def rule_table(case: dict[str, Any]) -> str:
 def training_words(base: list[str], options: argparse.Namespace) -> list[str]:
     """Words of train.py's command line, which all contenders understand."""
     words = [*base, f"trainer={options.device}", "trainer.precision=32-true", *data_source(base)]
-    settings = {"images": "data.limit", "epochs": "trainer.max_epochs", "matmul_precision": "matmul_precision"}
+    settings = {"images": "data.limit", "epochs": "trainer.max_epochs", "matmul_precision": "compute.matmul_precision"}
     words += [f"{key}={getattr(options, name)}" for name, key in settings.items() if getattr(options, name, None)]
     return words
 
@@ -166,7 +166,7 @@ def athanor_command(words: list[str], callback: str = "EpochTimes") -> list[str]
     return [
         TRAIN,
         *words,
-        "test=false",
+        "eval.test=false",
         "hydra.run.dir=run",
         f"+callbacks.benchmark._target_=contenders.timing.{callback}",
     ]

@@ -91,11 +91,12 @@ def task_class(cfg: dict) -> type[Task]:
     return pkgutil.resolve_name(cfg["task"]["_target_"])
 
 
-def from_record(record: dict, targets: torch.Tensor | None = None) -> Task:
+def from_record(record: dict, targets: torch.Tensor | None = None, compiled: bool = True) -> Task:
     """A task, or an ensemble of classifiers, as a checkpoint describes it, without weights.
 
     Each group that schema.py calls rebuilt is built, and those of which nothing is known here are handed to the task
-    under their own names. targets: of the training inputs, which only a training loss may need.
+    under their own names. targets: of the training inputs, which only a training loss may need. compiled: whether
+    a network is compiled where the config asks for it.
     """
     cfg = reveal(schema.rebuilt_part(record["config"]))
     facts = {"input_shape": tuple(record["input_shape"]), "num_classes": record["num_outputs"]}
@@ -105,7 +106,7 @@ def from_record(record: dict, targets: torch.Tensor | None = None) -> Task:
     groups = [path for path, group in schema.GROUPS.items() if group.rebuilt and not group.several]
     parts = {path: build(divided(cfg, path)[0], **facts) for path in groups if path not in elsewhere}
     network = ensemble_network(record) if is_ensemble else parts.pop("model")
-    if cfg["compile"]:
+    if compiled and cfg["compute"]["compile"]:
         network.compile()
     make_task = EnsembleClassifier if is_ensemble else build({**cfg["task"], "_partial_": True})
     return make_task(
@@ -143,7 +144,7 @@ def ensemble_network(record: dict) -> Ensemble:
     members = []
     for member in record["members"]:
         trust.check_targets(schema.rebuilt_part(member["config"]))
-        members.append(from_record({**member, "config": {**member["config"], "compile": False, "metrics": {}}}))
+        members.append(from_record({**member, "config": {**member["config"], "metrics": {}}}, compiled=False))
     return Ensemble(members, record["combine"], record["weights"], record["tta"])
 
 
@@ -185,8 +186,8 @@ def trainer(
 
 def use_machine(cfg: dict, device: str) -> None:
     """Threads, precision of float32 products and memory of this process, as the config says, for a kind of device."""
-    precision.set_matmul_precision(cfg["matmul_precision"], device)
-    torch.set_num_threads(cfg["threads"] or THREADS)
+    precision.set_matmul_precision(cfg["compute"]["matmul_precision"], device)
+    torch.set_num_threads(cfg["compute"]["threads"] or THREADS)
     if device == "cpu":
         memory.keep_freed_memory()
 

@@ -73,13 +73,15 @@ def check_panel(path: str, panel: dict[str, Any], varied: list[str], config: Dic
     if best and best not in varied:
         raise UserError(f"{path}.best={best} is not varied; {nearest(best, varied)}")
     metrics = list(logged_metrics(config))
-    if not is_course and config.test:
+    if not is_course and config.eval.test:
         metrics += [name.replace("val/", "test/", 1) for name in metrics if name.startswith("val/")]
     if best and panel["y"] not in metrics:
         raise UserError(f"{path}.y={panel['y']}: {path}.best needs a metric; {nearest(panel['y'], metrics)}")
     stage = re.split("[./]", panel["y"])[0]
-    if stage == "test" and not config.test:
-        raise UserError(f"{path}.y={panel['y']}: test=false leaves the test set unread; draw val/, or type test=true")
+    if stage == "test" and not config.eval.test:
+        raise UserError(
+            f"{path}.y={panel['y']}: eval.test=false leaves the test set unread; draw val/, or type eval.test=true"
+        )
     known = metrics + (["train/loss_step", "lr"] if is_course else NUMBERS)
     others = [*(config.get("callbacks") or {}), "data"]  # their names are known only when they are recorded
     if panel["y"] not in known and stage not in others:

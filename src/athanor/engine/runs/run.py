@@ -140,7 +140,7 @@ def load_task(checkpoint: Path) -> "Task":
     trust.check_targets(schema.rebuilt_part(record["config"]))
     try:
         # compiling does not pay for the few images that a script looks at
-        task = assemble.from_record({**record, "config": {**record["config"], "compile": False}})
+        task = assemble.from_record(record, compiled=False)
     except UserError:
         raise
     except Exception as error:
