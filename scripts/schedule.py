@@ -28,8 +28,7 @@ def main() -> None:
     set_up_logging()
     config = command_line.composed(arguments.overrides)
     data = assemble.data(config)
-    record = {"config": config, "input_shape": list(data.input_shape), "class_names": list(data.class_names)}
-    task = assemble.from_record(record)
+    task = assemble.from_record({"config": config, **assemble.described(config, data)})
     # on one CPU, whatever the config asks for: batches are global, so the number of steps is the same
     settings = {**config["trainer"], "accelerator": "cpu", "precision": "32-true"}
     settings |= {"min_epochs": None, "min_steps": None}  # with them the run would not end at its first step

@@ -93,7 +93,7 @@ def test_it_is_trained_written_and_evaluated_in_its_own_words(brightness, run_he
     assert test["rmse"] == pytest.approx(math.sqrt(test["loss"]), rel=1e-6)
     assert f"rmse {test['rmse']:.4f} grey   loss {test['loss']:.4f}" in ran.out
     assert f"val rmse {val['rmse']:.4f} grey loss {val['loss']:.4f}" in ran.out
-    assert "num_outputs" in read_checkpoint(run.checkpoint)["athanor"]
+    assert read_checkpoint(run.checkpoint)["athanor"]["class_names"] == ["output_0"]
     ran = run_here("scripts/evaluate.py", "run")
     assert f"test/rmse  {test['rmse']!r}  (recorded {test['rmse']!r})" in ran.out, ran.err
 

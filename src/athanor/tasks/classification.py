@@ -36,13 +36,9 @@ class Classification(Task):
                 )
 
     @classmethod
-    def num_outputs(cls, source: Source) -> int:
-        return len(source.class_names)
-
-    @classmethod
-    def facts(cls, num_outputs: int, targets: Tensor | None) -> dict[str, object]:
+    def facts(cls, num_classes: int, targets: Tensor | None) -> dict[str, object]:
         """class_counts, int64 [num_classes]: training inputs of each class, for weights of the loss."""
-        counts = torch.ones(num_outputs) if targets is None else torch.bincount(targets, minlength=num_outputs)
+        counts = torch.ones(num_classes) if targets is None else torch.bincount(targets, minlength=num_classes)
         return {"class_counts": counts}
 
     def sums(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -35,7 +36,7 @@ class Task(CheapHookName, L.LightningModule):
     """What is learned: inputs are preprocessed and go through the network, whose outputs a loss compares with targets.
 
     A task of one's own is a subclass in src/athanor/tasks/<name>.py and configs/task/<name>.yaml. It says what it
-    measures (`measures`, `summed`, `sums`, `measured`), which data it takes (`check_source`, `num_outputs`), and where
+    measures (`measures`, `summed`, `sums`, `measured`), which data it takes (`check_source`, `output_names`), and where
     its loss of a batch is more than `loss(outputs, targets)`, `training_loss`. All else asks the task: progress bar,
     summary, tables, figures, monitors, averages of weights. Its YAML has the arguments that it adds:
     `def __init__(self, *parts, margin: float, **settings): super().__init__(*parts, **settings)`.
@@ -103,12 +104,12 @@ class Task(CheapHookName, L.LightningModule):
         """Raise UserError where the targets of a data set are not what this task takes."""
 
     @classmethod
-    def num_outputs(cls, source: Source) -> int:
-        """How many outputs the network needs, which models take as `num_classes`."""
-        return source.train_targets[0].numel()
+    def output_names(cls, source: Source) -> Sequence[str]:
+        """A name for each output of the network; models take their number as `num_classes`."""
+        return source.class_names or [f"output_{i}" for i in range(source.train_targets[0].numel())]
 
     @classmethod
-    def facts(cls, num_outputs: int, targets: Tensor | None) -> dict[str, object]:
+    def facts(cls, num_classes: int, targets: Tensor | None) -> dict[str, object]:
         """Further facts that are handed to a loss which has arguments of these names.
 
         targets: of the training inputs; None where nothing will be trained.
@@ -134,8 +135,8 @@ class Task(CheapHookName, L.LightningModule):
 
     def described(self, prediction: Tensor) -> tuple[str, list[tuple[str, str]]]:
         """The prediction for one input as a line of text, and as cells of a table with their heads."""
-        cells = [(f"output_{i}", f"{value:.6g}") for i, value in enumerate(prediction.flatten().tolist())]
-        return "  ".join(text for _, text in cells), cells
+        texts = [f"{value:.6g}" for value in prediction.flatten().tolist()]
+        return "  ".join(texts), list(zip(self.record["class_names"], texts, strict=True))
 
     @property
     def loss_of_guessing(self) -> float | None:
@@ -296,8 +297,8 @@ class Task(CheapHookName, L.LightningModule):
             if value.ndim == 0:
                 self.log(f"{stage}/{name}", value)
             else:
-                classes = self.record["class_names"]
-                self.log_dict({f"{stage}/{name}/{c}": v for c, v in zip(classes, value, strict=True)})
+                names = self.record["class_names"]
+                self.log_dict({f"{stage}/{name}/{each}": v for each, v in zip(names, value, strict=True)})
         self.predictions.clear()
 
     def _step_epoch_schedulers(self) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 from athanor.base.errors import UserError
 from athanor.engine.config import assemble, schema, trust
 from athanor.engine.runs.run import Run
+from athanor.tasks import classification
 
 CODE = """
 from torch import nn
@@ -31,12 +32,12 @@ def penalty(tmp_path, monkeypatch):
     row = dataclasses.replace(schema.GROUPS["loss"], what="a penalty", modules=("tax",), recorded=None)
     monkeypatch.setitem(schema.GROUPS, "penalty", row)
 
-    class Taxed(assemble.Classification):
+    class Taxed(classification.Classification):
         def __init__(self, *arguments: object, penalty: nn.Module, **settings: object) -> None:
             super().__init__(*arguments, **settings)
             self.penalty = penalty
 
-    monkeypatch.setattr(assemble, "Classification", Taxed)
+    monkeypatch.setattr(classification, "Classification", Taxed)
     return ("--config-dir", tmp_path / "configs", "+penalty=tax", "model=linear", "data.limit=100")
 
 

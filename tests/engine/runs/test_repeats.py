@@ -24,6 +24,7 @@ def sweep(tmp_path):
             words = words.split()
             seed = next((int(word.partition("=")[2]) for word in words if word.startswith("seed=")), 0)
             results = {"status": "failed", "overrides": words, "seed": seed}
+            results["measures"] = {"acc": {"mode": "max", "unit": "%"}, "loss": {"mode": "min"}}
             if acc is not None:
                 results |= {"status": "finished", "val": {"loss": 1 - acc, "acc": acc}, "test": {"acc": acc - 0.01}}
             (folder / "results.json").write_text(json.dumps(results))

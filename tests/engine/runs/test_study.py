@@ -39,6 +39,7 @@ def make_study(tmp_path):
             folder = tmp_path / str(number)
             folder.mkdir()
             results = {"status": (status or ["finished"])[0], "overrides": ["study=fake", *typed.split()]}
+            results["measures"] = {"acc": {"mode": "max", "unit": "%"}, "loss": {"mode": "min"}}
             results |= {"epochs": len(accuracies), "steps": 10 * len(accuracies), "data": {"train": 1000 + number}}
             if accuracies:
                 results["val"] = {"acc": accuracies[-1], "loss": 1 - accuracies[-1]}

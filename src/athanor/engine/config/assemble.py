@@ -70,15 +70,8 @@ def task(cfg: dict, data: ImageData) -> Task:
 
     Raises UserError where the task does not take the targets of the data.
     """
-    kind = task_class(cfg)
-    kind.check_source(data.source)
-    record = {
-        "config": {**cfg, "resume": None},
-        "input_shape": list(data.input_shape),
-        "num_outputs": kind.num_outputs(data.source),
-        "class_names": list(data.class_names),
-        "split_hash": data.split_hash,
-    }
+    task_class(cfg).check_source(data.source)
+    record = {"config": {**cfg, "resume": None}, **described(cfg, data), "split_hash": data.split_hash}
     module = from_record(record, data.source.train_targets[data.train_index])
     module.preprocess.fit(data.source.train_images, data.train_index)
     if hasattr(module.network, "init_from_data"):
@@ -91,6 +84,12 @@ def task_class(cfg: dict) -> type[Task]:
     return pkgutil.resolve_name(cfg["task"]["_target_"])
 
 
+def described(cfg: dict, data: ImageData) -> dict[str, list]:
+    """The part of a checkpoint's record that depends on the data: the shape of an input, a name for each output."""
+    names = task_class(cfg).output_names(data.source)
+    return {"input_shape": list(data.input_shape), "class_names": list(names)}
+
+
 def from_record(record: dict, targets: torch.Tensor | None = None, compiled: bool = True) -> Task:
     """A task, or an ensemble of classifiers, as a checkpoint describes it, without weights.
 
@@ -99,8 +98,8 @@ def from_record(record: dict, targets: torch.Tensor | None = None, compiled: boo
     a network is compiled where the config asks for it.
     """
     cfg = reveal(schema.rebuilt_part(record["config"]))
-    facts = {"input_shape": tuple(record["input_shape"]), "num_classes": record["num_outputs"]}
-    facts |= task_class(cfg).facts(record["num_outputs"], targets)
+    facts = {"input_shape": tuple(record["input_shape"]), "num_classes": len(record["class_names"])}
+    facts |= task_class(cfg).facts(facts["num_classes"], targets)
     is_ensemble = "members" in record  # whose members preprocess for themselves
     elsewhere = ("task", "scheduler", "model", "data.preprocess") if is_ensemble else ("task", "scheduler")
     groups = [path for path, group in schema.GROUPS.items() if group.rebuilt and not group.several]
@@ -126,7 +125,7 @@ def from_record(record: dict, targets: torch.Tensor | None = None, compiled: boo
 
 def refuse_other_data(record: dict, data: ImageData) -> None:
     """Raise UserError where the data has other classes, or images of another size, than the checkpoint's."""
-    for name, value in {"class_names": list(data.class_names), "input_shape": list(data.input_shape)}.items():
+    for name, value in described(record["config"], data).items():
         if value != record[name]:
             raise UserError(f"this data has {name} {value}, the checkpoint has {record[name]}")
 

@@ -69,10 +69,8 @@ def check_described(record: object, path: Path) -> None:
     shape, names = record.get("input_shape"), record.get("class_names")
     is_shape = isinstance(shape, list) and len(shape) == 3 and all(type(size) is int and size > 0 for size in shape)
     require(is_shape, f"{foreign}: its input_shape is not [C, H, W]")
-    are_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    are_names = isinstance(names, list) and names and all(isinstance(name, str) for name in names)
     require(are_names, f"{foreign}: its class_names are not a list of names")
-    number = record.get("num_outputs")
-    require(type(number) is int and number > 0, f"{foreign}: its num_outputs is not a number above 0")
     refuse_strange(record["config"], str(path))
     if "members" in record:
         check_ensemble(record, path)
@@ -91,7 +89,7 @@ def check_ensemble(record: dict, path: Path) -> None:
         require(record.get(key) in choices, f"{foreign}: {key} is none of {', '.join(choices)}")
     for member in members:
         check_described(member, path)
-        is_same = all(member[key] == record[key] for key in ("input_shape", "num_outputs", "class_names"))
+        is_same = all(member[key] == record[key] for key in ("input_shape", "class_names"))
         require(is_same, f"{foreign}: a member has other classes or images")
         check_complete(member["config"], path, rebuilt_only=True)
 
