@@ -76,7 +76,7 @@ def run_test(config: dict) -> "tuple[RangeTest, str, list[str]]":
     from athanor.engine.config import assemble
     from athanor.training.at_first_step import at_first_step
 
-    finder = assemble.build(config["callbacks"]["lr_range"])
+    finder = assemble.build(config["callbacks"]["lr_range"], "callbacks")
     L.seed_everything(config["seed"], verbose=False)  # for the weights that train.py would start from
     data = assemble.data(config)
     task = assemble.task(config, data)

@@ -1,5 +1,7 @@
 """Adding a model, a data set and an optimizer takes new files only: none of the project's is edited."""
 
+import os
+
 import pytest
 
 from athanor.engine.runs.run import Run
@@ -53,7 +55,8 @@ def folder(tmp_path_factory):
 
 def test_a_new_model_data_set_and_optimizer_need_no_edit(folder, run_process):
     words = ["model=mine", "data=mine", "optim=mine", "trainer.max_epochs=5", "hydra.run.dir=run"]
-    ran = run_process(folder, "train.py", "--config-dir", "configs", *words, PYTHONPATH=str(folder / "code"))
+    path = os.pathsep.join([str(folder / "code"), os.environ.get("PYTHONPATH", "")])
+    ran = run_process(folder, "train.py", "--config-dir", "configs", *words, PYTHONPATH=path)
     assert (ran.code, ran.err) == (0, "")
     run = Run(folder / "run")
     assert run.results["test"]["acc"] > 0.95

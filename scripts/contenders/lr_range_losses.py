@@ -35,7 +35,7 @@ def main() -> None:
 
 def suggested_rates(cfg: dict, data: Any, seed: int) -> dict[str, float]:
     """The learning rate of each rule of the range test, and that of Lightning's finder (nan where it has none)."""
-    finder = assemble.build(cfg["callbacks"]["lr_range"])
+    finder = assemble.build(cfg["callbacks"]["lr_range"], "callbacks")
     classifier, trainer = fresh_training(cfg, data, seed)
     test = at_first_step(trainer, classifier, data, finder.find)
     return {**{rule: test.suggestion(rule) for rule in RULES}, "lightning": lightning_suggestion(cfg, data, seed)}

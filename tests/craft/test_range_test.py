@@ -108,7 +108,7 @@ def at_start(compose, tmp_path):
 
     def at_start(before_training, *words):
         config = check.plain(compose(*WORDS, *words))
-        finder = assemble.build(config["callbacks"]["lr_range"])
+        finder = assemble.build(config["callbacks"]["lr_range"], "callbacks")
         L.seed_everything(config["seed"], verbose=False)
         data = assemble.data(config)
         classifier = assemble.task(config, data)

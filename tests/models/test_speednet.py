@@ -69,7 +69,7 @@ def test_images_that_cannot_be_halved_so_often_are_refused():
 def test_exact_parameter_counts_of_the_default(compose):
     """Jordan 2024, section 3.1: 1.97 million, of which here 24 biases, the norms and a head of 2,560 are a part."""
     node = check.plain(compose("model=speednet"))["model"]
-    model = assemble.build(node, input_shape=(3, 32, 32), num_classes=10)
+    model = assemble.build(node, "model", input_shape=(3, 32, 32), num_classes=10)
     whitening, norms, head = 24 * 12 + 24, 2 * 2 * (64 + 256 + 256), 256 * 10
     stages = 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256)
     assert sum(p.numel() for p in model.parameters()) == whitening + norms + head + stages
@@ -228,7 +228,7 @@ def test_images_of_validation_and_test_do_not_matter_to_the_whitening(sorted_by_
 def test_networks_without_such_a_layer_are_left_alone(compose):
     config = check.plain(compose("model=cnn"))
     torch.manual_seed(0)
-    fresh = assemble.build(config["model"], input_shape=(1, 8, 8), num_classes=10).state_dict()
+    fresh = assemble.build(config["model"], "model", input_shape=(1, 8, 8), num_classes=10).state_dict()
     torch.manual_seed(0)
     state = assemble.task(config, assemble.data(config)).network.state_dict()
     assert all(torch.equal(state[name], value) for name, value in fresh.items())

@@ -13,7 +13,7 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 @pytest.mark.parametrize("model", [path.stem for path in CONFIGS])
 def test_weights_decay_and_biases_and_norms_do_not(model, compose):
     config = check.plain(compose(f"model={model}"))
-    network = assemble.build(config["model"], input_shape=(3, 32, 32), num_classes=10)
+    network = assemble.build(config["model"], "model", input_shape=(3, 32, 32), num_classes=10)
     groups = parameter_groups(network, decay=True)
     decayed, kept = list(map(id, groups[0]["params"])), list(map(id, groups[1]["params"]))
     learning = {id(p) for p in network.parameters() if p.requires_grad}

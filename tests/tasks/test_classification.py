@@ -241,7 +241,7 @@ def test_a_run_may_have_no_number_of_epochs(make_trainer, limits):
 @pytest.fixture
 def further(compose):
     nodes = check.plain(compose("metrics=[macro_f1,top5,balanced_accuracy,per_class]"))["metrics"]
-    return {name: assemble.build(node, num_classes=CLASSES) for name, node in nodes.items()}
+    return {name: assemble.build(node, "metrics", num_classes=CLASSES) for name, node in nodes.items()}
 
 
 def test_the_further_metrics_equal_what_is_counted_by_hand(make_trainer, further):

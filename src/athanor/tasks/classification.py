@@ -35,12 +35,6 @@ class Classification(Task):
                     f"names {classes} classes; use 0..{classes - 1}"
                 )
 
-    @classmethod
-    def facts(cls, num_classes: int, targets: Tensor | None) -> dict[str, object]:
-        """class_counts, int64 [num_classes]: training inputs of each class, for weights of the loss."""
-        counts = torch.ones(num_classes) if targets is None else torch.bincount(targets, minlength=num_classes)
-        return {"class_counts": counts}
-
     def sums(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         labels = targets.argmax(1) if targets.is_floating_point() else targets
         return {"acc": (outputs.argmax(1) == labels).sum()}

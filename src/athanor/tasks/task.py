@@ -108,14 +108,6 @@ class Task(CheapHookName, L.LightningModule):
         """A name for each output of the network; models take their number as `num_classes`."""
         return source.class_names or [f"output_{i}" for i in range(source.train_targets[0].numel())]
 
-    @classmethod
-    def facts(cls, num_classes: int, targets: Tensor | None) -> dict[str, object]:
-        """Further facts that are handed to a loss which has arguments of these names.
-
-        targets: of the training inputs; None where nothing will be trained.
-        """
-        return {}
-
     def training_loss(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The loss that training minimises, a scalar, and the outputs [N, ...], float32 or float64."""
         outputs = at_least_float32(self(inputs))

@@ -97,6 +97,7 @@ class CSVLog(Logger):
     def save(self) -> None:
         if self.rows:
             header = "" if self.path.exists() else HEADER
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a") as file:
                 file.write(header + "".join(self.rows))
             self.rows.clear()

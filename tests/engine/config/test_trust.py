@@ -105,7 +105,7 @@ def refused(ran, marker, text=""):
 
 @pytest.mark.parametrize("target", PAYLOADS)
 def test_control_each_payload_makes_the_marker_where_it_is_built(target, marker):
-    made = assemble.build(node(target, marker))
+    made = assemble.build(node(target, marker), "model")
     if target == "builtins.open":
         made.close()
     assert marker.exists()

@@ -27,22 +27,29 @@ THREADS = torch.get_num_threads()  # before a job of a multirun sets its own
 INIT_IMAGES = 5000  # at most, that a network with `init_from_data` sees
 
 
-def build(node: dict, **facts: object) -> Any:
-    """The object of a node: its `_target_` called with its keys, or with `_partial_` a functools.partial of it.
+def build(node: Any, path: str, **facts: object) -> Any:
+    """What the config says at `path`, with an object in place of each node that has a `_target_`, however deep.
 
-    `facts` of the run, as num_classes, are handed to a target that has an argument of that name.
+    The object is the target called with the other keys of the node, or with `_partial_` a functools.partial of it;
+    `_args_` are its arguments without a name. `facts` are handed to it as the row of the nearest group says.
     """
-    target = pkgutil.resolve_name(node["_target_"])
-    arguments = {key: value for key, value in node.items() if not key.startswith("_")}
-    for key, value in arguments.items():
-        if isinstance(value, dict) and "_target_" in value:
-            arguments[key] = build(value, **facts)
+    if isinstance(node, list):
+        return [build(part, f"{path}.{index}", **facts) for index, part in enumerate(node)]
+    if not isinstance(node, dict):
+        return node
+    parts = {key: build(part, f"{path}.{key}", **facts) for key, part in node.items()}
+    if "_target_" not in node:
+        return parts
+    target, positional = pkgutil.resolve_name(node["_target_"]), parts.get("_args_") or []
+    arguments = {key: part for key, part in parts.items() if key not in schema.NODE_KEYS}
     names, _ = signature(target)
-    arguments |= {name: fact for name, fact in facts.items() if name in names and arguments.get(name) is None}
+    schema.refuse_facts(path, arguments, names)
+    handed = [name for name in schema.group_of(path).handed if name in facts and name in names]
+    arguments |= {name: facts[name] for name in handed if arguments.get(name) is None}
     if node.get("_partial_"):
-        return partial(target, **arguments)
-    check_arguments(target, arguments, node["_target_"])
-    return target(**arguments)
+        return partial(target, *positional, **arguments)
+    check_arguments(target, positional, arguments, node["_target_"])
+    return target(*positional, **arguments)
 
 
 def divided(cfg: dict, path: str) -> tuple[dict, dict]:
@@ -51,6 +58,7 @@ def divided(cfg: dict, path: str) -> tuple[dict, dict]:
         cfg = cfg.get(key) or {}
     group = schema.GROUPS[path]
     names = {*group.beside, *(signature(pkgutil.resolve_name(group.beside_of))[0] if group.beside_of else ())}
+    names -= {*group.facts}
     beside = {key: value for key, value in cfg.items() if key in names}
     return {key: value for key, value in cfg.items() if key not in names}, beside
 
@@ -61,8 +69,9 @@ def data(cfg: dict) -> ImageData:
     source, own = divided(cfg, "data")
     del own["preprocess"]
     if own["augment"]:
-        own["augment"] = build(own["augment"])
-    return ImageData(build(source, data_dir=cfg["data_dir"], split_seed=own["split_seed"]), **own, seed=cfg["seed"])
+        own["augment"] = build(own["augment"], "data.augment")
+    facts = {"data_dir": cfg["data_dir"], "split_seed": own["split_seed"]}
+    return ImageData(build(source, "data", **facts), **own, seed=cfg["seed"])
 
 
 def task(cfg: dict, data: ImageData) -> Task:
@@ -90,6 +99,13 @@ def described(cfg: dict, data: ImageData) -> dict[str, list]:
     return {"input_shape": list(data.input_shape), "class_names": list(names)}
 
 
+def class_counts(targets: torch.Tensor | None, num_classes: int) -> torch.Tensor:
+    """Training inputs of each class, [num_classes]; ones where these are not known, or targets are no classes."""
+    if targets is None or targets.dtype != torch.int64 or targets.ndim != 1:
+        return torch.ones(num_classes)
+    return torch.bincount(targets, minlength=num_classes)
+
+
 def from_record(record: dict, targets: torch.Tensor | None = None, compiled: bool = True) -> Task:
     """A task, or an ensemble of classifiers, as a checkpoint describes it, without weights.
 
@@ -98,16 +114,17 @@ def from_record(record: dict, targets: torch.Tensor | None = None, compiled: boo
     a network is compiled where the config asks for it.
     """
     cfg = reveal(schema.rebuilt_part(record["config"]))
-    facts = {"input_shape": tuple(record["input_shape"]), "num_classes": len(record["class_names"])}
-    facts |= task_class(cfg).facts(facts["num_classes"], targets)
+    num_classes = len(record["class_names"])
+    facts = {"input_shape": tuple(record["input_shape"]), "num_classes": num_classes, "seed": cfg["seed"]}
+    facts["class_counts"] = class_counts(targets, num_classes)
     is_ensemble = "members" in record  # whose members preprocess for themselves
     elsewhere = ("task", "scheduler", "model", "data.preprocess") if is_ensemble else ("task", "scheduler")
     groups = [path for path, group in schema.GROUPS.items() if group.rebuilt and not group.several]
-    parts = {path: build(divided(cfg, path)[0], **facts) for path in groups if path not in elsewhere}
+    parts = {path: build(divided(cfg, path)[0], path, **facts) for path in groups if path not in elsewhere}
     network = ensemble_network(record) if is_ensemble else parts.pop("model")
     if compiled and cfg["compute"]["compile"]:
         network.compile()
-    make_task = EnsembleClassifier if is_ensemble else build({**cfg["task"], "_partial_": True})
+    make_task = EnsembleClassifier if is_ensemble else build({**cfg["task"], "_partial_": True}, "task")
     return make_task(
         network,
         parts.pop("data.preprocess", nn.Identity()),
@@ -116,7 +133,7 @@ def from_record(record: dict, targets: torch.Tensor | None = None, compiled: boo
         schedule=schedule(cfg),
         lr_scaling=LRScaling(**divided(cfg, "optim")[1]),
         monitor=cfg["monitor"]["metric"],
-        metrics={name: build(node, **facts) for name, node in (cfg.get("metrics") or {}).items() if node},
+        metrics={name: build(node, "metrics", **facts) for name, node in (cfg.get("metrics") or {}).items() if node},
         tta=cfg["eval"]["tta"],
         seed=cfg["seed"],
         **parts,
@@ -134,8 +151,8 @@ def schedule(cfg: dict) -> Schedule:
     """The schedule of learning rate and momentum."""
     factor, settings = divided(cfg, "scheduler")
     momentum, length = divided(cfg, "scheduler.momentum")
-    settings["momentum"] = momentum and build(momentum)
-    return Schedule(build(factor), **settings, momentum_length=length.get("length", 1.0))
+    settings["momentum"] = momentum and build(momentum, "scheduler.momentum")
+    return Schedule(build(factor, "scheduler"), **settings, momentum_length=length.get("length", 1.0))
 
 
 def ensemble_network(record: dict) -> Ensemble:
@@ -158,14 +175,14 @@ def trainer(
     cfg = reveal(cfg)
     callback_nodes = {name: node for name, node in (cfg.get("callbacks") or {}).items() if node}
     refuse(cfg, data, callback_nodes)
-    loggers = [build(node, **facts) for node in (cfg.get("logger") or {}).values() if node]
+    loggers = [build(node, "logger", **facts) for node in (cfg.get("logger") or {}).values() if node]
     for logger in loggers:
         logger.log_hyperparams(facts["parameters"])
     agreement = Agreement()
-    callbacks = [*(build(node, agreement=agreement) for node in callback_nodes.values()), Stopwatch()]
+    built = (build(node, "callbacks", agreement=agreement, seed=cfg["seed"]) for node in callback_nodes.values())
+    callbacks = [*built, Stopwatch()]
     overhead.skip_empty_hooks(callbacks)
-    own = {
-        "profiler": cfg["trainer"].get("profiler") or overhead.NoProfiler(),
+    handed = {
         "callbacks": callbacks,
         "logger": loggers or False,  # None would mean Lightning's default
         "default_root_dir": directory,
@@ -174,13 +191,14 @@ def trainer(
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
+    own = {"profiler": cfg["trainer"].get("profiler") or overhead.NoProfiler()}
     device = devices.device_type(cfg["trainer"]["accelerator"])
     use_machine(cfg, device)
     if cfg["trainer"]["precision"] == "auto":
         own["precision"] = precision.automatic(device, network)
     if not len(data.val_index):
         own["limit_val_batches"] = 0
-    return build({**cfg["trainer"], **own}, dirpath=directory)
+    return build({**cfg["trainer"], **own}, "trainer", **handed, dirpath=directory)
 
 
 def use_machine(cfg: dict, device: str) -> None:

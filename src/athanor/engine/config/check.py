@@ -73,16 +73,24 @@ def check_group(name: str, group: schema.Group, node: dict) -> None:
 def check_node(path: str, node: dict) -> None:
     """Keys and values of a node, and of the nodes in it."""
     hints, takes_any_key = node_signature(path, node)
+    schema.refuse_facts(path, node, hints)
+    hints = {key: hint for key, hint in hints.items() if key not in schema.group_of(path).facts}
     owner = node["_target_"].rpartition(".")[2] if "_target_" in node else path
     for key, value in node.items():
-        if not takes_any_key and key[0] != "_":
+        if not takes_any_key and key not in schema.NODE_KEYS:
             check_key(f"{path}.{key}", hints, owner)
-        if isinstance(value, dict):
-            check_node(f"{path}.{key}", value)
-        elif key in hints:
-            check_value(f"{path}.{key}", value, hints[key], owner)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise UserError(f"{path}.{key}={value} is no number to compute with")
+        check_value(f"{path}.{key}", value, {**hints, **schema.NODE_KEYS}.get(key, Any), owner)
+        check_part(f"{path}.{key}", value)
+
+
+def check_part(path: str, value: object) -> None:
+    """A value of a node: the nodes in it, in lists and lists of lists too, and that its numbers are finite."""
+    if isinstance(value, dict):
+        check_node(path, value)
+    for index, part in enumerate(value if isinstance(value, list) else ()):
+        check_part(f"{path}.{index}", part)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{path}={value} is no number to compute with")
 
 
 def node_signature(path: str, node: dict) -> tuple[dict[str, Any], bool]:

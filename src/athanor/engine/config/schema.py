@@ -6,11 +6,12 @@ GROUPS and its YAML files. Nothing heavy is imported: a type hint in quotes is t
 
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any, Literal
 
+from athanor.base.errors import UserError
 from athanor.engine.config.signatures import evaluated_hints
 
 # Values of train.yaml that belong to no group, with their type hints.
@@ -36,6 +37,28 @@ EXAMPLES = {
 }
 REBUILT_SETTINGS = ("seed", "compute", "monitor", "eval")  # that the task of a checkpoint is built from
 UNRECORDED = ("launcher", "study")  # nodes on which no result depends, so no run records them
+NODE_KEYS: dict[str, Any] = {"_target_": str, "_partial_": bool, "_args_": list}  # that are no arguments by name
+MADE = ("network", "preprocess", "loss", "optimizer", "schedule", "lr_scaling", "monitor", "metrics", "tta")
+FACTS = {  # what no config may set, because Athanor hands it to the arguments of these names: "<name> is <this>"
+    "input_shape": "the shape of one image of the data",
+    "num_classes": "the number of classes of the data",
+    "class_counts": "the number of training images of each class",
+    "seed": "the run's (type seed=<number>)",
+    "data_dir": "the same for all data (type data_dir=<folder>)",
+    "source": "what the target of data returns",
+    "agreement": "one object for all callbacks",
+    "parameters": "the table of the run's settings",
+    "purge_step": "the step at which a run is resumed",
+    "callbacks": "what the group callbacks says (type callbacks=<option>)",
+    "logger": "what the group logger says (type logger=<option>)",
+    "default_root_dir": "the run's directory (type hydra.run.dir=<folder>)",
+    "enable_checkpointing": "true where callbacks has checkpoints",
+    "enable_progress_bar": "true where callbacks has a progress bar",
+    "enable_model_summary": "false (lightning.pytorch.callbacks.ModelSummary as a callback prints one)",
+    "record": "what a checkpoint needs to be read",
+    **dict.fromkeys(MADE, "made from another part of the config"),
+    "num_sanity_val_steps": "0, so that nothing is validated before the first step",
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +76,8 @@ class Group:
     recorded: keys that a run's config.yaml must have; None: the whole node may be missing.
     rebuilt: the task is built from it, so it is needed to load a checkpoint.
     compared: which of its settings are columns of TensorBoard's HPARAMS table.
+    facts: names of FACTS that a target with an argument of that name is handed, at any depth. No config may set them.
+    defaults: the same, for what a config may set: it is handed over where the config says nothing or null.
     """
 
     what: str
@@ -66,6 +91,12 @@ class Group:
     recorded: tuple[str, ...] | None = ("_target_",)
     rebuilt: bool = False
     compared: tuple[str, ...] | Literal["all"] = ()
+    facts: tuple[str, ...] = ()
+    defaults: tuple[str, ...] = ()
+
+    @property
+    def handed(self) -> tuple[str, ...]:
+        return (*self.facts, *self.defaults)
 
 
 def subclass_of(name: str) -> Callable[[Any], bool]:
@@ -97,6 +128,7 @@ GROUPS: dict[str, Group] = {  # by the path of the node
         ("athanor.tasks",),
         rebuilt=True,
         compared="all",
+        facts=("seed", "record", *MADE),
     ),
     "data": Group(
         "a function with the annotation -> Source",
@@ -106,13 +138,33 @@ GROUPS: dict[str, Group] = {  # by the path of the node
         beside_of="athanor.data.module.ImageData",
         recorded=("_target_", "split_seed"),
         compared="all",
+        facts=("source", "data_dir", "seed"),
+        defaults=("split_seed",),
     ),
     "data.preprocess": Group(
-        "a Preprocess", subclass_of("athanor.data.preprocess.Preprocess"), ("athanor.data.preprocess",), rebuilt=True
+        "a Preprocess",
+        subclass_of("athanor.data.preprocess.Preprocess"),
+        ("athanor.data",),
+        rebuilt=True,
+        facts=("input_shape",),
     ),
-    "data.augment": Group("an Augment", subclass_of("athanor.data.augment.Augment"), ("athanor.data.augment",)),
-    "model": Group(*MODULE, ("athanor.models", "torch.nn.modules"), ("torch.nn",), rebuilt=True, compared="all"),
-    "loss": Group(*MODULE, ("athanor.tasks.losses", "torch.nn.modules"), ("torch.nn",), rebuilt=True, compared="all"),
+    "data.augment": Group("an Augment", subclass_of("athanor.data.augment.Augment"), ("athanor.data",)),
+    "model": Group(
+        *MODULE,
+        ("athanor.models", "torch.nn.modules"),
+        ("torch.nn",),
+        rebuilt=True,
+        compared="all",
+        facts=("input_shape", "num_classes", "seed"),
+    ),
+    "loss": Group(
+        *MODULE,
+        ("athanor.tasks", "torch.nn.modules"),
+        ("torch.nn",),
+        rebuilt=True,
+        compared="all",
+        facts=("input_shape", "num_classes", "class_counts", "seed"),
+    ),
     "optim": Group(
         "an optimizer",
         subclass_of("torch.optim.Optimizer"),
@@ -125,7 +177,7 @@ GROUPS: dict[str, Group] = {  # by the path of the node
     "scheduler": Group(
         "a schedule",
         is_schedule,
-        ("torch.optim.lr_scheduler", "athanor.optim.schedules"),
+        ("torch.optim.lr_scheduler", "athanor.optim"),
         partial=True,
         beside={
             "unit": UNIT,
@@ -137,28 +189,31 @@ GROUPS: dict[str, Group] = {  # by the path of the node
         rebuilt=True,
         compared="all",
     ),
-    "scheduler.momentum": Group(
-        "a schedule", is_schedule, ("athanor.optim.schedules",), beside={"length": float}, recorded=None
-    ),
+    "scheduler.momentum": Group("a schedule", is_schedule, ("athanor.optim",), beside={"length": float}, recorded=None),
     "metrics": Group(
         "a metric",
         subclass_of("torchmetrics.Metric"),
-        ("torchmetrics.classification",),  # the rest of torchmetrics has metrics that load networks from a path
+        # the rest of torchmetrics has metrics that load networks from a path
+        ("athanor.tasks", "torchmetrics.classification"),
         ("torchmetrics",),
         several=True,
         rebuilt=True,
+        facts=("input_shape", "num_classes", "seed"),
     ),
     "callbacks": Group(
         "a callback",
         subclass_of("lightning.pytorch.callbacks.Callback"),
         ("lightning.pytorch.callbacks", "athanor.callbacks"),
         several=True,
+        facts=("agreement", "seed"),
     ),
     "logger": Group(
         "a logger",
         subclass_of("lightning.pytorch.loggers.logger.Logger"),
-        ("lightning.pytorch.loggers", "athanor.training.loggers"),
+        ("lightning.pytorch.loggers", "athanor.training"),
         several=True,
+        facts=("parameters", "purge_step"),
+        defaults=("save_dir",),
     ),
     "trainer": Group(
         "Lightning's Trainer",
@@ -168,12 +223,22 @@ GROUPS: dict[str, Group] = {  # by the path of the node
         beside={"precision": Literal["auto"]},
         recorded=("_target_", "accelerator", "devices", "strategy", "precision", "accumulate_grad_batches"),
         compared=("precision", "max_epochs", "accumulate_grad_batches"),
+        facts=(
+            "callbacks",
+            "logger",
+            "default_root_dir",
+            "enable_checkpointing",
+            "enable_progress_bar",
+            "enable_model_summary",
+            "num_sanity_val_steps",
+        ),
     ),
     "trainer.profiler": Group(
         "a profiler",
         subclass_of("lightning.pytorch.profilers.Profiler"),
         ("lightning.pytorch.profilers",),
         recorded=None,
+        defaults=("dirpath",),
     ),
 }
 
@@ -193,6 +258,13 @@ def group_of(path: str) -> Group | None:
     while path and path not in GROUPS:
         path = path.rpartition(".")[0]
     return GROUPS.get(path)
+
+
+def refuse_facts(path: str, node: dict, names: Iterable[str]) -> None:
+    """Raise UserError where a node sets what is handed to its target, whose arguments have these names."""
+    for key in group_of(path).facts:
+        if key in names and node.get(key) is not None:
+            raise UserError(f"{path}.{key}={node[key]}: {key} is {FACTS[key]} and is handed over; leave it out")
 
 
 def logged_metrics(config: Mapping) -> dict[str, str | None]:

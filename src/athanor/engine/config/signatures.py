@@ -50,10 +50,10 @@ def check_key(path: str, names: Iterable[str], owner: str) -> None:
         raise UserError(f"{path}: {owner} has no {key!r}; {nearest(key, names)}")
 
 
-def check_arguments(target: Callable, arguments: dict[str, Any], owner: str) -> None:
+def check_arguments(target: Callable, positional: list, arguments: dict[str, Any], owner: str) -> None:
     """Raise UserError where an argument is missing, or is one too many."""
     try:
-        inspect.signature(target).bind(**arguments)
+        inspect.signature(target).bind(*positional, **arguments)
     except TypeError as error:
         raise UserError(f"{owner}: {error}") from error
 
@@ -61,8 +61,8 @@ def check_arguments(target: Callable, arguments: dict[str, Any], owner: str) -> 
 def fits(value: object, hint: Any) -> bool:
     """Whether a plain value of a config can be what a type hint asks for. A hint that cannot be judged fits all."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any or isinstance(hint, (typing.TypeVar, str)):
-        return True
+    if hint is Any or isinstance(hint, (typing.TypeVar, str)) or (isinstance(value, dict) and "_target_" in value):
+        return True  # nobody knows what a target makes before it is called
     if origin in (Union, types.UnionType):
         return any(fits(value, arg) for arg in args)
     if origin is Literal:
