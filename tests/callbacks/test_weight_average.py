@@ -177,7 +177,7 @@ def test_tied_weights_are_averaged_once(fit, tmp_path, monkeypatch):
         classifier.network.twin = classifier.network.head
         return classifier
 
-    monkeypatch.setattr(assemble, "classifier", tied)
+    monkeypatch.setattr(assemble, "task", tied)
     watch = fit("callbacks=ema", "trainer.max_epochs=1", "callbacks.ema.decay=0")
     state = saved(tmp_path / "run")["state_dict"]
     assert torch.equal(state["network.twin.weight"], state["network.head.weight"])

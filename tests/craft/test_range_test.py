@@ -134,7 +134,7 @@ def everything(trainer, classifier):
         "numpy": np.random.get_state(),
         "python": random.getstate(),
         "metrics": dict(trainer.callback_metrics),
-        "sums": {stage: list(sums) for stage, sums in classifier.sums.items()},
+        "sums": {stage: list(sums) for stage, sums in classifier.epoch_sums.stages.items()},
         "batch": next(iter(trainer.train_dataloader)),
         "place": (trainer.global_step, trainer.current_epoch, classifier.last_counted_batch),
     }

@@ -64,7 +64,7 @@ study:
   title: Brightness of digits
   panels:
     - {x: epoch, y: val/rmse}
-    - {x: model.widths, y: val/rmse, best: optim.lr}
+    - {x: optim.lr, y: val/rmse, log_x: true}
 """,
 }
 
@@ -123,7 +123,7 @@ def test_it_goes_on_to_the_bit(step, brightness, train, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Task, "on_train_batch_start", interrupted)
-        assert brightness(*words, "hydra.run.dir=parts").code == 130
+        assert brightness(*words, "hydra.run.dir=parts").code != 0
     assert train("resume=parts").code == 0
     a, b = Run("whole"), Run("parts")
     assert [a.results[stage] for stage in ("train", "val", "test")] == [
@@ -134,13 +134,13 @@ def test_it_goes_on_to_the_bit(step, brightness, train, monkeypatch):
 
 
 def test_it_is_swept_and_drawn_with_the_smaller_value_as_the_better(brightness, tmp_path):
-    ran = brightness("study=grey", "model.widths=[8],[64]", "hydra.sweep.dir=sweep", "eval.test=false")
+    ran = brightness("study=grey", "hydra.sweep.dir=sweep", "eval.test=false")
     assert (ran.code, ran.err) == (0, "")
     assert (tmp_path / "sweep" / "figures" / "grey.png").stat().st_size > 10_000
     with open("sweep/study.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     values = [float(row["val/rmse"]) for row in rows]
-    assert values == sorted(values) and rows[0]["optim.lr"] == "1e-2" and rows[0]["n"] == "2"
+    assert values == sorted(values) and rows[0]["optim.lr"] == "0.01" and rows[0]["n"] == "2"
     assert "test/rmse" not in rows[0]
     assert f"val/rmse {values[0]:.4f} grey +- " in ran.out
 
@@ -160,7 +160,7 @@ def test_seeds_have_a_mean_and_an_interval(brightness):
             ["task=classification"],
             "task=classification takes class indices, int64 [N], and this data has targets float32",
         ),
-        (["monitor.metric=val/acc"], "monitor.metric=val/acc is not logged; did you mean val/rmse"),
+        (["monitor.metric=val/acc"], "val/acc is not logged; choose from: train/loss, train/rmse, val/loss, val/rmse"),
         (["monitor={metric: val/rmse, mode: max}"], "val/rmse is better when it is lower; type monitor.mode=min"),
         (
             ["callbacks=ensemble"],

@@ -24,9 +24,10 @@ class Measure:
 LOSS = Measure("min")
 
 
-def written(values: Mapping[str, float], measures: Mapping[str, Measure]) -> str:
-    """The values of these measures in one line, as `acc 98.25% loss 0.0712`; those that have no value are left out."""
-    return " ".join(f"{name} {each.written(values[name])}" for name, each in measures.items() if name in values)
+def written(values: Mapping[str, float], measures: Mapping[str, Measure], gap: str = " ") -> str:
+    """The values of these measures in one line, as `acc  98.25% loss 0.0712`, with room for 100 %."""
+    texts = {name: measure.written(values[name]) for name, measure in measures.items()}
+    return gap.join(f"{name} {text:>7}" if text.endswith("%") else f"{name} {text}" for name, text in texts.items())
 
 
 def measure_of(metric: str, measures: Mapping[str, Measure]) -> Measure | None:

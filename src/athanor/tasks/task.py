@@ -152,7 +152,8 @@ class Task(CheapHookName, L.LightningModule):
         loss, outputs = self.training_loss(inputs, targets)
         if batch_idx != self.last_counted_batch:  # L-BFGS calls this several times for each batch
             self.last_counted_batch = batch_idx
-            self.epoch_sums.add("train", loss.detach(), len(targets), self.sums(outputs, targets))
+            sums = self.sums(outputs.detach(), targets)  # which would else keep the graphs of an epoch
+            self.epoch_sums.add("train", loss.detach(), len(targets), sums)
             is_logged = (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # as Lightning counts
             if is_logged or loss.device.type == "cpu":  # reading a GPU's loss would wait for it
                 self.check_finite(loss.item(), inputs=inputs, batch_idx=batch_idx)

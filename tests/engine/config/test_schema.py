@@ -4,20 +4,24 @@ import dataclasses
 
 import pytest
 import torch
-from torch import nn
 
 from athanor.base.errors import UserError
 from athanor.engine.config import assemble, schema, trust
 from athanor.engine.runs.run import Run
-from athanor.tasks import classification
 
 CODE = """
 from torch import nn
+from athanor.tasks.classification import Classification
 
 class Tax(nn.Module):
     def __init__(self, strength: float, num_classes: int):
         super().__init__()
         self.strength, self.num_classes = strength, num_classes
+
+class Taxed(Classification):
+    def __init__(self, *parts, penalty, **settings):
+        super().__init__(*parts, **settings)
+        self.penalty = penalty
 """
 
 
@@ -31,14 +35,9 @@ def penalty(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path / "code"))
     row = dataclasses.replace(schema.GROUPS["loss"], what="a penalty", modules=("tax",), recorded=None)
     monkeypatch.setitem(schema.GROUPS, "penalty", row)
-
-    class Taxed(classification.Classification):
-        def __init__(self, *arguments: object, penalty: nn.Module, **settings: object) -> None:
-            super().__init__(*arguments, **settings)
-            self.penalty = penalty
-
-    monkeypatch.setattr(classification, "Classification", Taxed)
-    return ("--config-dir", tmp_path / "configs", "+penalty=tax", "model=linear", "data.limit=100")
+    monkeypatch.setenv("ATHANOR_TRUST", "tax")
+    words = ["+penalty=tax", "task._target_=tax.Taxed", "model=linear", "data.limit=100"]
+    return ("--config-dir", tmp_path / "configs", *words)
 
 
 def test_a_new_group_is_checked_recorded_trusted_built_and_compared(penalty, train, tmp_path):

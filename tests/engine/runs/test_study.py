@@ -356,3 +356,14 @@ def test_a_study_of_processes_is_drawn_once_at_the_end(tmp_path, run_process):
     assert (ran.code, ran.err) == (0, "")
     assert (tmp_path / "sweep" / "figures" / "learning_rates.png").is_file()
     assert ran.out.count("sweep/figures/learning_rates.png") == 1
+
+
+def test_the_best_of_a_metric_is_the_smallest_where_smaller_is_better(make_study):
+    jobs = [
+        (f"optim.lr={lr} data.batch_size={size}", [acc]) for lr, size, acc in [(1, 8, 0.6), (2, 8, 0.8), (3, 8, 0.7)]
+    ]
+    panels = [{"x": "data.batch_size", "y": f"val/{name}", "best": "optim.lr"} for name in ("acc", "loss")]
+    study = make_study(panels, *jobs, ("optim.lr=3 data.batch_size=16", [0.7]))
+    assert [study.lines(panel)[0].y[0] for panel in panels] == [2.0, 2.0]
+    assert study.rank("val/loss", 0.1) < study.rank("val/loss", 0.2) < study.rank("val/loss", float("nan"))
+    assert study.rank("val/acc", 0.2) < study.rank("val/acc", 0.1) < study.rank("val/acc", float("nan"))

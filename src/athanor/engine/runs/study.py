@@ -82,7 +82,7 @@ class Study:
         """A number that is the smaller the better this value of a metric is; metrics of no measure count upwards."""
         measure = measure_of(metric, self.measures)
         if math.isnan(value):
-            return -math.inf
+            return math.inf
         return value if measure and measure.mode == "min" else -value
 
     def written(self, metric: str, value: float) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from athanor.craft.ensembles.combine import MEASURES
-from athanor.tasks.measure import Measure
+from athanor.tasks.measure import Measure, written
 
 
 def summary(results: dict[str, Any], config: dict[str, Any], measures: dict[str, Measure], directory: Path) -> str:
@@ -35,12 +35,11 @@ def stage_rows(stage: str, results: dict[str, Any], measures: dict[str, Measure]
     """Headline and loss of a stage, and its further metrics in lines of at most 100 characters."""
     if stage not in results:
         return []
-    values = dict(results[stage])
-    names = dict.fromkeys([next(iter(measures)), "loss"])
-    first = [f"{name} {measures[name].written(values.pop(name)):>7}" for name in names]
-    further = "   ".join(f"{name}\u00a0{value:.4f}" for name, value in values.items())
+    values = results[stage]
+    first = {name: measures[name] for name in (next(iter(measures)), "loss")}
+    further = "   ".join(f"{name}\u00a0{value:.4f}" for name, value in values.items() if name not in first)
     return [
-        (stage, "   ".join([*first, f"{results['data'][stage]:,} images"])),
+        (stage, f"{written(values, first, gap='   ')}   {results['data'][stage]:,} images"),
         *(("", line.replace("\u00a0", " ")) for line in textwrap.wrap(further, 100)),
     ]
 
@@ -54,5 +53,6 @@ def ensemble_rows(stage: str, ensemble: dict[str, Any]) -> list[tuple[str, str]]
     headline, measure = next(iter(MEASURES.items()))
     best = (max if measure.mode == "max" else min)(member[headline] for member in members)
     beside = f"mean member {mean}; best {measure.written(best)}"
-    whole = "   ".join(f"{name} {each.written(scores['ensemble'][name]):>7}" for name, each in MEASURES.items())
-    return [("", f"{whole}   ensemble of {len(members)} checkpoints; {beside}")]
+    return [
+        ("", f"{written(scores['ensemble'], MEASURES, gap='   ')}   ensemble of {len(members)} checkpoints; {beside}")
+    ]

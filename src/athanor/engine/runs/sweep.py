@@ -9,6 +9,7 @@ from athanor.base.errors import UserError
 from athanor.base.files import write_atomically, write_csv
 from athanor.engine.runs import repeats
 from athanor.engine.runs.run import Run, shown
+from athanor.tasks.measure import written
 
 
 class JobRun(Run):
@@ -72,9 +73,8 @@ class Sweep:
         shared = set.intersection(*(set(row["overrides"].split()) for row in rows)) if len(rows) > 1 else set()
         lines = []
         for row, run in zip(rows, self.runs, strict=True):
-            headline, measure = run.headline, run.measures[run.headline]
-            names = [name for name in (f"val/{headline}", f"test/{headline}") if name in row]
-            scores = "   ".join(f"{name} {measure.written(row[name])}" for name in names)
+            names = [f"{stage}/{run.headline}" for stage in ("val", "test") if stage in run.results]
+            scores = written(row, dict.fromkeys(names, run.measures[run.headline]), gap="   ")
             differing = " ".join(word for word in row["overrides"].split() if word not in shared)
             lines.append(f"  {row['job']:>3}  {row['status']:9} {scores}   {differing}")
         lines += repeats.seed_lines(self.runs, shared)
