@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 
+from athanor.base.errors import UserError
 from athanor.engine.config import assemble, check, schema
 from athanor.engine.runs.run import Run
 from athanor.engine.runs.sweep import Sweep
@@ -110,12 +111,12 @@ def test_old_names_in_a_record_are_told_the_new_ones(verb, a, train):
     assert (ran.code, ran.err) == (1, f"error: {a.dir / 'config.yaml'}: {sentence}\n")
 
 
-def test_old_names_in_a_checkpoint_are_told_the_new_ones(a, run_here):
+def test_old_names_in_a_checkpoint_are_told_the_new_ones(a):
     contents = torch.load(a.checkpoint, weights_only=True)
     contents["athanor"]["config"] = with_old_names(contents["athanor"]["config"])
     torch.save(contents, a.checkpoint)
-    ran = run_here("scripts/evaluate.py", a.checkpoint)
-    assert ran.code == 1 and "threads is called compute.threads now" in ran.err and ran.err.endswith("; train again\n")
+    with pytest.raises(UserError, match=r"best\.ckpt: threads is called compute\.threads now, .*; train again$"):
+        a.classifier()
 
 
 @pytest.mark.parametrize(
