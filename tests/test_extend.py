@@ -147,6 +147,8 @@ class Counter(L.Callback):
     def on_test_end(self, trainer, pl_module):
         self.count("tests")
         self.results = {"counter": {**self.counted, "of_seed": self.seed}}
+        self.results["ones"] = pl_module.network.head.bias.new_ones(2)
+        self.results["device"] = "a name that the run writes itself"
 """,
     "configs/callbacks/mine.yaml": "mine:\n  _target_: mine_callback.Counter\n  every: 2\n",
     "code/mine_logger.py": """
@@ -294,6 +296,8 @@ def test_a_metric_of_ones_own(own):
 
 def test_the_results_of_a_callback_of_ones_own_are_those_of_the_run(own):
     assert own.results["counter"] == {"batches": 10, "validations": 5, "tests": 1, "of_seed": 3}
+    assert (own.results["ones"], own.results["device"]) == ([1.0, 1.0], "cpu")  # a tensor, and a name that is taken
+    assert "results.json has a device of the run itself" in (own.dir / "train.log").read_text()
 
 
 def test_a_logger_of_ones_own(own):
