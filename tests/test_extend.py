@@ -209,13 +209,12 @@ class Brighter(Augment):
         return (images + more[start : start + len(images)]).clamp(max=255).byte()
 """,
     "configs/data/preprocess/mine.yaml": "_target_: mine_pixels.Darkest\nscale: 100.0\n",
-    "configs/data/augment/mine.yaml": "_target_: mine_pixels.Brighter\nby: 30\n",
 }
 MODULES = "mine_model,mine_optim,mine_loss,mine_metric,mine_pixels"
 WORDS = ["--config-dir", "configs", "model=mine", "data=mine"]
 OF_LIBRARIES = ["optim=radam", "scheduler=halving", "metrics=recall", "callbacks=summary", "logger=[csv,lightning]"]
 OWN = ["optim=mine", "scheduler=mine", "loss=mine", "metrics=mine", "callbacks=mine", "logger=[csv,mine]"]
-OWN += ["data.preprocess=mine", "+data/augment=mine"]
+OWN += ["data.preprocess=mine", "data.augment._target_=mine_pixels.Brighter", "+data.augment.by=30"]
 WORDS += ["trainer.max_epochs=5", "seed=3"]
 
 
@@ -342,7 +341,7 @@ def test_what_is_ones_own_evaluates_to_the_recorded_accuracy(own, with_code, run
         (["callbacks=mine", "callbacks.mine.every=2.5"], "callbacks.mine.every=2.5: Counter takes int"),
         (["logger=mine", "logger.mine.file=5"], "logger.mine.file=5: JSONLines takes str"),
         (["data.preprocess=mine", "data.preprocess.scale=a"], "data.preprocess.scale=a: Darkest takes float"),
-        (["+data/augment=mine", "data.augment.by=a"], "data.augment.by=a: Brighter takes int"),
+        ([*OWN[-2:-1], "+data.augment.by=a"], "data.augment.by=a: Brighter takes int"),
     ],
 )
 def test_the_keys_of_new_parts_are_checked_like_our_own(words, message, folder, with_code, compose):

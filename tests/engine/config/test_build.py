@@ -1,5 +1,6 @@
 """Objects of a config, in lists too, and the facts that are handed to them, which no config sets."""
 
+import itertools
 import re
 from functools import partial
 
@@ -9,6 +10,8 @@ import yaml
 from torch import nn
 
 from athanor.base.errors import UserError
+from athanor.data.preprocess import Preprocess
+from athanor.data.sources.source import Source
 from athanor.engine.config import assemble, check, schema, trust
 from athanor.engine.runs.run import Run
 
@@ -186,6 +189,21 @@ def test_a_group_is_handed_only_what_its_row_names():
 
 def test_every_fact_of_a_row_is_described_and_every_description_is_of_a_row():
     assert {fact for group in schema.GROUPS.values() for fact in group.facts} == set(schema.FACTS)
+
+
+@pytest.mark.parametrize("path", ["data", "data.preprocess", "model", "loss", "metrics", "callbacks", "logger"])
+def test_what_is_handed_over_stands_where_a_person_looks_for_it(path, repo):
+    """In the base class or, where there is none of ours, at the head of the group's first YAML."""
+    bases = {"data": Source, "data.preprocess": Preprocess}
+    if path in bases:
+        text = bases[path].__doc__
+    else:
+        lines = min((repo / "configs" / path).glob("*.yaml")).read_text().splitlines()
+        text = "\n".join(itertools.takewhile(lambda line: line.startswith("#"), lines))
+    of_image_data = ("source", "seed") if path == "data" else ()
+    assert [
+        name for name in schema.GROUPS[path].handed if name not in (*of_image_data, *re.findall(r"\w+", text))
+    ] == []
 
 
 def test_arguments_without_a_name_and_objects_that_are_completed_later():
