@@ -26,6 +26,11 @@ class Augment:
     shift, rotate: move by up to so many pixels in x and in y, and turn by up to so many degrees, in both directions,
         with bilinear interpolation (LeCun et al. 1998, for digits).
     Raises UserError for a negative number.
+
+    An augmentation of your own is a dataclass that inherits from this one, in src/athanor/data/<name>.py. The node
+    `augment` of a data set or an experiment names it and gives the values of its own fields, as in
+    data.augment._target_=athanor.data.mine.Mine +data.augment.strength=0.5. It is called as `__call__` says, with
+    batches of training images alone, if bool() of it is true. tests/test_extend.py adds one.
     """
 
     crop: int

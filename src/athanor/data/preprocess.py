@@ -19,7 +19,13 @@ class Preprocess(StaysFloat32):
     """Base class, which scales pixels to [0, 1]. It computes in float32 whatever the precision of the training: in
     bfloat16 a mean of 123.456 would be 123.5.
 
-    input_shape: (C, H, W), which gives the shapes of the buffers before they are fitted or loaded.
+    Preprocessing of your own is a subclass in src/athanor/data/<name>.py, and a configs/data/preprocess/<name>.yaml
+    with the values of its arguments. `fit` is called once, before training, on the CPU; `chunks` below reads images
+    that are larger than the memory. What it finds out goes into buffers, which the checkpoint keeps; their shapes must
+    be those that __init__ gave them. `forward` is called with uint8 images [N, C, H, W] on the device of the run, and
+    returns float32 of the same shape. tests/test_extend.py adds one.
+
+    input_shape: (C, H, W), handed by name, which gives the shapes of the buffers before they are fitted or loaded.
     """
 
     def __init__(self, input_shape: tuple[int, int, int]) -> None:

@@ -120,6 +120,24 @@ def test_no_payload_passes_in_any_group(target, group, marker):
         trust.check_targets(config)
 
 
+@pytest.mark.parametrize("target", PAYLOADS)
+def test_no_payload_passes_in_a_list(target, marker):
+    config = {"model": {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "torch.nn.ReLU"}]}}
+    trust.check_targets(config)
+    config["model"]["_args_"].append([{"inner": node(target, marker)}])
+    with pytest.raises(UserError, match=rf"^model\._args_\.1\.0\.inner\._target_={target} "):
+        trust.check_targets(config)
+
+
+def test_an_object_in_a_node_is_of_the_kind_that_the_nearest_row_names():
+    parts = [{"_target_": "torch.nn.ReLU"}]
+    trust.check_targets({"model": {"parts": parts}})
+    with pytest.raises(
+        UserError, match=r"^callbacks\.a\.parts\.0\._target_=torch\.nn\.ReLU is defined in torch\.nn, and"
+    ):
+        trust.check_targets({"callbacks": {"a": {"parts": parts}}})
+
+
 @every_loader
 @pytest.mark.parametrize("target", PAYLOADS)
 def test_a_config_file_cannot_name_a_payload(verb, target, crafted, marker, run_here):

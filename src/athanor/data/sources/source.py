@@ -13,6 +13,13 @@ class Source:
     of another type are split at random and not by class, and class_names may then be empty.
     The arrays may be memory-mapped. `test_*` is the official test set, which is read once, after training.
     `origin` says in one line which files these are; it goes into the results of a run.
+
+    A data set of your own is a function with the annotation `-> Source` in src/athanor/data/<name>.py, and a
+    configs/data/<name>.yaml that begins with `defaults: [base/default@_here_, _self_]` and has its `_target_` and the
+    values of its arguments. It is called once in each process of a run, before all else is built, and is handed, if it
+    has arguments of these names: data_dir, the top-level setting, and split_seed, that of the split, on which alone
+    random choices may depend. Arguments of ImageData (athanor/data/module.py) cannot be arguments of it.
+    tests/test_extend.py adds one.
     """
 
     train_images: Tensor

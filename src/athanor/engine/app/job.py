@@ -208,7 +208,7 @@ class Job(Run):
         tested = {name: value for name, value in logged_metrics(trainer).items() if name.startswith("test/")}
         metrics = {**self.chosen["metrics"], **tested}
         stages = {stage: of_stage(metrics, stage) for stage in ("train", "val", "test")}
-        self.write(
+        own = dict(
             status="finished",
             **{stage: values for stage, values in stages.items() if values},
             checkpoint=self.chosen["file"] and f"checkpoints/{self.chosen['file']}",
@@ -224,8 +224,11 @@ class Job(Run):
             device=str(trainer.strategy.root_device),
             devices=trainer.world_size,
             precision=trainer.precision,
-            **{key: value for c in trainer.callbacks for key, value in getattr(c, "results", {}).items()},
         )
+        added = {key: value for c in trainer.callbacks for key, value in getattr(c, "results", {}).items()}
+        for name in added.keys() & {*self.results, *own}:
+            log.warning("results.json has a %s of the run itself; the result of a callback needs another name", name)
+        self.write(**{**added, **self.results, **own})
         (self.dir / "checkpoints" / "previous.ckpt").unlink(missing_ok=True)  # the last one is written and synced
         log.info(summary(self.results, self.config, self.measures, shown(self.dir)))
         if earlier := self.config["run"]:

@@ -6,7 +6,7 @@ import warnings
 
 from athanor.engine.app.ranks import is_main_process
 
-DROPPED = (
+DROPPED = (  # lines that begin so
     "💡 Tip:",  # advertisements
     "----------",
     "`isinstance(treespec, LeafSpec)` is deprecated",  # torch 2.15 about Lightning 2.6
@@ -46,7 +46,7 @@ def set_up_logging() -> None:
 
 
 def for_file(record: logging.LogRecord) -> bool:
-    return not any(noise in record.getMessage() for noise in DROPPED)
+    return not record.getMessage().removeprefix("warning: ").startswith(DROPPED)
 
 
 def for_terminal(record: logging.LogRecord) -> bool:

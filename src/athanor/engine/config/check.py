@@ -76,11 +76,12 @@ def check_node(path: str, node: dict) -> None:
     """Keys and values of a node, and of the nodes in it."""
     hints, takes_any_key = node_signature(path, node)
     schema.refuse_facts(path, node, hints)
-    hints = {key: hint for key, hint in hints.items() if key not in schema.group_of(path).facts}
-    owner = node["_target_"].rpartition(".")[2] if "_target_" in node else path
+    group, owner = schema.group_of(path), node["_target_"].rpartition(".")[2] if "_target_" in node else path
     for key, value in node.items():
-        if not takes_any_key and key not in schema.NODE_KEYS:
-            check_key(f"{path}.{key}", hints, owner)
+        if value is None and key in hints and key in group.handed:
+            continue  # it is handed over
+        if not takes_any_key and key not in hints and key not in schema.NODE_KEYS:
+            check_key(f"{path}.{key}", hints.keys() - {*group.facts}, owner)
         check_value(f"{path}.{key}", value, {**hints, **schema.NODE_KEYS}.get(key, Any), owner)
         check_part(f"{path}.{key}", value)
 

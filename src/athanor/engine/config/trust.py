@@ -3,8 +3,9 @@
 A config that a person composes from their own configs/ is their own code, and is not limited. A file may come from
 anybody, and a name in it is a way to run code: `lightning.pytorch.loggers.tensorboard.os.makedirs` begins like a right
 one. So the object itself is judged, by the row of its group in schema.py: in which module it is defined, and of which
-kind it is. A module that cannot define a right one is not imported, because importing runs code already. The
-environment variable ATHANOR_TRUST names further modules from which anything may be built.
+kind it is. An object within a node, in a list or not, is judged by the nearest row around it: the parts of a model are
+modules, those of a callback callbacks. A module that cannot define a right one is not imported, because importing runs
+code already. The environment variable ATHANOR_TRUST names further modules from which anything may be built.
 """
 
 import importlib

@@ -73,8 +73,12 @@ class Run:
         write_atomically(self.dir / "config.yaml", records.config_text(config))
 
     def write_results(self, results: dict[str, Any]) -> None:
-        """Write results.json, in one piece."""
-        write_atomically(self.dir / "results.json", json.dumps(results, indent=2) + "\n")
+        """Write results.json, in one piece. Tensors and arrays, as a callback may give, become lists; objects text."""
+
+        def plain(value: Any) -> Any:
+            return value.tolist() if hasattr(value, "tolist") else str(value)
+
+        write_atomically(self.dir / "results.json", json.dumps(results, indent=2, default=plain) + "\n")
 
     @cached_property
     def checkpoint(self) -> Path:
