@@ -30,7 +30,7 @@ class Loop:
         # the process, set up as assemble.trainer does it
         torch.manual_seed(cfg["seed"])
         self.device = task.device_of(cfg)
-        set_matmul_precision(cfg["matmul_precision"], self.device.type)
+        set_matmul_precision(cfg["compute"]["matmul_precision"], self.device.type)
         keep_freed_memory()
 
         # data
