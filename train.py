@@ -33,7 +33,7 @@ def main(cfg: DictConfig) -> None:
         job.record_origin(config, data, classifier)
         trainer.fit(classifier, data, ckpt_path=checkpoint, weights_only=True)
         job.load_chosen(classifier, trainer)
-        if config["test"]:
+        if config["eval"]["test"]:
             trainer.test(classifier, data, verbose=False)
         job.finish(trainer, classifier)
 

@@ -493,7 +493,7 @@ def test_false_for_test_leaves_the_test_set_unread(train, tmp_path, monkeypatch)
     locked = (Untouchable(full.test_images), Untouchable(full.test_labels))
     source = Source(full.train_images, full.train_labels, *locked, full.class_names, "locked")
     monkeypatch.setattr("athanor.data.sources.digits.digits", lambda: source)
-    ran = train("model=linear", "trainer.max_epochs=2", "test=false", "hydra.run.dir=a")
+    ran = train("model=linear", "trainer.max_epochs=2", "eval.test=false", "hydra.run.dir=a")
     assert (ran.code, ran.err) == (0, "")
     assert "test" not in Run("a").results
     assert "test/" not in (tmp_path / "a" / "metrics.csv").read_text()

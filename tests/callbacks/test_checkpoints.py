@@ -104,7 +104,7 @@ def test_the_last_few_are_kept_beside_the_best(fit, written):
 )
 def test_the_ends_of_cycles_are_kept(words, ends, train, tmp_path):
     keep = ["callbacks.checkpoints.keep=cycles", "callbacks.checkpoints.top_k=5", "scheduler=cosine_restarts"]
-    tiny = ["model=linear", "data.limit=200", "data.batch_size=16", "test=false", "hydra.run.dir=run"]
+    tiny = ["model=linear", "data.limit=200", "data.batch_size=16", "eval.test=false", "hydra.run.dir=run"]
     assert train(*keep, *tiny, *words).code == 0
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("epoch_*")) == [
         f"epoch_{epoch:03d}.ckpt" for epoch in ends

@@ -379,7 +379,12 @@ def test_two_processes_act_at_the_same_step(tmp_path, run_process):
     (tmp_path / "edited.py").write_text(EDITED)
     words = [*TINY, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "logger=csv", "optim=momentum"]
     # slow enough for the file to be looked at within the run
-    words += ["trainer.max_epochs=2000", "model.norm=none", "+callbacks.person._target_=edited.Person", "test=false"]
+    words += [
+        "trainer.max_epochs=2000",
+        "model.norm=none",
+        "+callbacks.person._target_=edited.Person",
+        "eval.test=false",
+    ]
     text = "lr: 0.01\nweight_decay: 0.1\ncheckpoint: true\nvalidate: true\nstop: true"
     ran = run_process(tmp_path, "train.py", *words, "hydra.run.dir=run", PYTHONPATH=str(tmp_path), EDIT=text)
     assert (ran.code, ran.err) == (0, "")

@@ -89,7 +89,7 @@ def test_the_trained_module_is_what_it_was(train, monkeypatch):
 
 
 def test_without_a_test_only_validation_is_read(train):
-    assert train(*TINY, *THREE, "test=false", "callbacks.ensemble.combine=logits").code == 0
+    assert train(*TINY, *THREE, "eval.test=false", "callbacks.ensemble.combine=logits").code == 0
     recorded = Run("run").results["ensemble"]
     assert "test" not in recorded and recorded["combine"] == "logits"
     assert recorded["val"]["ensemble"]["loss"] <= recorded["val"]["mean"]["loss"]

@@ -9,7 +9,14 @@ from athanor.callbacks.lr_range import LRRange
 from athanor.engine.config import assemble, check
 from athanor.engine.runs.run import Run, read_checkpoint
 
-TINY = ["model=mlp", "model.widths=[32]", "data.limit=320", "data.batch_size=32", "trainer.max_epochs=2", "test=false"]
+TINY = [
+    "model=mlp",
+    "model.widths=[32]",
+    "data.limit=320",
+    "data.batch_size=32",
+    "trainer.max_epochs=2",
+    "eval.test=false",
+]
 FIND = ["callbacks=lr_range", "callbacks.lr_range.steps=25", "callbacks.lr_range.sweeps=1"]
 EVERY = [  # each optimizer and each schedule
     ["optim=sgd", "scheduler=step"],

@@ -406,7 +406,7 @@ def test_two_processes_average_what_one_averages(train, tmp_path, monkeypatch):
     (tmp_path / "watch_ranks.py").write_text(RANK)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    words = ["model=mlp", "model.norm=none", "model.widths=[32]", "optim=momentum", "data.limit=400", "test=false"]
+    words = ["model=mlp", "model.norm=none", "model.widths=[32]", "optim=momentum", "data.limit=400", "eval.test=false"]
     words += ["trainer.max_epochs=2", "callbacks=ema", "callbacks.ema.decay=0.9", "trainer.log_every_n_steps=1"]
     words += ["+callbacks.watch._target_=watch_ranks.Rank"]
     assert train(*words, "trainer=cpu", "hydra.run.dir=one").code == 0

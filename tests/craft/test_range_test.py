@@ -88,7 +88,7 @@ def test_a_minimum_at_an_end_of_the_range_is_told(loss_at, diverged, said):
 
 
 WORDS = ["callbacks=[lr_range]", "callbacks.lr_range.steps=20", "callbacks.lr_range.sweeps=2", "logger=[]"]
-WORDS += ["data.limit=320", "data.batch_size=32", "trainer.max_epochs=1", "test=false"]
+WORDS += ["data.limit=320", "data.batch_size=32", "trainer.max_epochs=1", "eval.test=false"]
 
 
 class Probe(L.Callback):

@@ -216,7 +216,7 @@ class Watch(L.Callback):
 
 def test_two_processes_have_the_rates_of_one(run_process, tmp_path):
     (tmp_path / "watching.py").write_text(WATCHING)
-    words = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=4", "test=false"]
+    words = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=4", "eval.test=false"]
     words += ["optim=momentum", "scheduler=one_cycle", "scheduler.start=0.1", "scheduler.peak_at=0.25"]
     words += ["scheduler.floor=0.01", "scheduler.warmup=1", "scheduler.warmup_unit=epochs", "scheduler.momentum=rise"]
     words += ["trainer.accumulate_grad_batches=4", "optim.lr_scaling=linear", "callbacks.checkpoints=null"]

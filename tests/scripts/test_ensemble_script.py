@@ -22,7 +22,10 @@ SMALL += ["trainer.max_epochs=2", "data.val_fraction=0.3", "trainer=cpu", "callb
 def trained(tmp_path_factory, run_process):
     """s: seeds 0, 1, 2, without the test set; f: fine-tuned from s/0 with seeds 3, 4, 5."""
     folder = tmp_path_factory.mktemp("trained")
-    for words in ["seed=0,1,2", "test=false", "hydra.sweep.dir=s"], ["seed=3,4,5", "weights=s/0", "hydra.sweep.dir=f"]:
+    for words in (
+        ["seed=0,1,2", "eval.test=false", "hydra.sweep.dir=s"],
+        ["seed=3,4,5", "weights=s/0", "hydra.sweep.dir=f"],
+    ):
         ran = run_process(folder, "train.py", "-m", *SMALL, *words)
         assert ran.code == 0, ran.err
     return folder
@@ -151,7 +154,7 @@ def test_the_test_set_stays_unread_where_a_run_has_test_false_or_one_says_val(en
     read = []
     monkeypatch.setattr(session, "stacked_logits", spy(session.stacked_logits, read))
     _, results = ensemble("s/0", "f/0")
-    assert "s/0 has test=false; type --stage test" in caplog.text
+    assert "s/0 has eval.test=false; type --stage test" in caplog.text
     assert "test" not in results and "test_hash" not in results["data"]
     shutil.rmtree(here / "made")
     _, results = ensemble("f", "--stage", "val")

@@ -158,7 +158,7 @@ def test_a_bare_checkpoint_without_its_data_is_checked_on_random_images(train, r
     """Of a run that was compiled and has a name that is no file's."""
     assert train(*TINY, "name='my run/1'").code == 0
     contents = torch.load(tmp_path / "a" / "checkpoints" / "best.ckpt")
-    contents["athanor"]["config"]["compile"] = True  # training with it would take a minute
+    contents["athanor"]["config"]["compute"]["compile"] = True  # training with it would take a minute
     (tmp_path / "other").mkdir()
     torch.save(contents, tmp_path / "other" / "x.ckpt")
 

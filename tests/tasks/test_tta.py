@@ -156,8 +156,8 @@ def test_evaluate_prints_the_recorded_accuracy_and_the_averaged_one(plain, run_h
 def test_evaluate_refuses_what_it_does_not_know(plain, run_here):
     for word, text in {
         "eval.tta=flop": "error: eval.tta=flop: train.yaml takes none, flip, flip_shift",
-        "eval.foo=1": "error: there is no eval.foo; choose from: tta",
-        "+eval.foo=1": "error: eval.foo: train.yaml has no 'foo'; choose from: tta",
+        "eval.foo=1": "error: there is no eval.foo; choose from: test, tta",
+        "+eval.foo=1": "error: eval.foo: train.yaml has no 'foo'; choose from: test, tta",
     }.items():
         ran = run_here("scripts/evaluate.py", plain.dir, word)
         assert (ran.code, ran.err.splitlines()[0]) == (1, text)

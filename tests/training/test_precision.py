@@ -73,5 +73,5 @@ def test_threads_are_set_for_one_job_of_a_sweep_and_not_for_the_next(run_here, m
     asked = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     words = "trainer=cpu data.limit=200 trainer.max_epochs=1 logger=null model=linear"
-    assert run_here("train.py", "-m", "threads=2,null", *words.split()).code == 0
+    assert run_here("train.py", "-m", "compute.threads=2,null", *words.split()).code == 0
     assert asked == [2, 1]  # the tests run with one

@@ -68,10 +68,13 @@ ROWS = {
         ("seed=4294967296", "seed=4294967296 is not a seed; use 0 to 4294967295"),
         ("name=null", "name=null: train.yaml takes str"),
         ("name=[a]", "name=['a']: train.yaml takes str"),
-        ("threads=-1", "threads=-1: use 1 or more, or null for all cores"),
-        ("threads=two", "threads=two: train.yaml takes int or null"),
-        ("matmul_precision=best", "matmul_precision=best: train.yaml takes auto, highest, high, medium"),
-        ("compile=2", "compile=2: train.yaml takes bool"),
+        ("compute.threads=-1", "compute.threads=-1: use 1 or more, or null for all cores"),
+        ("compute.threads=two", "compute.threads=two: train.yaml takes int or null"),
+        (
+            "compute.matmul_precision=best",
+            "compute.matmul_precision=best: train.yaml takes auto, highest, high, medium",
+        ),
+        ("compute.compile=2", "compute.compile=2: train.yaml takes bool"),
         ("loss.label_smoothing=2", "loss.label_smoothing=2 is not in [0, 1)"),
         (
             "loss.class_weights=heavy",

@@ -101,7 +101,7 @@ def test_under_submitit_each_job_has_two_processes(tmp_path, run_process, alone)
 @pytest.mark.slow
 def test_the_jobs_of_a_sweep_that_is_killed_save_and_end_and_the_sweep_can_be_resumed(tmp_path, repo, run_process):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    long = ["trainer.max_epochs=150", "callbacks.early_stopping=null", "test=false"]
+    long = ["trainer.max_epochs=150", "callbacks.early_stopping=null", "eval.test=false"]
     words = [*MLP, *long, "launcher=local", "launcher.jobs=1", "seed=0,1", "hydra.sweep.dir=sweep"]
     [process] = start_ranks(repo, tmp_path, words, [{}])
     wait_for(lambda: list(tmp_path.glob("sweep/*/checkpoints/last.ckpt")))

@@ -12,7 +12,14 @@ from athanor.engine.config import assemble
 from athanor.engine.runs.run import Run, load_classifier
 from athanor.engine.runs.sweep import Sweep
 
-WORDS = ["study=ensembles", "data=digits", "data.limit=400", "data.batch_size=32", "trainer.max_epochs=3", "threads=1"]
+WORDS = [
+    "study=ensembles",
+    "data=digits",
+    "data.limit=400",
+    "data.batch_size=32",
+    "trainer.max_epochs=3",
+    "compute.threads=1",
+]
 
 
 @pytest.fixture(scope="module")

@@ -256,7 +256,7 @@ def test_a_study_of_a_persons_own_names_the_function_that_concludes_it(train, tm
     (tmp_path / "configs" / "study" / "mine.yaml").write_text(OWN_STUDY.lstrip())
     (tmp_path / "my_study.py").write_text(OWN_CODE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    ran = train("--config-dir", "configs", "study=mine", *TINY, "test=false")
+    ran = train("--config-dir", "configs", "study=mine", *TINY, "eval.test=false")
     assert (ran.code, ran.err) == (0, "")
     accuracies = [run.results["val"]["acc"] for run in Sweep(tmp_path / "sweep").runs]
     assert (tmp_path / "sweep" / "lines.txt").read_text() == f"My title: {accuracies}" and len(accuracies) == 2
@@ -278,7 +278,7 @@ PANEL = "study.panels=[{%s}]"
 WRONG = {
     PANEL % "x:epoch,y:val/ac": "study.panels[0].y=val/ac is not recorded; did you mean val/acc?",
     PANEL % "x:optim.rate,y:val/acc": "study.panels[0].x=optim.rate is not varied; ",
-    PANEL % "x:optim.lr,y:test/acc": "study.panels[0].y=test/acc: test=false leaves the test set unread; ",
+    PANEL % "x:optim.lr,y:test/acc": "study.panels[0].y=test/acc: eval.test=false leaves the test set unread; ",
     PANEL % "x:seed,y:val/acc,best:optim.l": "study.panels[0].best=optim.l is not varied; did you mean optim.lr?",
     PANEL % "x:epoch,y:val/acc,best:optim.lr": "study.panels[0].best=optim.lr: there is one for each value",
     PANEL % "x:seed,y:seconds,best:optim.lr": "study.panels[0].y=seconds: study.panels[0].best needs a metric; ",
@@ -342,7 +342,7 @@ def compose_sweep():
 def test_every_study_is_a_multirun_that_can_be_drawn_and_chooses_nothing_by_the_test_set(name, compose_sweep):
     config = compose_sweep(f"study={name}")
     assert (config.hydra.mode.name, config.name) == ("MULTIRUN", name)
-    assert not config.test or "conclude" in config.study
+    assert not config.eval.test or "conclude" in config.study
     assert config.callbacks.early_stopping is None
     check_study(config)
 

@@ -176,7 +176,7 @@ class Job(Run):
         classifier.record["start"] = hash_of(*(value.reshape(-1) for value in state))
         if not is_main_process():
             return
-        origin = {**environment(self.dir), "data": describe_data(data, config["test"])}
+        origin = {**environment(self.dir), "data": describe_data(data, config["eval"]["test"])}
         earlier = self.before if self.is_again else Run(config["run"]).results if config["run"] else {}
         for line in differences(earlier, origin):
             log.warning("not as %s: %s", "before" if self.is_again else config["run"], line)

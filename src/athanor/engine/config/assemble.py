@@ -82,11 +82,12 @@ def classifier(cfg: dict, data: ImageData) -> Classifier:
     return module
 
 
-def from_record(record: dict, class_counts: torch.Tensor | None = None) -> Classifier:
+def from_record(record: dict, class_counts: torch.Tensor | None = None, compiled: bool = True) -> Classifier:
     """A classifier, or an ensemble of them, as a checkpoint describes it, without weights.
 
     Each group that schema.py calls rebuilt is built, and those of which nothing is known here are handed over under
-    their own names. class_counts: training images of each class, which only a training loss needs.
+    their own names. class_counts: training images of each class, which only a training loss needs. compiled: whether
+    a network is compiled where the config asks for it.
     """
     cfg = reveal(schema.rebuilt_part(record["config"]))
     num_classes = len(record["class_names"])
@@ -97,7 +98,7 @@ def from_record(record: dict, class_counts: torch.Tensor | None = None) -> Class
     groups = [path for path, group in schema.GROUPS.items() if group.rebuilt and not group.several]
     parts = {path: build(divided(cfg, path)[0], **facts) for path in groups if path not in elsewhere}
     network = ensemble_network(record) if is_ensemble else parts.pop("model")
-    if cfg["compile"]:
+    if compiled and cfg["compute"]["compile"]:
         network.compile()
     return (EnsembleClassifier if is_ensemble else Classifier)(
         network,
@@ -134,7 +135,7 @@ def ensemble_network(record: dict) -> Ensemble:
     members = []
     for member in record["members"]:
         trust.check_targets(schema.rebuilt_part(member["config"]))
-        members.append(from_record({**member, "config": {**member["config"], "compile": False, "metrics": {}}}))
+        members.append(from_record({**member, "config": {**member["config"], "metrics": {}}}, compiled=False))
     return Ensemble(members, record["combine"], record["weights"], record["tta"])
 
 
@@ -176,8 +177,8 @@ def trainer(
 
 def use_machine(cfg: dict, device: str) -> None:
     """Threads, precision of float32 products and memory of this process, as the config says, for a kind of device."""
-    precision.set_matmul_precision(cfg["matmul_precision"], device)
-    torch.set_num_threads(cfg["threads"] or THREADS)
+    precision.set_matmul_precision(cfg["compute"]["matmul_precision"], device)
+    torch.set_num_threads(cfg["compute"]["threads"] or THREADS)
     if device == "cpu":
         memory.keep_freed_memory()
 

@@ -55,8 +55,9 @@ def check_settings(cfg: dict) -> None:
         for key in cfg[top]:
             check_key(f"{top}.{key}", names, "train.yaml")
     require(0 <= cfg["seed"] < 2**32, f"seed={cfg['seed']} is not a seed; use 0 to {2**32 - 1}")
-    if cfg["threads"] is not None and cfg["threads"] < 1:
-        raise UserError(f"threads={cfg['threads']}: use 1 or more, or null for all cores")
+    threads = cfg["compute"]["threads"]
+    if threads is not None and threads < 1:
+        raise UserError(f"compute.threads={threads}: use 1 or more, or null for all cores")
 
 
 def check_group(name: str, group: schema.Group, node: dict) -> None:

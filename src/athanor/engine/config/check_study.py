@@ -73,13 +73,15 @@ def check_panel(path: str, panel: dict[str, Any], varied: list[str], config: Dic
         raise UserError(f"{path}.best={best} is not varied; {nearest(best, varied)}")
     names = ["loss", "acc", *(name for name, node in (config.get("metrics") or {}).items() if node)]
     metrics = ["train/loss", "train/acc", *(f"val/{name}" for name in names)]
-    if not is_course and config.test:
+    if not is_course and config.eval.test:
         metrics += [f"test/{name}" for name in names]
     if best and panel["y"] not in metrics:
         raise UserError(f"{path}.y={panel['y']}: {path}.best needs a metric; {nearest(panel['y'], metrics)}")
     stage = re.split("[./]", panel["y"])[0]
-    if stage == "test" and not config.test:
-        raise UserError(f"{path}.y={panel['y']}: test=false leaves the test set unread; draw val/, or type test=true")
+    if stage == "test" and not config.eval.test:
+        raise UserError(
+            f"{path}.y={panel['y']}: eval.test=false leaves the test set unread; draw val/, or type eval.test=true"
+        )
     known = metrics + (["train/loss_step", "lr"] if is_course else NUMBERS)
     others = [*(config.get("callbacks") or {}), "data"]  # their names are known only when they are recorded
     if panel["y"] not in known and stage not in others:

@@ -18,19 +18,23 @@ SETTINGS: dict[str, Any] = {
     "name": str,
     "seed": int,
     "data_dir": str,
-    "test": bool,
-    "compile": bool,
-    "threads": int | None,
-    "matmul_precision": Literal["auto", "highest", "high", "medium"],
     "weights": str | None,
     "resume": str | None,
     "run": str | None,
     "monitor.metric": str,
     "monitor.mode": Literal["min", "max"],
+    "eval.test": bool,
     "eval.tta": "athanor.tasks.tta.Kind",
+    "compute.threads": int | None,
+    "compute.compile": bool,
+    "compute.matmul_precision": Literal["auto", "highest", "high", "medium"],
 }
-EXAMPLES = {"monitor": "monitor.metric=val/acc monitor.mode=max", "eval": "eval.tta=flip"}
-REBUILT_SETTINGS = ("seed", "compile", "monitor", "eval")  # that the task of a checkpoint is built from
+EXAMPLES = {
+    "monitor": "monitor.metric=val/acc monitor.mode=max",
+    "eval": "eval.tta=flip",
+    "compute": "compute.threads=1",
+}
+REBUILT_SETTINGS = ("seed", "compute", "monitor", "eval")  # that the task of a checkpoint is built from
 UNRECORDED = ("launcher", "study")  # nodes on which no result depends, so no run records them
 
 

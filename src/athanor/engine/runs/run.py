@@ -113,7 +113,7 @@ def load_classifier(checkpoint: Path) -> "Classifier":
     trust.check_targets(schema.rebuilt_part(record["config"]))
     try:
         # compiling does not pay for the few images that a script looks at
-        classifier = assemble.from_record({**record, "config": {**record["config"], "compile": False}})
+        classifier = assemble.from_record(record, compiled=False)
     except UserError:
         raise
     except Exception as error:

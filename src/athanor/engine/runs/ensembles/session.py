@@ -57,9 +57,9 @@ class Session:
         there = devices.device_type(config["trainer"]["accelerator"])
         self.device = there if devices.available().get(there) else "cpu"
         assemble.use_machine(config, self.device)
-        unread = [member.name for member in self.members if not member.record["config"].get("test", True)]
+        unread = [member.name for member in self.members if not member.record["config"]["eval"]["test"]]
         if stage is None and unread:
-            log.warning("the test set stays unread, as %s has test=false; type --stage test to read it", unread[0])
+            log.warning("the test set stays unread, as %s has eval.test=false; type --stage test to read it", unread[0])
         self.has_validation = len(self.data.val_index) > 0
         self.reads_test = stage == "test" or (stage is None and not unread)
         if not (self.has_validation or self.reads_test):
