@@ -21,17 +21,18 @@ shapes.
 
 import argparse
 import json
+import math
 import os
 import platform
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from contenders import cases
-from contenders.process import measure_process
 from contenders.readme import for_readme
 from contenders.rounds import Comparison
 
@@ -41,7 +42,7 @@ from athanor.engine.runs.provenance import cpu_name
 
 LOADER = {"workers": "best"}
 MATMUL = {"matmul_precision": None}
-CASES: dict[str, tuple[Callable[[argparse.Namespace], list[Comparison]], dict[str, Any]]] = {
+CASES: dict[str, tuple[Callable[[argparse.Namespace], Iterable[Comparison]], dict[str, Any]]] = {
     # sub-command: what makes its comparisons and describes it, and the options that it has besides COMMON, with their
     # defaults. `all` begins with the first, so where the time is very short the last ones are left out.
     "mlp": (cases.mlp, {"epochs": 3, "images": None, **LOADER, **MATMUL}),
@@ -53,7 +54,6 @@ CASES: dict[str, tuple[Callable[[argparse.Namespace], list[Comparison]], dict[st
     "memory": (cases.memory, {"epochs": 1, "images": 6400}),
     "lr_range": (cases.lr_range, {"setting": "all"}),
 }
-MINUTES_ON_GPU = 9.0  # of `all`
 NO_TIME = "no time was left for it; use more --minutes"
 COMMON = {"repeats": 5, "threads": 1, "device": "cpu", "json": None, "minutes": None}
 ALL = {  # by device: the cases of `all`, and where their options differ
@@ -67,21 +67,7 @@ ALL = {  # by device: the cases of `all`, and where their options differ
         "ema": {"images": 12_800, "repeats": 2},
     },
 }
-GPU = 9.0  # of `all`
-NO_TIME = "no time was left for it; use more --minutes"
-COMMON = {"repeats": 5, "threads": 1, "device": "cpu", "json": None, "minutes": None}
-ALL_ON_GPU = {  # the cases of `all` on a GPU, and where their options differ: starting a process takes most of the time
-    "mlp": {"images": 20_000},
-    "resnet20": {"epochs": 3, "images": 12_800, "precision": "bf16"},
-    "data": {"repeats": 3},
-    "startup": {"repeats": 3},
-    "compile": {"images": 12_800, "repeats": 3},
-    "ema": {"images": 12_800, "repeats": 2},
-}
-GPU = """import json, torch
-name = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-json.dump({"gpu": name, "cuda": torch.version.cuda}, open("report.json", "w"))
-"""
+GPU = "import torch; print(torch.cuda.get_device_name(), torch.version.cuda, sep='\\n')"
 OPTIONS = {
     "repeats": {"type": int, "help": "rounds; for lr_range the number of seeds"},
     "threads": {"type": int, "help": "of each process"},
@@ -93,24 +79,20 @@ OPTIONS = {
     "epochs": {"type": int, "help": "of each run"},
     "images": {"type": int, "help": "use so many of the training images, including a tenth for validation"},
     "workers": {"help": "of the DataLoader: a number, or best, which tries 0, 1, 2, 4, 8, 16 up to the cores"},
-    "matmul_precision": {
-        "choices": ("highest", "high", "medium"),
-        "help": "of athanor and plain; else Athanor's choice",
-    },
+    "matmul_precision": {"choices": ("highest", "high", "medium"), "help": "of athanor and plain; else automatic"},
 }
 
 
 def main() -> None:
     started = time.monotonic()
     options = parse_options()
-    options.deadline = options.minutes and started + 60 * options.minutes
+    minutes = options.minutes or (9 if (options.case, options.device) == ("all", "gpu") else math.inf)
+    options.longest, options.deadline = 20 * minutes, started + 60 * minutes
     results = {"machine": describe_machine(options), "cases": {}, "failures": {}}
     print(heading(results["machine"]), flush=True)
     comparisons = prepare(options, results["failures"])
     while comparison := next_in_turn(comparisons, options.deadline):
-        comparison.has_ended = not try_round(comparison, results)
-        rounds = f"{comparison.case}, rounds done {len(comparison.rounds)}"
-        print(f"{time.monotonic() - started:6.0f} s  {rounds}", flush=True)
+        try_round(comparison, results)
         write(results, options.json)  # each time: what is interrupted keeps the rounds that are done
     for comparison in comparisons:
         if comparison.rounds:
@@ -129,7 +111,7 @@ def main() -> None:
 def prepare(options: argparse.Namespace, failures: dict[str, str]) -> list[Comparison]:
     """The comparisons of a case, or of all cases that make sense on the device. `failures` gets why some cannot be."""
     changes = ALL[options.device] if options.case == "all" else {options.case: {}}
-    typed = {name: value for name, value in vars(options).items() if value is not None or name == "deadline"}
+    typed = {name: value for name, value in vars(options).items() if value is not None}
     comparisons = []
     for name, own in changes.items():
         make, defaults = CASES[name]
@@ -140,24 +122,23 @@ def prepare(options: argparse.Namespace, failures: dict[str, str]) -> list[Compa
     return comparisons
 
 
-def next_in_turn(comparisons: list[Comparison], deadline: float | None) -> Comparison | None:
+def next_in_turn(comparisons: list[Comparison], deadline: float) -> Comparison | None:
     """The one that has done the smallest share of its rounds, of those for which another round is not too long."""
     now = time.monotonic()
-    waiting = [c for c in comparisons if c.progress < 1 and (deadline is None or now + c.seconds < deadline)]
+    waiting = [c for c in comparisons if not c.has_ended and now + c.seconds < deadline]
     return min(waiting, key=lambda comparison: comparison.progress, default=None)
 
 
-def try_round(comparison: Comparison, results: dict[str, Any]) -> bool:
-    """Measure another round; False where it failed, which `results` then say, or was not done in time."""
+def try_round(comparison: Comparison, results: dict[str, Any]) -> None:
+    """Measure another round, and note in `results` what was measured, or why it failed."""
     try:
         comparison.run_round()
-    except TimeoutError:
-        return False
-    except UserError as error:
-        results["failures"][comparison.case] = str(error)
-        return False
-    results["cases"][comparison.case] = comparison.results()
-    return True
+        comparison.has_ended = comparison.progress == 1
+        results["cases"][comparison.case] = comparison.results()
+    except (UserError, TimeoutError) as error:
+        comparison.has_ended = True
+        if str(error):  # else its time was up, and the rounds that are done remain
+            results["failures"][comparison.case] = str(error)
 
 
 def write(results: dict[str, Any], path: Path | None) -> None:
@@ -181,8 +162,6 @@ def parse_options() -> argparse.Namespace:
             subcommand.add_argument(flag, default=default, **{**OPTIONS[option], "help": about})
     options = parser.parse_args()
     options.best_workers = {}  # by data set, once they have been found
-    if options.minutes is None and (options.case, options.device) == ("all", "gpu"):
-        options.minutes = MINUTES_ON_GPU
     for name in "repeats", "threads", "epochs", "images", "minutes":
         value = getattr(options, name, None)
         if value is not None and not value > 0:
@@ -209,11 +188,11 @@ def describe_machine(options: argparse.Namespace) -> dict[str, Any]:
         "load_at_start": os.getloadavg()[0],
     }
     if options.device == "gpu":
-        # in another process: Linux counts the memory of this process as that of those which it starts
-        found = measure_process(["-c", GPU], options.threads)
-        if found["gpu"] is None:
+        # asked by another process: Linux counts the memory of this process as that of those which it starts
+        asked = subprocess.run([sys.executable, "-c", GPU], capture_output=True, text=True)
+        if asked.returncode:
             raise UserError("--device gpu: torch finds no CUDA device on this machine; leave it out to measure the CPU")
-        machine |= {"gpu": found["gpu"], "cuda": found["cuda"]}
+        machine["gpu"], machine["cuda"] = asked.stdout.splitlines()
     return machine
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -23,6 +24,7 @@ FILES = {  # any one of the files means that the data set is there; data sets th
 
 FEW = 12_800  # images, enough to see which number of workers is fastest
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
+BESIDE = ["images_per_s", "val_acc", "matmul_precision", "peak_mb", "gpu_peak_mb"]
 TIMES = ["epoch_s", "fit_s", "command_s"]
 
 # of the case lr_range
@@ -39,33 +41,31 @@ SETTINGS = {
 NAMES = {"minimum": "minimum / 10", "steepest": "steepest", "valley": "valley", "lightning": "Lightning's finder"}
 
 
-def mlp(options: argparse.Namespace) -> list[Comparison]:
+def mlp(options: argparse.Namespace) -> Iterator[Comparison]:
     """An MLP on MNIST: seconds of an epoch."""
     words = training_words(MLP, options)
     workers = conventional_workers(words, options)
     pairs = [("conventional", "athanor"), ("athanor", "plain")]
     title = f"mlp: MLP 784-64-128-64-10, epochs {options.epochs}, DataLoader workers {workers}"
-    return [Comparison(title, words, three_contenders(words, workers), options, TIMES, beside(options), pairs)]
+    yield Comparison(title, words, three_contenders(words, workers), options, TIMES, BESIDE, pairs)
 
 
-def resnet20(options: argparse.Namespace) -> list[Comparison]:
+def resnet20(options: argparse.Namespace) -> Iterator[Comparison]:
     """ResNet-20 on CIFAR-10, in float32 and bfloat16: seconds of an epoch."""
     words = training_words(RESNET, options)
     workers = conventional_workers(words, options)
-    names = PRECISIONS if options.precision == "both" else [options.precision]
     commands, pairs = {}, []
-    for name in names:
+    for name in PRECISIONS if options.precision == "both" else [options.precision]:
         run = [*words, f"trainer.precision={PRECISIONS[name]}"]
         commands |= {f"athanor-{name}": athanor_command(run), f"plain-{name}": module_command("plain_loop", run)}
         pairs += [("conventional", f"athanor-{name}"), (f"athanor-{name}", f"plain-{name}")]
     commands["conventional"] = with_workers(module_command("conventional", words), workers)
     title = f"resnet20: ResNet-20, crop and flip, epochs {options.epochs}, DataLoader workers {workers}"
-    return [Comparison(title, words, commands, options, TIMES, beside(options), pairs)]
+    yield Comparison(title, words, commands, options, TIMES, BESIDE, pairs)
 
 
-def data(options: argparse.Namespace) -> list[Comparison]:
+def data(options: argparse.Namespace) -> Iterator[Comparison]:
     """The data path alone, on MNIST and on CIFAR-10: images a second."""
-    comparisons = []
     for name, base, changes in ("mnist", MLP, ""), ("cifar10", RESNET, "cropped, flipped, "):
         words = training_words(base, options)
         paths = {path: module_command("data_paths", words, path=path) for path in ("athanor", "torchvision")}
@@ -73,13 +73,11 @@ def data(options: argparse.Namespace) -> list[Comparison]:
             paths[f"torchvision, workers {workers}"] = with_workers(paths["torchvision"], workers)
         pairs = [("athanor", other) for other in reversed(paths) if other != "athanor"]
         title = f"data-{name}: shuffled, {changes}standardised batches of 128"
-        comparisons.append(Comparison(title, words, paths, options, ["images_per_s"], pairs=pairs))
-    return comparisons
+        yield Comparison(title, words, paths, options, ["images_per_s"], pairs=pairs)
 
 
-def memory(options: argparse.Namespace) -> list[Comparison]:
+def memory(options: argparse.Namespace) -> Iterator[Comparison]:
     """Peak memory of both trainings."""
-    comparisons = []
     for name, base in {"mlp": MLP, "resnet20": RESNET}.items():
         words = training_words(base, options)
         # no DataLoader workers: they would be processes of their own, with memory of their own
@@ -87,47 +85,43 @@ def memory(options: argparse.Namespace) -> list[Comparison]:
         pairs = [("athanor", "plain"), ("conventional", "plain")]
         keys = ["peak_mb", "gpu_peak_mb"] if options.device == "gpu" else ["peak_mb"]
         title = f"memory-{name}: peak resident memory of one epoch"
-        comparisons.append(Comparison(title, words, commands, options, keys, ["val_acc"], pairs))
-    return comparisons
+        yield Comparison(title, words, commands, options, keys, ["val_acc"], pairs)
 
 
-def ema(options: argparse.Namespace) -> list[Comparison]:
+def ema(options: argparse.Namespace) -> Iterator[Comparison]:
     """What a moving average of the weights costs a training step; validation, which it doubles, is not timed."""
     words = training_words(RESNET, options)
     commands = {"athanor": athanor_command(words), "athanor, ema": athanor_command([*words, "callbacks=ema"])}
     title = f"ema: ResNet-20 with and without a moving average of its weights, epochs {options.epochs}"
-    return [Comparison(title, words, commands, options, ["epoch_s"], beside(options), [("athanor, ema", "athanor")])]
+    yield Comparison(title, words, commands, options, ["epoch_s"], BESIDE, [("athanor, ema", "athanor")])
 
 
-def compiled(options: argparse.Namespace) -> list[Comparison]:
+def compiled(options: argparse.Namespace) -> Iterator[Comparison]:
     """ResNet-20 in float32, in bfloat16, and in bfloat16 compiled by torch.compile: seconds of an epoch."""
     words = training_words(RESNET, options)
     commands = {name: athanor_command([*words, f"trainer.precision={PRECISIONS[name]}"]) for name in PRECISIONS}
-    run = [*words, f"trainer.precision={PRECISIONS['bf16']}", "compute.compile=true"]
-    commands["bf16, compiled"] = athanor_command(run)
+    commands["bf16, compiled"] = athanor_command([*words, "trainer.precision=bf16-mixed", "compute.compile=true"])
     pairs = [("bf16", "bf16, compiled"), ("fp32", "bf16")]
     title = f"compile: ResNet-20, crop and flip, epochs {options.epochs}"
-    return [Comparison(title, words, commands, options, TIMES, beside(options), pairs)]
+    yield Comparison(title, words, commands, options, TIMES, BESIDE, pairs)
 
 
-def startup(options: argparse.Namespace) -> list[Comparison]:
+def startup(options: argparse.Namespace) -> Iterator[Comparison]:
     """How long a person waits for the config on the terminal, and for the first training step, in seconds."""
     words = ["data=digits", "model=cnn", "optim=adam", f"trainer={options.device}"]
     commands = {"--cfg job": [TRAIN, "--cfg", "job"], "first step": athanor_command(words, "EndAfterOneStep")}
     title = "startup: python train.py model=cnn optim=adam"
-    return [Comparison(title, words, commands, options, ["command_s"], ["peak_mb"])]
+    yield Comparison(title, words, commands, options, ["command_s"], ["peak_mb"])
 
 
-def lr_range(options: argparse.Namespace) -> list[Comparison]:
+def lr_range(options: argparse.Namespace) -> Iterator[Comparison]:
     """What training costs at the learning rate that a range test gives, against the best of 21 rates."""
     once = argparse.Namespace(**{**vars(options), "repeats": 1})
-    comparisons = []
     for name in SETTINGS if options.setting == "all" else [options.setting]:
         words = [*SETTINGS[name], "trainer=cpu", *data_source(SETTINGS[name])]
         command = module_command("lr_range_losses", [*words, "callbacks=lr_range", "logger=[]"], seeds=options.repeats)
         title = f"lr_range-{name}: {' '.join(SETTINGS[name])}, seeds {options.repeats}"
-        comparisons.append(RateComparison(title, words, {"lr_range": command}, once, []))
-    return comparisons
+        yield RateComparison(title, words, {"lr_range": command}, once, [])
 
 
 class RateComparison(Comparison):
@@ -212,8 +206,3 @@ def three_contenders(words: list[str], workers: int) -> dict[str, list[str]]:
 def conventional_workers(words: list[str], options: argparse.Namespace) -> int:
     few = [*words, f"data.limit={min(options.images or FEW, FEW)}", "trainer.max_epochs=2"]
     return best_workers(options, words, module_command("conventional", few))
-
-
-def beside(options: argparse.Namespace) -> list[str]:
-    """What the tables of trainings show beside the times."""
-    return ["images_per_s", "val_acc", "matmul_precision", "peak_mb", *["gpu_peak_mb"] * (options.device == "gpu")]

@@ -1,6 +1,7 @@
 """One process for each measurement: its wall time, its peak memory and the report.json that it wrote."""
 
 import json
+import math
 import os
 import pty
 import shlex
@@ -19,15 +20,13 @@ SCRIPTS = Path(__file__).resolve().parents[1]
 RSS_UNITS_PER_KIB = 2**10 if sys.platform == "darwin" else 1  # ru_maxrss is in bytes on macOS and in KiB on Linux
 
 
-def measure_process(command: list[str], threads: int, seconds: float | None = None) -> dict[str, Any]:
+def measure_process(command: list[str], threads: int, seconds: float = math.inf) -> dict[str, Any]:
     """The report of `python <command>`, with its wall time command_s in seconds and its peak memory peak_mb in MiB.
 
     The process runs in a temporary folder of its own. It has a pseudo-terminal, so that progress bars are drawn: they
     are part of what a contender costs. Raises UserError where the process fails, and TimeoutError where it takes longer
-    than so many seconds; None: as long as it likes.
+    than so many seconds.
     """
-    if seconds is not None and seconds <= 0:
-        raise TimeoutError
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         terminal, end = pty.openpty()
         started = time.time()
@@ -43,9 +42,8 @@ def measure_process(command: list[str], threads: int, seconds: float | None = No
         # a group of its own, which the workers of a DataLoader belong to as well
         process = subprocess.Popen(words, cwd=folder, env=variables, stdin=end, stdout=end, stderr=end, process_group=0)
         os.close(end)
-        alarm = threading.Timer(seconds or 0, os.killpg, (process.pid, signal.SIGKILL))
-        if seconds is not None:
-            alarm.start()
+        alarm = threading.Timer(min(seconds, threading.TIMEOUT_MAX), os.killpg, (process.pid, signal.SIGKILL))
+        alarm.start()
         try:
             output = read_until_closed(terminal)
             _, status, usage = os.wait4(process.pid, 0)  # unlike process.wait(), it tells the peak memory
@@ -57,7 +55,7 @@ def measure_process(command: list[str], threads: int, seconds: float | None = No
             alarm.cancel()
         process.returncode = os.waitstatus_to_exitcode(status)
         elapsed = time.time() - started
-        if process.returncode == -signal.SIGKILL and seconds is not None and elapsed >= seconds:
+        if process.returncode == -signal.SIGKILL and elapsed >= seconds:
             raise TimeoutError
         if process.returncode:
             raise UserError(failure_message(command, output))

@@ -1,8 +1,8 @@
 """Runs contenders in turns, and tells medians, ranges and ratios of what was measured."""
 
 import argparse
+import math
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ class Comparison:
     pairs: Sequence[tuple[str, str]] = ()
     rounds: list[dict[str, Results]] = field(default_factory=list)  # each the reports by contender
     seconds: float = 0.0  # of the longest round so far
-    has_ended: bool = False  # before all its rounds: it has failed, or its time was up
+    has_ended: bool = False  # all rounds are done, or one has failed or was not done in time
 
     @property
     def case(self) -> str:
@@ -51,8 +51,8 @@ class Comparison:
 
     @property
     def progress(self) -> float:
-        """The share of the rounds that are done; 1 where nothing more will be measured."""
-        return 1.0 if self.has_ended else len(self.rounds) / self.options.repeats
+        """The share of the rounds that are done."""
+        return len(self.rounds) / self.options.repeats
 
     def run_round(self) -> None:
         """Measure every contender once. Raises UserError where one fails, and TimeoutError where the time is up."""
@@ -79,7 +79,8 @@ class Comparison:
         """The tables of what was measured and of the ratios."""
         results = self.results()
         text = f"\n{self.title}, rounds {len(self.rounds)}\n{results['data']}\n\n"
-        text += contender_table(results, self.keys, self.beside)
+        beside = [key for key in self.beside if key in next(iter(self.rounds[0].values()))]  # gpu_peak_mb only of GPUs
+        text += contender_table(results, self.keys, beside)
         if ratios := results["ratios"].items():
             rows = [[name, *(tables.format_range(ratio[key], ".2f") for key in self.keys)] for name, ratio in ratios]
             text += "\n\n" + tables.text_table(["ratio of", *(COLUMNS[key][0] for key in self.keys)], rows)
@@ -126,7 +127,7 @@ def best_workers(options: argparse.Namespace, words: list[str], command: list[st
         return int(options.workers)
     data, cores = word_value(words, "data"), os.cpu_count()
     if data not in options.best_workers:
-        least = 0 if options.deadline is None else cores // 4
+        least = 0 if math.isinf(options.deadline) else cores // 4
         speeds = {}
         for count in [count for count in WORKERS if least <= count <= cores]:
             doing = f"{data}: which number of workers is best: {count}"
@@ -135,20 +136,11 @@ def best_workers(options: argparse.Namespace, words: list[str], command: list[st
     return options.best_workers[data]
 
 
-def measure(command: list[str], options: argparse.Namespace, progress: str) -> Results:
-    """The report of a contender's process. While it runs, `progress` says so on a terminal; it is not in the output.
+def measure(command: list[str], options: argparse.Namespace, doing: str) -> Results:
+    """The report of a contender's process, of which `doing` says what it is.
 
-    Raises TimeoutError where options.deadline, of time.monotonic(), comes before the end of the process.
+    Raises TimeoutError where it takes longer than options.longest, or than until options.deadline of time.monotonic().
     """
-    show_line(progress)
-    seconds = None if options.deadline is None else options.deadline - time.monotonic()
-    try:
-        return process.measure_process(command, options.threads, seconds)
-    finally:
-        show_line("")
-
-
-def show_line(text: str) -> None:
-    """A line on the terminal that replaces the one before."""
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+    print(f"{time.strftime('%H:%M:%S')}  {doing}", flush=True)
+    # no process takes more than a third of the time: one that hangs leaves time for the others
+    return process.measure_process(command, options.threads, min(options.deadline - time.monotonic(), options.longest))
