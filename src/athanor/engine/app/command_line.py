@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from athanor.base.errors import UserError
 from athanor.engine.app.explain import explain
-from athanor.engine.config import options
+from athanor.engine.config import options, schema
 
 if TYPE_CHECKING:
     from athanor.engine.runs.run import Run
@@ -70,6 +70,10 @@ def expand(words: list[str]) -> list[str]:
             raise UserError(f"{word} names no run; type {word}<run>")
     if any(word.startswith("--exp") for word in words):  # argparse takes any beginning of a flag
         raise UserError("--experimental-rerun loads a pickle, which can run code; type run=<run>")
+    for word in words:
+        key, _, value = word.lstrip("+~").partition("=")
+        if renamed := schema.renamed([key]):
+            raise UserError(f"{renamed}; type {schema.RENAMED[key]}={value or '<value>'}")
     words = [to_group(word) for word in words]
     for i, word in enumerate(words):
         verb, _, value = word.partition("=")
@@ -110,8 +114,12 @@ def words_of_sweep(words: list[str]) -> list[str]:
 
 
 def to_group(word: str) -> str:
-    """`data.preprocess=zca` to `data/preprocess=zca`, `logger=null` to `logger=[]`, `callbacks=null` to none at all."""
+    """`data.preprocess=zca` to `data/preprocess=zca`, `logger=null` to `logger=[]`, `callbacks=null` to none at all,
+    and `extra.site=lab3` to `++extra.site=lab3`: a key that may be new.
+    """
     key, equals, value = word.partition("=")
+    if equals and re.match(r"\+*extra(\.|$)", key):
+        return f"++{word.lstrip('+')}"
     if equals and "." in key and (options.CONFIGS / key.replace(".", "/")).is_dir():
         return f"{key.replace('.', '/')}={value}"
     if (key, value) == ("callbacks", "null"):
@@ -160,7 +168,7 @@ def composed(words: list[str]) -> dict:
     from hydra import compose, initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
 
-    from athanor.engine.config import check, schema
+    from athanor.engine.config import check
 
     name, arguments = "train", expand(words)
     if arguments[:1] == ["--config-name"]:  # of run=<run>

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from athanor.base.errors import nearest
 from athanor.engine.app.machine_errors import machine_error
-from athanor.engine.config import options
+from athanor.engine.config import options, schema
 
 
 def explain(error: BaseException, log: Path | None = None, config: dict | None = None) -> str:
@@ -58,6 +58,8 @@ def shorten(error: BaseException) -> str:
         group = path.rpartition(".")[0]
         if not node and (choices := options.options(group.replace(".", "/"))):
             return f"there is no {path}: the chosen {group} has no settings\n  {group}: {', '.join(choices)}"
+        if renamed := schema.renamed([path]):  # in the words of a study's YAML; others are found before Hydra begins
+            return renamed
         advice = f"(+{path}=<value> adds a key that is not in the YAML)"
         return f"there is no {path}; {nearest(key, map(str, node.keys()))}\n  {advice}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -180,7 +180,8 @@ class Job(Run):
         earlier = self.before if self.is_again else Run(config["run"]).results if config["run"] else {}
         for line in differences(earlier, origin):
             log.warning("not as %s: %s", "before" if self.is_again else config["run"], line)
-        self.write(**origin)
+        remarks = {key: config[key] for key, empty in schema.REMARKS.items() if config[key] not in (empty, None, "")}
+        self.write(**origin, **remarks)
 
     def load_chosen(self, classifier: "Classifier", trainer: "L.Trainer") -> None:
         """Give the classifier the weights that are to be tested."""

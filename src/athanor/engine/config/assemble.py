@@ -215,18 +215,20 @@ def refuse_lbfgs(trainer: dict) -> None:
 
 
 def parameters(cfg: dict) -> dict[str, bool | int | float | str]:
-    """The settings that schema.py calls compared, as one flat table: `optim.lr: 0.001`."""
+    """The settings that schema.py calls compared, and a person's `extra`, as one flat table: `optim.lr: 0.001`."""
     table = {"seed": cfg["seed"]}
 
-    def flatten(path: str, node: dict) -> None:
-        for key, value in node.items():
-            if isinstance(value, dict):
-                flatten(f"{path}.{key}", value)
-            elif key == "_target_":
-                table[path] = value.rpartition(".")[2]
-            elif not key.startswith("_") and value is not None:
-                table[f"{path}.{key}"] = value if isinstance(value, (bool, int, float, str)) else str(value)
+    def flatten(path: str, node: object) -> None:
+        above, _, key = path.rpartition(".")
+        if isinstance(node, dict):
+            for name, value in node.items():
+                flatten(f"{path}.{name}", value)
+        elif key == "_target_":
+            table[above] = str(node).rpartition(".")[2]
+        elif not key.startswith("_") and node is not None:
+            table[path] = node if isinstance(node, (bool, int, float, str)) else str(node)
 
+    flatten("extra", cfg.get("extra"))
     for name, group in schema.top_groups().items():
         flatten(name, cfg[name] if group.compared == "all" else {key: cfg[name].get(key) for key in group.compared})
     return table

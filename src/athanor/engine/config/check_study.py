@@ -71,14 +71,17 @@ def check_panel(path: str, panel: dict[str, Any], varied: list[str], config: Dic
         raise UserError(f"{path}.best={best}: there is one for each value of a setting, and x is {panel['x']}")
     if best and best not in varied:
         raise UserError(f"{path}.best={best} is not varied; {nearest(best, varied)}")
+    reads_test = OmegaConf.select(
+        config, "eval.test"
+    )  # null where someone has taken eval away, of which check.py tells
     names = ["loss", "acc", *(name for name, node in (config.get("metrics") or {}).items() if node)]
     metrics = ["train/loss", "train/acc", *(f"val/{name}" for name in names)]
-    if not is_course and config.eval.test:
+    if not is_course and reads_test:
         metrics += [f"test/{name}" for name in names]
     if best and panel["y"] not in metrics:
         raise UserError(f"{path}.y={panel['y']}: {path}.best needs a metric; {nearest(panel['y'], metrics)}")
     stage = re.split("[./]", panel["y"])[0]
-    if stage == "test" and not config.eval.test:
+    if stage == "test" and not reads_test:
         raise UserError(
             f"{path}.y={panel['y']}: eval.test=false leaves the test set unread; draw val/, or type eval.test=true"
         )

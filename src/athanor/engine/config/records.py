@@ -32,6 +32,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a config, or torn: {first_line(error)}") from error
     if not isinstance(config, dict):
         raise UserError(f"{path} is not a config of a run: it must be a mapping, without tags and aliases")
+    refuse_renamed(config, path)
     unknown = sorted(map(repr, config.keys() - schema.top_level()))
     if unknown:
         raise UserError(f"{path} is not a config of a run: no run records {unknown[0][:80]}")
@@ -96,6 +97,7 @@ def check_ensemble(record: dict, path: Path) -> None:
 
 def check_complete(config: dict, path: Path, rebuilt_only: bool = False) -> None:
     """Raise UserError where a recorded config lacks what it needs; rebuilt_only: what its task is built from."""
+    refuse_renamed(config, path)
     for place in schema.recorded_paths(rebuilt_only):
         node, above = config, ""
         for key in place.split("."):
@@ -105,6 +107,12 @@ def check_complete(config: dict, path: Path, rebuilt_only: bool = False) -> None
             if key not in node:
                 raise UserError(f"{path} has no {above}, which this version of Athanor needs; add it, as in configs/")
             node = node[key]
+
+
+def refuse_renamed(config: dict, path: Path) -> None:
+    """Raise UserError where a recorded config has settings under their old names."""
+    if renamed := schema.renamed(config):
+        raise UserError(f"{path}: {renamed}; {'train again' if path.suffix == '.ckpt' else 'change it in the file'}")
 
 
 def refuse_strange(node: object, where: str) -> None:

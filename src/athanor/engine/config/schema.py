@@ -6,7 +6,7 @@ GROUPS and its YAML files. Nothing heavy is imported: a type hint in quotes is t
 
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any, Literal
@@ -21,6 +21,9 @@ SETTINGS: dict[str, Any] = {
     "weights": str | None,
     "resume": str | None,
     "run": str | None,
+    "tags": list[str],
+    "notes": str | None,
+    "extra": Any,
     "monitor.metric": str,
     "monitor.mode": Literal["min", "max"],
     "eval.test": bool,
@@ -35,6 +38,13 @@ EXAMPLES = {
     "compute": "compute.threads=1",
 }
 REBUILT_SETTINGS = ("seed", "compute", "monitor", "eval")  # that the task of a checkpoint is built from
+REMARKS = {"tags": [], "notes": None, "extra": {}}  # settings on which no result depends, empty as here
+RENAMED = {  # old names of settings
+    "threads": "compute.threads",
+    "compile": "compute.compile",
+    "matmul_precision": "compute.matmul_precision",
+    "test": "eval.test",
+}
 UNRECORDED = ("launcher", "study")  # nodes on which no result depends, so no run records them
 
 
@@ -181,6 +191,11 @@ def top_level() -> set[str]:
     return {path.partition(".")[0] for path in (*SETTINGS, *GROUPS)}
 
 
+def renamed(names: Container[str]) -> str:
+    """A sentence on each of these names that is an old name of a setting; empty where there is none."""
+    return ", ".join(f"{old} is called {new} now" for old, new in RENAMED.items() if old in names)
+
+
 def group_of(path: str) -> Group | None:
     """The row of a node: that of its path, or else of the nearest node around it."""
     while path and path not in GROUPS:
@@ -190,7 +205,7 @@ def group_of(path: str) -> Group | None:
 
 def recorded_paths(rebuilt_only: bool = False) -> Iterator[str]:
     """The places that a recorded config must have; rebuilt_only: those that the task of a checkpoint needs."""
-    for path in SETTINGS:
+    for path in (path for path in SETTINGS if path not in REMARKS):
         if not rebuilt_only or path.partition(".")[0] in REBUILT_SETTINGS:
             yield path
     for path, group in GROUPS.items():

@@ -60,7 +60,7 @@ class Run:
     @property
     def trusted_config(self) -> dict[str, Any]:
         """The config to train or evaluate with: complete, and with no target that trust.py refuses."""
-        config = {**self.config, "resume": None, "run": None}
+        config = {**schema.REMARKS, **self.config, "resume": None, "run": None}
         records.check_config(config, self.dir / "config.yaml")
         trust.check_targets(config)
         return config

@@ -151,7 +151,7 @@ def evaluation_config(record: dict[str, Any], kind: str) -> dict[str, Any]:
     """
     config = record["config"]
     own = {"name": f"{kind}_{config['name']}", "trainer": {**config["trainer"], "precision": "32-true"}}
-    return {**config, **own, "loss": PLAIN_LOSS, "eval": {"tta": "none"}}
+    return {**config, **own, "loss": PLAIN_LOSS, "eval": {**config["eval"], "tta": "none"}}
 
 
 @torch.inference_mode()
