@@ -36,7 +36,7 @@ def test_a_machine_with_a_gpu_trains_on_it_by_itself(train):
     assert torch.get_float32_matmul_precision() == "high"  # TensorFloat-32
 
 
-@pytest.mark.parametrize("model", ["mlp", "cnn", "resnet", "speednet"])
+@pytest.mark.parametrize("model", ["mlp", "cnn", "resnet"])
 @pytest.mark.parametrize("precision", ["auto", "bf16-mixed", "16-mixed", "bf16-true"])
 def test_every_precision_learns(precision, model, train):
     ran = train(f"model={model}", f"trainer.precision={precision}", *GPU)
