@@ -33,6 +33,12 @@ from athanor.engine.config import options
 REPO = Path(__file__).resolve().parents[1]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide the GPUs from all tests but those of `-m gpu`: what they expect, often to the bit, is of a processor."""
+    if "gpu" not in config.option.markexpr:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @dataclass
 class Ran:
     """How a command ended and what it said."""

@@ -2,13 +2,14 @@
 
 import argparse
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from contenders import tables
 from contenders.process import data_dir
-from contenders.rounds import Results, best_workers, compare_in_turns, describe_data, measure, with_workers, word_value
+from contenders.rounds import Comparison, Results, best_workers, describe_data, with_workers, word_value
 
 TRAIN = str(Path(__file__).resolve().parents[2] / "train.py")
 MLP = ["data=mnist", "data.batch_size=128", "model=mlp", "model.widths=[64,128,64]", "optim=adam", "optim.lr=1e-3"]
@@ -22,8 +23,9 @@ FILES = {  # any one of the files means that the data set is there; data sets th
 }
 
 FEW = 12_800  # images, enough to see which number of workers is fastest
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
+BESIDE = ["images_per_s", "val_acc", "matmul_precision", "peak_mb", "gpu_peak_mb"]
 TIMES = ["epoch_s", "fit_s", "command_s"]
-BESIDE = ["images_per_s", "val_acc", "matmul_precision", "peak_mb"]
 
 # of the case lr_range
 MNIST = ["data=mnist", "scheduler=cosine", "trainer.max_epochs=2"]
@@ -39,83 +41,99 @@ SETTINGS = {
 NAMES = {"minimum": "minimum / 10", "steepest": "steepest", "valley": "valley", "lightning": "Lightning's finder"}
 
 
-def measure_mlp(options: argparse.Namespace) -> Results:
+def mlp(options: argparse.Namespace) -> Iterator[Comparison]:
     """An MLP on MNIST: seconds of an epoch."""
     words = training_words(MLP, options)
     workers = conventional_workers(words, options)
     pairs = [("conventional", "athanor"), ("athanor", "plain")]
     title = f"mlp: MLP 784-64-128-64-10, epochs {options.epochs}, DataLoader workers {workers}"
-    return compare_in_turns(title, words, three_contenders(words, workers), options, TIMES, BESIDE, pairs)
+    yield Comparison(title, words, three_contenders(words, workers), options, TIMES, BESIDE, pairs)
 
 
-def measure_resnet20(options: argparse.Namespace) -> Results:
+def resnet20(options: argparse.Namespace) -> Iterator[Comparison]:
     """ResNet-20 on CIFAR-10, in float32 and bfloat16: seconds of an epoch."""
     words = training_words(RESNET, options)
     workers = conventional_workers(words, options)
-    commands = {}
-    for name, precision in {"fp32": "32-true", "bf16": "bf16-mixed"}.items():
-        run = [*words, f"trainer.precision={precision}"]
+    commands, pairs = {}, []
+    for name in PRECISIONS if options.precision == "both" else [options.precision]:
+        run = [*words, f"trainer.precision={PRECISIONS[name]}"]
         commands |= {f"athanor-{name}": athanor_command(run), f"plain-{name}": module_command("plain_loop", run)}
+        pairs += [("conventional", f"athanor-{name}"), (f"athanor-{name}", f"plain-{name}")]
     commands["conventional"] = with_workers(module_command("conventional", words), workers)
-    pairs = [("conventional", "athanor-fp32"), ("conventional", "athanor-bf16")]
-    pairs += [("athanor-fp32", "plain-fp32"), ("athanor-bf16", "plain-bf16")]
     title = f"resnet20: ResNet-20, crop and flip, epochs {options.epochs}, DataLoader workers {workers}"
-    return compare_in_turns(title, words, commands, options, TIMES, BESIDE, pairs)
+    yield Comparison(title, words, commands, options, TIMES, BESIDE, pairs)
 
 
-def measure_data(options: argparse.Namespace) -> Results:
+def data(options: argparse.Namespace) -> Iterator[Comparison]:
     """The data path alone, on MNIST and on CIFAR-10: images a second."""
-    results = {}
     for name, base, changes in ("mnist", MLP, ""), ("cifar10", RESNET, "cropped, flipped, "):
         words = training_words(base, options)
         paths = {path: module_command("data_paths", words, path=path) for path in ("athanor", "torchvision")}
-        if workers := best_workers(options, paths["torchvision"]):
+        if workers := best_workers(options, words, paths["torchvision"]):
             paths[f"torchvision, workers {workers}"] = with_workers(paths["torchvision"], workers)
-        pairs = [("athanor", other) for other in paths if other != "athanor"]
+        pairs = [("athanor", other) for other in reversed(paths) if other != "athanor"]
         title = f"data-{name}: shuffled, {changes}standardised batches of 128"
-        results |= compare_in_turns(title, words, paths, options, ["images_per_s"], pairs=pairs)
-    return results
+        yield Comparison(title, words, paths, options, ["images_per_s"], pairs=pairs)
 
 
-def measure_memory(options: argparse.Namespace) -> Results:
+def memory(options: argparse.Namespace) -> Iterator[Comparison]:
     """Peak memory of both trainings."""
-    results = {}
     for name, base in {"mlp": MLP, "resnet20": RESNET}.items():
         words = training_words(base, options)
         # no DataLoader workers: they would be processes of their own, with memory of their own
+        commands = three_contenders(words, workers=0)
         pairs = [("athanor", "plain"), ("conventional", "plain")]
         keys = ["peak_mb", "gpu_peak_mb"] if options.device == "gpu" else ["peak_mb"]
         title = f"memory-{name}: peak resident memory of one epoch"
-        results |= compare_in_turns(title, words, three_contenders(words, workers=0), options, keys, ["val_acc"], pairs)
-    return results
+        yield Comparison(title, words, commands, options, keys, ["val_acc"], pairs)
 
 
-def measure_ema(options: argparse.Namespace) -> Results:
+def ema(options: argparse.Namespace) -> Iterator[Comparison]:
     """What a moving average of the weights costs a training step; validation, which it doubles, is not timed."""
     words = training_words(RESNET, options)
     commands = {"athanor": athanor_command(words), "athanor, ema": athanor_command([*words, "callbacks=ema"])}
     title = f"ema: ResNet-20 with and without a moving average of its weights, epochs {options.epochs}"
-    return compare_in_turns(title, words, commands, options, ["epoch_s"], BESIDE, [("athanor, ema", "athanor")])
+    yield Comparison(title, words, commands, options, ["epoch_s"], BESIDE, [("athanor, ema", "athanor")])
 
 
-def measure_startup(options: argparse.Namespace) -> Results:
+def compiled(options: argparse.Namespace) -> Iterator[Comparison]:
+    """ResNet-20 in float32, in bfloat16, and in bfloat16 compiled by torch.compile: seconds of an epoch."""
+    words = training_words(RESNET, options)
+    commands = {name: athanor_command([*words, f"trainer.precision={PRECISIONS[name]}"]) for name in PRECISIONS}
+    commands["bf16, compiled"] = athanor_command([*words, "trainer.precision=bf16-mixed", "compute.compile=true"])
+    pairs = [("bf16", "bf16, compiled"), ("fp32", "bf16")]
+    title = f"compile: ResNet-20, crop and flip, epochs {options.epochs}"
+    yield Comparison(title, words, commands, options, TIMES, BESIDE, pairs)
+
+
+def startup(options: argparse.Namespace) -> Iterator[Comparison]:
     """How long a person waits for the config on the terminal, and for the first training step, in seconds."""
     words = ["data=digits", "model=cnn", "optim=adam", f"trainer={options.device}"]
     commands = {"--cfg job": [TRAIN, "--cfg", "job"], "first step": athanor_command(words, "EndAfterOneStep")}
     title = "startup: python train.py model=cnn optim=adam"
-    return compare_in_turns(title, words, commands, options, ["command_s"], ["peak_mb"])
+    yield Comparison(title, words, commands, options, ["command_s"], ["peak_mb"])
 
 
-def measure_lr_range(options: argparse.Namespace) -> Results:
+def lr_range(options: argparse.Namespace) -> Iterator[Comparison]:
     """What training costs at the learning rate that a range test gives, against the best of 21 rates."""
-    results = {}
+    once = argparse.Namespace(**{**vars(options), "repeats": 1})
     for name in SETTINGS if options.setting == "all" else [options.setting]:
         words = [*SETTINGS[name], "trainer=cpu", *data_source(SETTINGS[name])]
         command = module_command("lr_range_losses", [*words, "callbacks=lr_range", "logger=[]"], seeds=options.repeats)
-        report = measure(command, options, f"lr_range: {name}, {options.repeats} seeds")
-        results[f"lr_range-{name}"] = case = {"data": describe_data(words), **judge(report), **report}
-        print(f"\nlr_range-{name}: {' '.join(SETTINGS[name])}\n{case['data']}\n\n{rule_table(case)}", flush=True)
-    return results
+        title = f"lr_range-{name}: {' '.join(SETTINGS[name])}, seeds {options.repeats}"
+        yield RateComparison(title, words, {"lr_range": command}, once, [])
+
+
+class RateComparison(Comparison):
+    """The rules of the range test, which one process measures over all its seeds."""
+
+    def results(self) -> Results:
+        report = self.rounds[0]["lr_range"]
+        return {"data": describe_data(self.words), **judge(report), **report}
+
+    def text(self) -> str:
+        results = self.results()
+        return f"\n{self.title}\n{results['data']}\n\n{rule_table(results)}"
 
 
 def judge(report: dict[str, Any]) -> dict[str, Any]:
@@ -187,4 +205,4 @@ def three_contenders(words: list[str], workers: int) -> dict[str, list[str]]:
 
 def conventional_workers(words: list[str], options: argparse.Namespace) -> int:
     few = [*words, f"data.limit={min(options.images or FEW, FEW)}", "trainer.max_epochs=2"]
-    return best_workers(options, module_command("conventional", few))
+    return best_workers(options, words, module_command("conventional", few))

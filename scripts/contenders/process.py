@@ -1,12 +1,15 @@
 """One process for each measurement: its wall time, its peak memory and the report.json that it wrote."""
 
 import json
+import math
 import os
 import pty
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -17,11 +20,12 @@ SCRIPTS = Path(__file__).resolve().parents[1]
 RSS_UNITS_PER_KIB = 2**10 if sys.platform == "darwin" else 1  # ru_maxrss is in bytes on macOS and in KiB on Linux
 
 
-def measure_process(command: list[str], threads: int) -> dict[str, Any]:
+def measure_process(command: list[str], threads: int, seconds: float = math.inf) -> dict[str, Any]:
     """The report of `python <command>`, with its wall time command_s in seconds and its peak memory peak_mb in MiB.
 
     The process runs in a temporary folder of its own. It has a pseudo-terminal, so that progress bars are drawn: they
-    are part of what a contender costs. Raises UserError where the process fails.
+    are part of what a contender costs. Raises UserError where the process fails, and TimeoutError where it takes longer
+    than so many seconds.
     """
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         terminal, end = pty.openpty()
@@ -34,24 +38,30 @@ def measure_process(command: list[str], threads: int) -> dict[str, Any]:
             "ATHANOR_DATA": str(data_dir()),
             "TERM": "xterm-256color",
         }
-        process = subprocess.Popen(
-            [sys.executable, *command], cwd=folder, env=variables, stdin=end, stdout=end, stderr=end
-        )
+        words = [sys.executable, *command]
+        # a group of its own, which the workers of a DataLoader belong to as well
+        process = subprocess.Popen(words, cwd=folder, env=variables, stdin=end, stdout=end, stderr=end, process_group=0)
         os.close(end)
+        alarm = threading.Timer(min(seconds, threading.TIMEOUT_MAX), os.killpg, (process.pid, signal.SIGKILL))
+        alarm.start()
         try:
             output = read_until_closed(terminal)
             _, status, usage = os.wait4(process.pid, 0)  # unlike process.wait(), it tells the peak memory
         except BaseException:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise
+        finally:
+            alarm.cancel()
         process.returncode = os.waitstatus_to_exitcode(status)
-        seconds = time.time() - started
+        elapsed = time.time() - started
+        if process.returncode == -signal.SIGKILL and elapsed >= seconds:
+            raise TimeoutError
         if process.returncode:
             raise UserError(failure_message(command, output))
         path = Path(folder) / "report.json"
         report = json.loads(path.read_text()) if path.is_file() else {}
-        return {**report, "command_s": seconds, "peak_mb": usage.ru_maxrss / RSS_UNITS_PER_KIB / 2**10}
+        return {**report, "command_s": elapsed, "peak_mb": usage.ru_maxrss / RSS_UNITS_PER_KIB / 2**10}
 
 
 def data_dir() -> Path:

@@ -1,9 +1,11 @@
-"""Runs contenders in turns, and prints medians, ranges and ratios of what was measured."""
+"""Runs contenders in turns, and tells medians, ranges and ratios of what was measured."""
 
 import argparse
+import math
 import os
-import sys
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from contenders import process, tables
@@ -23,39 +25,66 @@ COLUMNS = {  # of the tables: what a report calls it, its heading and its number
 Results = dict[str, Any]
 
 
-def compare_in_turns(
-    title: str,
-    words: list[str],
-    commands: dict[str, list[str]],
-    options: argparse.Namespace,
-    keys: Sequence[str],
-    beside: Sequence[str] = (),
-    pairs: Sequence[tuple[str, str]] = (),
-) -> dict[str, Results]:
-    """Run the contenders in turns, print their tables, and return all measurements under the case's name.
+@dataclass
+class Comparison:
+    """Contenders that are measured in turns, round after round.
 
     title: starts with the case's name and a colon. words: of train.py's command line, what all contenders train.
     commands: by contender, what follows `python`. keys: names in the contenders' reports that are compared, with their
     ranges. beside: names that are only shown, as medians. pairs: of contenders, whose ratios are taken.
     """
-    case = title.partition(":")[0]
-    rounds: dict[str, list[Results]] = {name: [] for name in commands}
-    for number, names in enumerate(tables.alternating_order(list(commands), options.repeats), start=1):
-        for name in names:
-            progress = f"{case}: round {number} of {options.repeats}, {name}"
-            rounds[name].append(measure(commands[name], options, progress))
-    results = {
-        "title": title,
-        "data": describe_data(words),
-        "commands": commands,
-        "contenders": {name: {"rounds": reports, "summary": summarise(reports)} for name, reports in rounds.items()},
-        "ratios": {f"{a} / {b}": tables.round_ratios(rounds[a], rounds[b], keys) for a, b in pairs},
-    }
-    print(f"\n{title}\n{results['data']}\n\n{contender_table(results, keys, beside)}", flush=True)
-    if ratios := results["ratios"].items():
-        rows = [[name, *(tables.format_range(ratio[key], ".2f") for key in keys)] for name, ratio in ratios]
-        print("\n" + tables.text_table(["ratio of", *(COLUMNS[key][0] for key in keys)], rows), flush=True)
-    return {case: results}
+
+    title: str
+    words: list[str]
+    commands: dict[str, list[str]]
+    options: argparse.Namespace
+    keys: Sequence[str]
+    beside: Sequence[str] = ()
+    pairs: Sequence[tuple[str, str]] = ()
+    rounds: list[dict[str, Results]] = field(default_factory=list)  # each the reports by contender
+    seconds: float = 0.0  # of the longest round so far
+    has_ended: bool = False  # all rounds are done, or one has failed or was not done in time
+
+    @property
+    def case(self) -> str:
+        return self.title.partition(":")[0]
+
+    @property
+    def progress(self) -> float:
+        """The share of the rounds that are done."""
+        return len(self.rounds) / self.options.repeats
+
+    def run_round(self) -> None:
+        """Measure every contender once. Raises UserError where one fails, and TimeoutError where the time is up."""
+        started, number = time.monotonic(), len(self.rounds)
+        reports = {}
+        for name in tables.alternating_order(list(self.commands), number + 1)[number]:
+            doing = f"{self.case}: round {number + 1} of {self.options.repeats}, {name}"
+            reports[name] = measure(self.commands[name], self.options, doing)
+        self.rounds.append(reports)
+        self.seconds = max(self.seconds, time.monotonic() - started)
+
+    def results(self) -> Results:
+        """All measurements of the rounds that are done."""
+        rounds = {name: [reports[name] for reports in self.rounds] for name in self.commands}
+        return {
+            "title": self.title,
+            "data": describe_data(self.words),
+            "commands": self.commands,
+            "contenders": {name: {"rounds": each, "summary": summarise(each)} for name, each in rounds.items()},
+            "ratios": {f"{a} / {b}": tables.round_ratios(rounds[a], rounds[b], self.keys) for a, b in self.pairs},
+        }
+
+    def text(self) -> str:
+        """The tables of what was measured and of the ratios."""
+        results = self.results()
+        text = f"\n{self.title}, rounds {len(self.rounds)}\n{results['data']}\n\n"
+        beside = [key for key in self.beside if key in next(iter(self.rounds[0].values()))]  # gpu_peak_mb only of GPUs
+        text += contender_table(results, self.keys, beside)
+        if ratios := results["ratios"].items():
+            rows = [[name, *(tables.format_range(ratio[key], ".2f") for key in self.keys)] for name, ratio in ratios]
+            text += "\n\n" + tables.text_table(["ratio of", *(COLUMNS[key][0] for key in self.keys)], rows)
+        return text
 
 
 def word_value(words: list[str], key: str) -> str | None:
@@ -89,27 +118,29 @@ def with_workers(command: list[str], workers: int) -> list[str]:
     return [*command, f"--workers={workers}"]
 
 
-def best_workers(options: argparse.Namespace, command: list[str]) -> int:
-    """The number of DataLoader workers that was asked for, or the one with which `command` is fastest."""
+def best_workers(options: argparse.Namespace, words: list[str], command: list[str]) -> int:
+    """The number of DataLoader workers that was asked for, or the one with which `command` is fastest.
+
+    Tried once for each data set. Where the time is limited, the smallest numbers are left out on many cores.
+    """
     if options.workers != "best":
         return int(options.workers)
-    speeds = {}
-    for count in WORKERS:
-        if count <= os.cpu_count():
-            report = measure(with_workers(command, count), options, f"which number of workers is best: {count}")
-            speeds[count] = report["images_per_s"]
-    return max(speeds, key=speeds.get)
+    data, cores = word_value(words, "data"), os.cpu_count()
+    if data not in options.best_workers:
+        least = 0 if math.isinf(options.deadline) else cores // 4
+        speeds = {}
+        for count in [count for count in WORKERS if least <= count <= cores]:
+            doing = f"{data}: which number of workers is best: {count}"
+            speeds[count] = measure(with_workers(command, count), options, doing)["images_per_s"]
+        options.best_workers[data] = max(speeds, key=speeds.get)
+    return options.best_workers[data]
 
 
-def measure(command: list[str], options: argparse.Namespace, progress: str) -> Results:
-    """The report of a contender's process. While it runs, `progress` says so on a terminal; it is not in the output."""
-    show_line(progress)
-    report = process.measure_process(command, options.threads)
-    show_line("")
-    return report
+def measure(command: list[str], options: argparse.Namespace, doing: str) -> Results:
+    """The report of a contender's process, of which `doing` says what it is.
 
-
-def show_line(text: str) -> None:
-    """A line on the terminal that replaces the one before."""
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+    Raises TimeoutError where it takes longer than options.longest, or than until options.deadline of time.monotonic().
+    """
+    print(f"{time.strftime('%H:%M:%S')}  {doing}", flush=True)
+    # no process takes more than a third of the time: one that hangs leaves time for the others
+    return process.measure_process(command, options.threads, min(options.deadline - time.monotonic(), options.longest))

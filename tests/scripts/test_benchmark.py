@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import time
+from functools import partial
 
 import pytest
 import torch
@@ -118,6 +121,82 @@ def test_the_loop_by_hand_runs_without_lightning(repo, tmp_path):
     words = [sys.executable, "-c", code, *WORDS, "trainer.max_epochs=1"]
     ran = subprocess.run(words, cwd=tmp_path, env=variables, capture_output=True, text=True, check=True)
     assert ran.stdout == "False\n"
+
+
+# all cases, in turns
+
+
+@pytest.fixture
+def run_all(scripts, monkeypatch, tmp_path, capfd):
+    """benchmark.py all, with cases of two contenders that are given as Python code; what it said and wrote."""
+    import benchmark
+    from contenders.rounds import Comparison
+
+    monkeypatch.chdir(tmp_path)
+
+    def run_all(codes, *arguments):
+        def make(name, options):
+            commands = {contender: ["-c", codes[name]] for contender in ("conventional", "athanor", "plain")}
+            pairs = [("conventional", "athanor"), ("athanor", "plain")]
+            yield Comparison(f"{name}: fake", ["data=mnist"], commands, options, ["epoch_s"], [], pairs)
+
+        monkeypatch.setattr(benchmark, "CASES", {name: (partial(make, name), {}) for name in codes})
+        monkeypatch.setattr(benchmark, "ALL", {"cpu": {name: {} for name in codes}})
+        monkeypatch.setattr(sys, "argv", ["benchmark.py", "all", *arguments])
+        with pytest.raises(SystemExit) as end:
+            benchmark.main()
+        [written] = tmp_path.rglob("*.json")
+        return end.value.code, *capfd.readouterr(), json.loads(written.read_text())
+
+    return run_all
+
+
+REPORT = "import json; json.dump({'epoch_s': 2.0}, open('report.json', 'w'))"
+
+
+def test_a_case_that_fails_is_named_and_the_others_are_measured(run_all, tmp_path):
+    code, out, err, results = run_all({"ema": "1 / 0", "mlp": REPORT}, "--repeats", "2")
+    assert code == 1
+    assert err.startswith("ema has failed: ZeroDivisionError: division by zero\n")
+    assert list(results["failures"]) == ["ema"]
+    assert list(results["cases"]) == ["mlp"]
+    assert [len(contender["rounds"]) for contender in results["cases"]["mlp"]["contenders"].values()] == [2, 2, 2]
+    assert "| `mlp`: MNIST, 784-64-128-64-10, batch 128, seconds of an epoch, 2 rounds | 1.00 | 1.00 |\n" in out
+    assert len(list((tmp_path / "outputs" / "benchmark").glob("*_cpu.json"))) == 1
+
+
+def test_cases_take_turns_until_all_rounds_are_done(run_all):
+    code, out, err, results = run_all({"mlp": REPORT, "ema": REPORT}, "--repeats", "2", "--json", "all.json")
+    assert (code, err, results["failures"]) == (0, "", {})
+    order = re.findall(r"(\w+): round (\d) of 2, athanor", out)
+    assert order == [("mlp", "1"), ("ema", "1"), ("mlp", "2"), ("ema", "2")]
+
+
+def test_all_ends_in_the_time_that_it_is_given(run_all):
+    slow, endless = f"import time; time.sleep(0.4); {REPORT}", "import time; time.sleep(60)"
+    started = time.monotonic()
+    code, _, err, results = run_all({"ema": endless, "mlp": slow}, "--minutes", "0.1")
+    assert time.monotonic() - started < 9  # of 6 s, of which the endless process may have a third
+    assert 1 <= len(results["cases"]["mlp"]["contenders"]["athanor"]["rounds"]) < 5
+    assert (code, err) == (1, "ema has failed: no time was left for it; use more --minutes\n")
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_all_trains_what_train_py_takes(device, scripts, compose, monkeypatch):
+    import benchmark
+
+    monkeypatch.setattr(
+        sys, "argv", ["benchmark.py", "all", "--device", device, "--workers", "2", "--json", "all.json"]
+    )
+    options = benchmark.parse_options()
+    options.deadline = 0.0
+    failures = {}
+    comparisons = benchmark.prepare(options, failures)
+    cases = [comparison.case.partition("-")[0] for comparison in comparisons]
+    assert (failures, list(dict.fromkeys(cases))) == ({}, list(benchmark.ALL[device]))
+    commands = [words for comparison in comparisons for words in comparison.commands.values()]
+    for words in {tuple(word for word in words[1:] if word[0] not in "-+" and "=" in word) for words in commands}:
+        compose(*words)
 
 
 # mistakes

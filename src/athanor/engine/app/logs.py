@@ -18,6 +18,7 @@ FILE_ONLY = (
     "GPU available:",
     "TPU available:",
     "HPU available:",
+    "LOCAL_RANK:",  # which GPU this process uses
     "Loading `train_dataloader`",
     "Restoring states from the checkpoint",
     "Restored all states from the checkpoint",
