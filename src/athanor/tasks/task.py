@@ -87,8 +87,8 @@ class Task(CheapHookName, L.LightningModule):
         self.tta = tta
         self.seed = seed
         self.is_lbfgs = optimizer is not None and issubclass(optimizer.func, torch.optim.LBFGS)
-        has_convolutions = any(isinstance(module, nn.Conv2d) for module in network.modules())
-        self.channels_last = has_convolutions and not self.is_lbfgs  # torch's L-BFGS takes contiguous parameters only
+        # torch's L-BFGS takes contiguous parameters only
+        self.channels_last = not self.is_lbfgs and any(isinstance(module, nn.Conv2d) for module in network.modules())
         # what an epoch has seen so far
         self.epoch_sums = EpochSums(self.summed)
         self.predictions: list[tuple[Tensor, Tensor]] = []  # outputs and targets, for the metrics
