@@ -182,8 +182,32 @@ def test_class_weights_work_in_every_precision(make_trainer, precision):
     trainer = make_trainer(precision=precision)
     trainer.fit(classifier, batches(16), val)
     logits = classifier.eval()(val[0][0]).double()
-    expected = CrossEntropy(0.1, "balanced", torch.arange(1, CLASSES + 1)).double()(logits, val[0][1])
+    loss = CrossEntropy(0.1, "balanced", torch.arange(1, CLASSES + 1)).double()
+    expected = loss(logits, val[0][1]) * 32 / loss.total_weight(val[0][1])
     assert values(trainer)["val/loss"] == pytest.approx(expected.item(), rel=1e-2)
+
+
+WEIGHTS = [1.0, 1.0, 1.0, 50.0][:CLASSES] + [1.0] * (CLASSES - 4)
+
+
+def test_the_loss_with_class_weights_does_not_depend_on_how_batches_are_cut(make_trainer):
+    losses = []
+    for sizes in [(32,), (16, 16), (4,) * 8, (31, 1)]:
+        trainer = make_trainer()
+        trainer.validate(make(loss=CrossEntropy(0.0, WEIGHTS, torch.ones(CLASSES))), batches(*sizes), verbose=False)
+        losses.append(values(trainer)["val/loss"])
+    assert losses == pytest.approx([losses[0]] * 4, rel=1e-6)
+
+
+@pytest.mark.parametrize("loss", [None, CrossEntropy(0.0, WEIGHTS, torch.ones(CLASSES))], ids=["plain", "weighted"])
+def test_accumulated_batches_step_as_one_batch_of_their_size(make_trainer, loss):
+    """Also the last group of an epoch, which has two batches of three."""
+    states = []
+    for sizes, accumulate in [((8,) * 5, 3), ((24, 16), 1)]:
+        classifier = make(loss=loss)
+        make_trainer(accumulate_grad_batches=accumulate).fit(classifier, batches(*sizes), batches(8))
+        states.append(classifier.network.state_dict())
+    torch.testing.assert_close(*states, rtol=1e-5, atol=1e-7)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_step_and_learning_rate(make_trainer):

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from athanor.base.errors import UserError
 from athanor.tasks.losses import CrossEntropy, Hinge
 
 COUNTS = torch.tensor([50, 10, 30, 10])
@@ -54,11 +55,25 @@ def test_a_class_without_images_gets_a_finite_weight():
     assert CrossEntropy(0.0, "balanced", torch.tensor([8, 0])).weight.isfinite().all()
 
 
-def test_class_weights_make_a_weighted_mean(logits):
+def test_weights_have_a_mean_of_1_over_the_training_images_and_an_epoch_is_a_weighted_mean(logits):
     weights = torch.tensor([1.0, 2.0, 0.5, 4.0], dtype=torch.float64)
-    each = -log_softmax(logits)[range(6), LABELS]
-    expected = (weights[LABELS] * each).sum() / weights[LABELS].sum()
-    torch.testing.assert_close(cross_entropy(class_weights=weights.tolist())(logits, LABELS), expected)
+    each, own = -log_softmax(logits)[range(6), LABELS], weights[LABELS]
+    loss = cross_entropy(class_weights=weights.tolist())
+    assert (loss.weight * COUNTS).sum().item() == pytest.approx(COUNTS.sum().item())
+    torch.testing.assert_close(loss(logits, LABELS) * 6 / loss.total_weight(LABELS), (own * each).sum() / own.sum())
+    halves = [loss(logits[part], LABELS[part]) for part in (slice(0, 3), slice(3, 6))]
+    torch.testing.assert_close(sum(halves) / 2, loss(logits, LABELS))  # as devices and accumulation take the mean
+
+
+def test_without_weights_each_image_counts_once(logits):
+    assert cross_entropy().total_weight(LABELS) == 6
+    assert cross_entropy(class_weights="balanced").total_weight(logits.softmax(1)) == 6
+
+
+@pytest.mark.parametrize("weights", [[0.0, 0.0, 0.0, 0.0], [1.0, -1.0, 1.0, 1.0], [1.0, float("nan"), 1.0, 1.0]])
+def test_weights_that_weigh_nothing_are_refused(weights):
+    with pytest.raises(UserError, match="use 0 or more, and above 0 for a class with images"):
+        cross_entropy(class_weights=weights)
 
 
 def test_label_smoothing_gives_its_share_to_all_classes(logits):

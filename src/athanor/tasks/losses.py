@@ -15,7 +15,11 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 
 
 class CrossEntropy(nn.CrossEntropyLoss):
-    """-log p_y, with label smoothing and class weights.
+    """-log p_y, with label smoothing and class weights: the sum of w_y l over the batch, divided by its size.
+
+    Weights are scaled to a mean of 1 over the training images. So the gradient of an image does not depend on which
+    others are in its batch, on accumulation or on the number of devices, as it would if each batch were divided by its
+    own sum of weights (as torch does). Over an epoch, the loss is the sum of w_y l by the sum of w_y: `total_weight`.
 
     label_smoothing: in [0, 1), the share of the target that is spread evenly over all classes.
     class_weights: one number for each class; or `balanced`, N / (num_classes * N_c), with which every class has the
@@ -39,12 +43,25 @@ class CrossEntropy(nn.CrossEntropyLoss):
                     "give one a class, or balanced"
                 )
             weight = torch.tensor(class_weights, dtype=torch.float32)
+            if not (weight >= 0).all() or not (weight * class_counts).sum() > 0:
+                raise UserError(
+                    f"loss.class_weights={class_weights}: use 0 or more, and above 0 for a class with images"
+                )
+            weight *= class_counts.sum() / (weight * class_counts).sum()
         super().__init__(weight, label_smoothing=label_smoothing)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        # trainer.precision=bf16-true casts the weights to bfloat16, and the logits are float32 here
-        weight = None if self.weight is None else self.weight.to(logits.dtype)
-        return F.cross_entropy(logits, labels, weight, label_smoothing=self.label_smoothing)
+        if self.weight is None:
+            return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        weight = self.weight.to(logits.dtype)  # bfloat16 under trainer.precision=bf16-true, and the logits are float32
+        total = F.cross_entropy(logits, labels, weight, label_smoothing=self.label_smoothing, reduction="sum")
+        return total / len(logits)
+
+    def total_weight(self, labels: Tensor) -> Tensor | int:
+        """The sum of the weights of a batch; its size where there are none, or where labels are probabilities."""
+        if self.weight is None or labels.is_floating_point():
+            return len(labels)
+        return self.weight.float()[labels].sum()
 
 
 class Hinge(nn.Module):

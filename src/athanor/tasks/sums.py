@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class EpochSums:
-    """For each stage the sums of the loss, of the number of inputs and of what the task sums, by `names`.
+    """For each stage the sums of loss, of its weights, of the number of inputs and of what the task sums, by `names`.
 
     Plain tensors: as buffers, DistributedDataParallel would copy them between processes. They are float32 whatever
     the precision is: under bf16-true the default type is bfloat16, which counts to 256.
@@ -15,14 +15,15 @@ class EpochSums:
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names
         self.stages: dict[str, list[Tensor]] = {}
-        self.resumed: Tensor | None = None  # [processes, 2 + names] of the epoch in which the checkpoint was written
+        self.resumed: Tensor | None = None  # [processes, 3 + names] of the epoch in which the checkpoint was written
 
-    def add(self, stage: str, loss: Tensor, count: int, sums: dict[str, Tensor]) -> None:
-        """Add a batch of `count` inputs with this mean loss, a scalar."""
+    def add(self, stage: str, loss: Tensor, count: int, weight: Tensor | int, sums: dict[str, Tensor]) -> None:
+        """Add a batch of `count` inputs with this loss, a scalar: the weighted sum by `count`. weight: their sum."""
         if stage not in self.stages:
             self.stages[stage] = self._zeros(loss.device)
-        losses, inputs, *totals = self.stages[stage]
+        losses, weights, inputs, *totals = self.stages[stage]
         losses.add_(loss, alpha=count)
+        weights.add_(weight)
         inputs.add_(count)
         for name, total in zip(self.names, totals, strict=True):
             total.add_(sums[name])
@@ -30,11 +31,11 @@ class EpochSums:
     def take(self, stage: str, strategy: Strategy) -> tuple[float, int, dict[str, float]]:
         """Mean loss, number of inputs and sums of a stage over all processes; the stage begins anew."""
         own = torch.stack(self.stages.pop(stage, None) or self._zeros(strategy.root_device))
-        loss, count, *totals = strategy.reduce(own, reduce_op="sum").tolist()
-        return loss / max(count, 1), int(count), dict(zip(self.names, totals, strict=True))
+        loss, weight, count, *totals = strategy.reduce(own, reduce_op="sum").tolist()
+        return loss / (weight or 1), int(count), dict(zip(self.names, totals, strict=True))
 
     def gathered(self, stage: str, device: torch.device, world_size: int) -> Tensor:
-        """The sums of each process, float32 [processes, 2 + names], for a checkpoint; the stage goes on."""
+        """The sums of each process, float32 [processes, 3 + names], for a checkpoint; the stage goes on."""
         own = torch.stack(self.stages.get(stage) or self._zeros(device))
         each = [own.clone() for _ in range(world_size)]
         if world_size > 1:
@@ -47,4 +48,4 @@ class EpochSums:
             self.stages[stage], self.resumed = list(self.resumed[rank].to(device).unbind()), None
 
     def _zeros(self, device: torch.device) -> list[Tensor]:
-        return [torch.zeros((), dtype=torch.float32, device=device) for _ in range(2 + len(self.names))]
+        return [torch.zeros((), dtype=torch.float32, device=device) for _ in range(3 + len(self.names))]

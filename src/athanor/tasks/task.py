@@ -75,6 +75,7 @@ class Task(CheapHookName, L.LightningModule):
         self.network = network
         self.preprocess = preprocess
         self.loss = loss
+        self.total_weight = getattr(loss, "total_weight", len)  # of a batch's targets
         self.metrics = nn.ModuleDict(metrics)
         further = {name: Measure("min" if m.higher_is_better is False else "max") for name, m in self.metrics.items()}
         self.measures = {**type(self).measures, **further}
@@ -152,13 +153,16 @@ class Task(CheapHookName, L.LightningModule):
         loss, outputs = self.training_loss(inputs, targets)
         if batch_idx != self.last_counted_batch:  # L-BFGS calls this several times for each batch
             self.last_counted_batch = batch_idx
-            sums = self.sums(outputs.detach(), targets)  # which would else keep the graphs of an epoch
-            self.epoch_sums.add("train", loss.detach(), len(targets), sums)
+            self._count("train", loss.detach(), outputs.detach(), targets)  # else they keep the graphs of an epoch
             is_logged = (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # as Lightning counts
             if is_logged or loss.device.type == "cpu":  # reading a GPU's loss would wait for it
                 self.check_finite(loss.item(), inputs=inputs, batch_idx=batch_idx)
             if is_logged:
                 self.log("train/loss_step", loss, on_epoch=False)
+        rest = self.trainer.num_training_batches % self.trainer.accumulate_grad_batches
+        if rest and batch_idx >= self.trainer.num_training_batches - rest:
+            # of the last group of accumulated batches, which is smaller: Lightning divides by the size of a whole one
+            loss = loss * (self.trainer.accumulate_grad_batches / rest)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -268,7 +272,10 @@ class Task(CheapHookName, L.LightningModule):
             self.predictions.append((outputs, targets))
 
     def _judge(self, stage: str, outputs: Tensor, targets: Tensor) -> None:
-        self.epoch_sums.add(stage, self.loss(outputs, targets), len(targets), self.sums(outputs, targets))
+        self._count(stage, self.loss(outputs, targets), outputs, targets)
+
+    def _count(self, stage: str, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
+        self.epoch_sums.add(stage, loss, len(targets), self.total_weight(targets), self.sums(outputs, targets))
 
     def _log_epoch(self, stage: str) -> None:
         values = self.values_of(stage)
