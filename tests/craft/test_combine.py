@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from athanor.craft.ensembles.combine import calibration_error, combined, disagreement, scores
 from athanor.craft.ensembles.selection import greedy
@@ -52,6 +53,16 @@ def test_votes_are_counted_and_ties_are_broken_by_the_mean_probability():
     assert combined(logits, "vote").isfinite().all()
     by_hand = (torch.tensor([3.0, 2, 0]) + logits.softmax(-1).mean(0)[0]) / 6
     torch.testing.assert_close(combined(logits, "vote")[0].exp(), by_hand)
+
+
+def test_the_tie_breaker_overturns_no_majority():
+    near = torch.tensor([[[0.51, 0.49]], [[0.02, 0.98]]]).log()
+    assert combined(near, "vote", torch.tensor([0.55, 0.45])).argmax(1).item() == 0
+    for seed in range(50):
+        logits, _, weights = drawn(seed)
+        votes = F.one_hot(logits.argmax(-1), logits.shape[-1])  # [M, N, C]
+        shares = (weights[:, None, None] * votes).sum(0)
+        assert torch.equal(combined(logits, "vote", weights).argmax(1), shares.argmax(1))
 
 
 @pytest.mark.parametrize("how", ["probabilities", "logits"])

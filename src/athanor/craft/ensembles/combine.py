@@ -3,6 +3,7 @@
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from athanor.tasks.classification import Classification
@@ -11,6 +12,7 @@ from athanor.tasks.measure import Measure
 
 How = Literal["probabilities", "logits", "vote"]
 MEASURES = {**Classification.measures, "ece": Measure("min")}  # of `scores`
+TIE = 1e-6  # shares of votes that differ by less are equal
 BINS = 15  # of the confidence, in `calibration_error`
 
 
@@ -20,9 +22,10 @@ def combined(logits: Tensor, how: How = "probabilities", weights: Tensor | None 
     probabilities: the weighted mean of the members' probabilities (deep ensembles, Lakshminarayanan et al. 2017,
     section 2.4). logits: their weighted geometric mean, normalised. The loss of either is at most the weighted mean of
     the members' losses: the logarithm is concave, and the geometric means sum to at most 1.
-    vote: the shares of M votes and of one further vote, which is split like the mean of the probabilities. The further
-    vote breaks ties and keeps the probability of a class without votes above 0; the loss of the votes alone would be
-    infinite and could not be compared.
+    vote: the shares of the weighted votes and of one further vote, which is split like the mean of the probabilities.
+    It breaks ties and keeps the probability of a class without votes above 0; the loss of the votes alone would be
+    infinite and could not be compared. It weighs 1 / M, or less where the votes of two classes are closer than that, so
+    that it overturns no majority.
     weights [M] are at least 0 and are scaled to a sum of 1; None gives all members the same weight.
     """
     members = len(logits)
@@ -35,7 +38,11 @@ def combined(logits: Tensor, how: How = "probabilities", weights: Tensor | None 
     if how == "probabilities":
         return mixture
     votes = log_p.argmax(-1, keepdim=True) == torch.arange(log_p.shape[-1], device=log_p.device)
-    return (((weights * votes).sum(0) * members + mixture.exp()) / (members + 1)).log()
+    shares = (weights * votes).sum(0)
+    gaps = shares.sort(-1, descending=True).values.diff().neg()
+    gaps = gaps.where(gaps > TIE, 1 / members)  # rounded sums of equal weights are no majority
+    further = F.pad(gaps, (0, 1), value=1 / members).amin(-1, keepdim=True)
+    return ((shares + further * mixture.exp()) / (1 + further)).log()
 
 
 def scores(log_probabilities: Tensor, labels: Tensor) -> dict[str, float]:
