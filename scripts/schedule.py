@@ -1,7 +1,7 @@
 """Draw learning rate and momentum of a run before it begins: python scripts/schedule.py scheduler=cosine [overrides]
 
-Overrides are those of train.py: scheduler.warmup=0.1 scheduler.momentum=rise trainer.max_epochs=20. The data is read,
-because the number of steps in an epoch depends on it; nothing is trained.
+Overrides are those of train.py: scheduler.warmup=0.1 trainer.max_epochs=20 optim=momentum scheduler.momentum=rise. The
+data is read, because the number of steps in an epoch depends on it; nothing is trained.
 """
 
 import argparse

@@ -40,6 +40,7 @@ FORMS = {
     "one_cycle": ({"start": 0.1, "peak_at": 0.25, "floor": 0.01}, one_cycle),
 }
 ENDING = ("polynomial", "cosine", "cosine_restarts", "one_cycle")  # these take a length, and end with their floor
+FALLING = ("step", "multistep")
 FLOORS = {name: FORMS[name][0]["floor"] for name in ENDING}
 
 
@@ -77,6 +78,7 @@ def factors(name, unit, total, per_epoch, warmup=0):
         if name in ENDING:
             t = Fraction(step - warmup, total - 1 - warmup)
         else:
-            t = Fraction(step) / {"fraction": total - 1, "epochs": per_epoch, "steps": 1}[unit]
+            last = total if name in FALLING else total - 1  # one more drop in the last step would be one too many
+            t = Fraction(step) / {"fraction": last, "epochs": per_epoch, "steps": 1}[unit]
         values.append(form(t, **times))
     return [(step + 1) / (warmup + 1) * values[0] for step in range(warmup)] + values

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from formulas import ENDING, FLOORS, FORMS, UNITS, factors, knobs_of, plain, whole
+from formulas import ENDING, FALLING, FLOORS, FORMS, UNITS, factors, knobs_of, plain, whole
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
@@ -84,8 +84,9 @@ def test_every_option_builds_the_form_of_its_name(name, compose):
         "inverse": lambda t: (1 + 10 * t) ** -0.75,
         "one_over_t": lambda t: 1 / (1 + 10 * t),
     }
+    last = TOTAL if name in FALLING else TOTAL - 1
     if name in forms:
-        assert curve[3:] == pytest.approx([forms[name](s / (TOTAL - 1)) for s in range(3, TOTAL)], abs=1e-12)
+        assert curve[3:] == pytest.approx([forms[name](s / last) for s in range(3, TOTAL)], abs=1e-12)
     else:
         assert curve[-1] == pytest.approx(schedule.factor.keywords["floor"], abs=1e-16)
 
@@ -115,8 +116,8 @@ def test_what_is_shorter_than_the_run_stays_at_its_floor(name):
 @pytest.mark.parametrize("every", [0.1, 0.2, 0.3, 0.7])
 def test_step_drops_at_multiples_that_floating_point_cannot_hold(every):
     """0.3 / 0.1 is 2.9999999999999996"""
-    curve = lrs(partial(schedules.step_decay, every=every, gamma=0.5), RunLength(101, 10), unit="fraction")
-    assert curve == pytest.approx([0.5 ** (step // round(100 * every)) for step in range(101)], rel=1e-12)
+    curve = lrs(partial(schedules.step_decay, every=every, gamma=0.5), RunLength(100, 10), unit="fraction")
+    assert curve == pytest.approx([0.5 ** (step // round(100 * every)) for step in range(100)], rel=1e-12)
 
 
 def test_step_and_multistep_drop_at_whole_epochs():
@@ -234,11 +235,27 @@ def test_momentum_ends_where_its_length_does_and_warm_ups_leave_it_alone():
     assert momenta == pytest.approx([0.5 + 0.4 * min(s / 51, 1) for s in range(TOTAL)], abs=1e-12)
 
 
-def test_adam_keeps_its_second_beta():
-    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], LR, betas=(0.9, 0.987))
+def test_a_beta_that_changes_is_refused_as_it_would_break_the_bias_correction():
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], LR)
     schedule = Schedule(of("constant"), momentum=partial(schedules.rise, start=0.5, end=0.9))
-    assert len(schedule.schedulers(optimizer, RUN)) == 1
-    assert optimizer.param_groups[0]["betas"] == (0.5, 0.987)
+    with pytest.raises(UserError, match=r"Adam takes its beta1 for constant \(bias correction\); use optim=momentum"):
+        schedule.schedulers(optimizer, RUN)
+
+
+@pytest.mark.parametrize("every", [0.25, 0.5, 1.0])
+def test_a_period_that_divides_the_run_makes_no_drop_for_the_very_last_step(every):
+    for total in 7, 40, 1000:
+        curve = lrs(partial(schedules.step_decay, every=every, gamma=0.1), RunLength(total, 10), unit="fraction")
+        assert curve[-1] == pytest.approx(0.1 ** (1 / every - 1))
+    with pytest.raises(UserError, match="are not in the run"):
+        lrs(partial(schedules.multistep, milestones=[0.5, 1.0], gamma=0.1), unit="fraction")
+
+
+@pytest.mark.parametrize("unit", ["epochs", "steps", "fraction"])
+def test_a_length_of_a_falling_function_has_no_drop_at_its_end(unit):
+    length = {"epochs": 4.0, "steps": 40.0, "fraction": 0.4}[unit]
+    curve = lrs(partial(schedules.step_decay, every=0.5, gamma=0.1), RunLength(100, 10), unit=unit, length=length)
+    assert curve == pytest.approx([1.0] * 20 + [0.1] * 80)
 
 
 @pytest.mark.parametrize("optim", [torch.optim.Adagrad, torch.optim.LBFGS])

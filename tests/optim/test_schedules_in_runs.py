@@ -156,8 +156,8 @@ def cycle(t):
 MOMENTA = {"rise": (["scheduler.momentum.start=0.6", "scheduler.momentum.end=0.97"], rise), "cycle": ([], cycle)}
 
 
-MOMENTUM_CASES = [("rise", "sgd", 1, 16), ("rise", "adam", 4, 17), ("rise", "muon", 1, None)]
-MOMENTUM_CASES += [("cycle", "nesterov", 4, None), ("cycle", "adam", 1, 16), ("cycle", "rmsprop", 1, 9)]
+MOMENTUM_CASES = [("rise", "sgd", 1, 16), ("rise", "momentum", 4, 17), ("rise", "muon", 1, None)]
+MOMENTUM_CASES += [("cycle", "nesterov", 4, None), ("cycle", "sgd", 1, 16), ("cycle", "rmsprop", 1, 9)]
 
 
 @pytest.mark.parametrize("name, optim, accumulate, killed_at", MOMENTUM_CASES)
@@ -168,9 +168,8 @@ def test_momentum_follows_its_formula_and_the_learning_rate_its_own(fit, name, o
     watch, trainer = fit(*words, f"trainer.accumulate_grad_batches={accumulate}", killed_at=killed_at)
     last = trainer.global_step - 1
     for step, groups in watch.seen.items():
-        for group in groups:
-            momentum = group["momentum"] if "momentum" in group else group["betas"][0]
-            assert momentum == pytest.approx(formula(step / last), rel=0, abs=1e-9)
+        for group in (group for group in groups if "momentum" in group):  # Adam's in Muon have a beta, which stays
+            assert group["momentum"] == pytest.approx(formula(step / last), rel=0, abs=1e-9)
     assert watch.lrs == pytest.approx([LR * (1 - step / last) for step in range(last + 1)], rel=0, abs=1e-9)
 
 

@@ -8,7 +8,6 @@ from torch.optim import Optimizer, RMSprop
 from torch.optim.lr_scheduler import LRScheduler
 
 from athanor.base.errors import UserError
-from athanor.optim.rates import set_momentum
 
 
 class WarmUp(LRScheduler):
@@ -29,25 +28,29 @@ class WarmUp(LRScheduler):
 
 
 class MomentumSchedule(LRScheduler):
-    """Sets momentum, or Adam's beta1, of each group at each step; the learning rate is left alone.
+    """Sets the momentum of each group that has one at each step; the learning rate is left alone.
 
-    momentum: optimizer steps that were made -> momentum. Raises UserError where the optimizer cannot follow it.
+    momentum: optimizer steps that were made -> momentum. Raises UserError where the optimizer cannot follow it: Adam
+    and its relatives divide by 1 - beta1^t, which corrects their bias only if beta1 was the same at all t steps (Kingma
+    & Ba 2015, section 3); with beta1 from 0.5 to 0.99 in 100 steps the last one would be 1.6 times too long.
     """
 
     cycle_momentum = True  # torch's own schedulers say by this name that they set momentum
 
     def __init__(self, optimizer: Optimizer, momentum: Callable[[int], float]) -> None:
-        if not any("momentum" in group or "betas" in group for group in optimizer.param_groups):
-            name = type(optimizer).__name__
-            raise UserError(f"scheduler.momentum: {name} has none; use optim=momentum, or scheduler.momentum=constant")
+        groups, name = optimizer.param_groups, type(optimizer).__name__
+        if not any("momentum" in group for group in groups):
+            has_beta = any("betas" in group for group in groups)
+            reason = "takes its beta1 for constant (bias correction)" if has_beta else "has none"
+            raise UserError(f"scheduler.momentum: {name} {reason}; use optim=momentum, or scheduler.momentum=constant")
         if isinstance(optimizer, RMSprop) and momentum(0) == 0:  # its first step decides whether it has a buffer
             raise UserError("scheduler.momentum: RMSprop cannot begin with 0; use scheduler.momentum.start=0.1")
         self.momentum = momentum
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float]:
-        for group in self.optimizer.param_groups:
-            set_momentum(group, self.momentum(self.last_epoch))
+        for group in (group for group in self.optimizer.param_groups if "momentum" in group):
+            group["momentum"] = self.momentum(self.last_epoch)
         return [group["lr"] for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict:

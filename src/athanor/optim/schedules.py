@@ -3,8 +3,9 @@
 The functions of this file give the factor on the configured learning rate at time t. The setting `unit` says what t
 counts: optimizer steps, epochs (with their fractions) or the fraction of the run, which is 0 at the first step and 1
 at the last. A function with a `length`, in that unit, goes from t = 0 to t = 1 over this length and then stays at its
-last value. As functions of the step they are exact under gradient accumulation, after a resume and on any number of
-devices.
+last value. For the two functions that fall at certain times, t is the share of these steps that are done: it stays
+below 1, or they would fall once more for the very last step. As functions of the step they are exact under gradient
+accumulation, after a resume and on any number of devices.
 
 A warm-up of w steps rises in a straight line: step s = 0, 1, ... has the factor (s + 1) / (w + 1) times that of step w.
 A function with a length begins after the warm-up and has what is left of the length; the others count t from the
@@ -103,6 +104,9 @@ def cycle(t: float, high: float, low: float, peak_at: float) -> float:
     return high - (high - low) * one_cycle(t, 0, peak_at, 0)
 
 
+FALLING = (step_decay, multistep)  # at certain times
+
+
 def check_positive(**settings: float) -> None:
     for key, value in settings.items():
         if value <= 0:
@@ -173,20 +177,27 @@ class Schedule:
 
     def by_step(self, run: RunLength, warmup: int) -> Callable[[int], float]:
         """The function that LambdaLR takes: number of the step -> factor. warmup: in steps."""
-        if self.length is None:
-            begin, limit = 0, 1.0 if self.unit == "fraction" else math.inf
-            scale = max(run.last_step(1, "fraction"), 1) if self.unit == "fraction" else run.to_steps(1, self.unit)
-        else:
-            check_positive(length=self.length)
-            begin, limit = warmup, 1.0
-            scale = run.last_step(self.length, self.unit) - warmup
-            if warmup and scale < 1:
-                raise UserError(f"scheduler.length={self.length} ends within the warm-up; use a longer length")
-            scale = max(scale, 1)
+        begin, length = 0, self.length
+        if length is not None:
+            check_positive(length=length)
+            begin = warmup
+            if warmup and run.last_step(length, self.unit) - warmup < 1:
+                raise UserError(f"scheduler.length={length} ends within the warm-up; use a longer length")
+        elif self.unit == "fraction":
+            length = 1.0
+        last, scale = (
+            math.inf,
+            run.to_steps(1, self.unit),
+        )  # t stays after `last` steps, and rises by 1 in `scale` steps
+        if length is not None and self.factor.func in FALLING:
+            scale = max(run.to_steps(length, self.unit) - begin, 1)
+            last = scale - 1
+        elif length is not None:
+            last = scale = max(run.last_step(length, self.unit) - begin, 1)
 
         def factor(steps: int) -> float:
             risen = min((steps + 1) / (warmup + 1), 1.0)
-            return risen * self.factor(min((max(steps, warmup) - begin) / scale, limit))
+            return risen * self.factor(min(max(steps, warmup) - begin, last) / scale)
 
         return factor
 
@@ -225,7 +236,7 @@ class Schedule:
 
     def _check_milestones(self, run: RunLength) -> None:
         end = run.steps / run.to_steps(1, self.unit)
-        outside = [value for value in self.factor.keywords.get("milestones", ()) if not 0 < value <= end]
+        outside = [value for value in self.factor.keywords.get("milestones", ()) if not 0 < value < end]
         if outside:
             raise UserError(
                 f"scheduler.milestones={outside} are not in the run, which is {end:g} {self.unit} long; "
