@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from athanor.base.errors import UserError
-from athanor.engine.config import schema
+from athanor.engine.config import monitors
 from athanor.engine.runs.run import Run, read_checkpoint
 from athanor.tasks.classification import Classification
 from athanor.tasks.measure import LOSS, Measure, measure_of
@@ -217,7 +217,7 @@ def test_what_a_run_logs_is_asked_of_the_task(compose):
     from athanor.engine.config.check import plain
 
     config = plain(compose("metrics=macro_f1"))
-    logged = schema.logged_metrics(config)
+    logged = monitors.logged_metrics(config)
     assert logged == {
         "train/acc": "max", "train/loss": "min", "val/acc": "max", "val/loss": "min", "val/macro_f1": None
     }  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from athanor.base.errors import UserError
-from athanor.engine.config import assemble, check, schema
+from athanor.engine.config import assemble, check, settings
 from athanor.engine.runs.run import Run
 from athanor.engine.runs.sweep import Sweep
 
@@ -21,7 +21,7 @@ study: {title: mine, panels: [{x: epoch, y: val/acc}]}
 
 
 def remarks(run):
-    return {key: run.config[key] for key in schema.REMARKS}
+    return {key: run.config[key] for key in settings.REMARKS}
 
 
 @pytest.fixture
@@ -51,14 +51,14 @@ def test_a_run_that_is_repeated_keeps_its_remarks_and_takes_further_ones(a, trai
 def test_a_run_that_is_resumed_keeps_its_remarks(a, train):
     before = a.config
     assert train(f"resume={a.dir}", "trainer.max_epochs=2").code == 0
-    assert list(a.config) == list(before) and remarks(a) == {key: before[key] for key in schema.REMARKS}
+    assert list(a.config) == list(before) and remarks(a) == {key: before[key] for key in settings.REMARKS}
     assert a.results["tags"] == ["paper", "second"] and a.results["epochs"] == 2
 
 
 def test_a_record_without_remarks_is_complete(a, train):
-    a.write_config({key: value for key, value in a.config.items() if key not in schema.REMARKS})
+    a.write_config({key: value for key, value in a.config.items() if key not in settings.REMARKS})
     assert train(f"resume={a.dir}", "trainer.max_epochs=2").code == 0
-    assert remarks(a) == schema.REMARKS
+    assert remarks(a) == settings.REMARKS
 
 
 @pytest.mark.parametrize(

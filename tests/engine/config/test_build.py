@@ -12,7 +12,7 @@ from torch import nn
 from athanor.base.errors import UserError
 from athanor.data.preprocess import Preprocess
 from athanor.data.sources.source import Source
-from athanor.engine.config import assemble, check, schema, trust
+from athanor.engine.config import assemble, check, facts, schema, trust
 from athanor.engine.runs.run import Run
 
 CODE = """
@@ -188,7 +188,7 @@ def test_a_group_is_handed_only_what_its_row_names():
 
 
 def test_every_fact_of_a_row_is_described_and_every_description_is_of_a_row():
-    assert {fact for group in schema.GROUPS.values() for fact in group.facts} == set(schema.FACTS)
+    assert {fact for group in schema.GROUPS.values() for fact in group.facts} == set(facts.FACTS)
 
 
 @pytest.mark.parametrize("path", ["data", "data.preprocess", "model", "loss", "metrics", "callbacks", "logger"])

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from athanor.base.errors import UserError
 from athanor.engine.app.explain import explain
-from athanor.engine.config import options, schema
+from athanor.engine.config import options, schema, settings
 
 if TYPE_CHECKING:
     from athanor.engine.runs.run import Run
@@ -72,8 +72,8 @@ def expand(words: list[str]) -> list[str]:
         raise UserError("--experimental-rerun loads a pickle, which can run code; type run=<run>")
     for word in words:
         key, _, value = word.lstrip("+~").partition("=")
-        if renamed := schema.renamed([key]):
-            raise UserError(f"{renamed}; type {schema.RENAMED[key]}={value or '<value>'}")
+        if renamed := settings.renamed([key]):
+            raise UserError(f"{renamed}; type {settings.RENAMED[key]}={value or '<value>'}")
     words = [to_group(word) for word in words]
     for i, word in enumerate(words):
         verb, _, value = word.partition("=")

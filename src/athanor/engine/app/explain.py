@@ -6,7 +6,7 @@ from pathlib import Path
 
 from athanor.base.errors import nearest
 from athanor.engine.app.machine_errors import machine_error
-from athanor.engine.config import options, schema
+from athanor.engine.config import options, settings
 
 
 def explain(error: BaseException, log: Path | None = None, config: dict | None = None) -> str:
@@ -58,8 +58,8 @@ def shorten(error: BaseException) -> str:
         group = path.rpartition(".")[0]
         if not node and (choices := options.options(group.replace(".", "/"))):
             return f"there is no {path}: the chosen {group} has no settings\n  {group}: {', '.join(choices)}"
-        if renamed := schema.renamed([path]):  # in the words of a study's YAML; others are found before Hydra begins
-            return f"{renamed}; type {schema.RENAMED[path]}=<value>"
+        if renamed := settings.renamed([path]):  # in the words of a study's YAML; others are found before Hydra begins
+            return f"{renamed}; type {settings.RENAMED[path]}=<value>"
         advice = f"(+{path}=<value> adds a key that is not in the YAML)"
         return f"there is no {path}; {nearest(key, map(str, node.keys()))}\n  {advice}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -24,6 +24,7 @@ from athanor.engine.app.explain import explain
 from athanor.engine.app.logs import set_up_logging
 from athanor.engine.app.ranks import PARENT, is_main_process
 from athanor.engine.config import schema, secrets, trust
+from athanor.engine.config.settings import REMARKS
 from athanor.engine.runs.provenance import compare_metrics, describe_data, differences, environment, hash_of
 from athanor.engine.runs.run import Run, read_checkpoint, shown
 from athanor.engine.runs.summary import summary
@@ -181,7 +182,7 @@ class Job(Run):
         earlier = self.before if self.is_again else Run(config["run"]).results if config["run"] else {}
         for line in differences(earlier, origin):
             log.warning("not as %s: %s", "before" if self.is_again else config["run"], line)
-        remarks = {key: config[key] for key, empty in schema.REMARKS.items() if config[key] not in (empty, None, "")}
+        remarks = {key: config[key] for key, empty in REMARKS.items() if config[key] not in (empty, None, "")}
         self.write(**origin, **remarks)
 
     def load_chosen(self, task: "Task", trainer: "L.Trainer") -> None:

@@ -15,6 +15,7 @@ from athanor.callbacks.stopwatch import Stopwatch
 from athanor.craft.ensembles.network import Ensemble, EnsembleClassifier
 from athanor.data.module import ImageData
 from athanor.engine.config import schema, trust
+from athanor.engine.config.facts import refuse_facts
 from athanor.engine.config.secrets import reveal
 from athanor.engine.config.signatures import check_arguments, signature
 from athanor.optim.scaling import LRScaling
@@ -43,7 +44,7 @@ def build(node: Any, path: str, **facts: object) -> Any:
     target, positional = pkgutil.resolve_name(node["_target_"]), parts.get("_args_") or []
     arguments = {key: part for key, part in parts.items() if key not in schema.NODE_KEYS}
     names, _ = signature(target)
-    schema.refuse_facts(path, arguments, names)
+    refuse_facts(path, arguments, names)
     handed = [name for name in schema.group_of(path).handed if name in facts and name in names]
     arguments |= {name: facts[name] for name in handed if arguments.get(name) is None}
     if node.get("_partial_"):

@@ -7,8 +7,8 @@ from typing import Any
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
-from athanor.base.errors import UserError, nearest, require
-from athanor.engine.config import check_study, schema
+from athanor.base.errors import UserError, require
+from athanor.engine.config import check_study, facts, monitors, schema, settings
 from athanor.engine.config.secrets import resolve, reveal
 from athanor.engine.config.signatures import check_key, check_value, signature, type_hint
 
@@ -18,7 +18,7 @@ def plain(cfg: DictConfig) -> dict:
 
     Raises UserError where a value is still missing, which it names.
     """
-    for key, example in schema.EXAMPLES.items():
+    for key, example in settings.EXAMPLES.items():
         if key in cfg and not OmegaConf.is_dict(value := cfg[key]):
             raise UserError(f"{key}={'null' if value is None else value}: train.yaml takes dict; type {example}")
     missing = sorted(OmegaConf.missing_keys(cfg))
@@ -30,7 +30,7 @@ def plain(cfg: DictConfig) -> dict:
 def check(cfg: dict) -> None:
     """Raise UserError at the first wrong key, type or target. Nothing is built."""
     cfg = reveal(cfg)
-    if renamed := schema.renamed(cfg):
+    if renamed := settings.renamed(cfg):
         raise UserError(f"{renamed}; rename it in the YAML file that has it")
     for key in cfg:
         check_key(key, {*schema.top_level(), *schema.UNRECORDED}, "train.yaml")
@@ -39,21 +39,21 @@ def check(cfg: dict) -> None:
         check_study.check_keys(cfg["study"])
     for name, group in schema.top_groups().items():
         check_group(name, group, cfg.get(name) or {})
-    check_monitors(cfg)
+    monitors.check_monitors(cfg)
     check_trainer(cfg["trainer"])
     check_optim(cfg["optim"])
 
 
 def check_settings(cfg: dict) -> None:
     """The values that stand in train.yaml itself."""
-    for path, hint in schema.SETTINGS.items():
+    for path, hint in settings.SETTINGS.items():
         top, _, key = path.partition(".")
         require(top in cfg, f"{top} is missing: leave out what took it away, or type +{top}=<value>")
         if key:
             check_value(top, cfg[top], dict, "train.yaml")
         check_value(path, cfg[top].get(key) if key else cfg[top], type_hint(hint), "train.yaml")
-    for top in schema.EXAMPLES:
-        names = [path.partition(".")[2] for path in schema.SETTINGS if path.startswith(f"{top}.")]
+    for top in settings.EXAMPLES:
+        names = [path.partition(".")[2] for path in settings.SETTINGS if path.startswith(f"{top}.")]
         for key in cfg[top]:
             check_key(f"{top}.{key}", names, "train.yaml")
     require(0 <= cfg["seed"] < 2**32, f"seed={cfg['seed']} is not a seed; use 0 to {2**32 - 1}")
@@ -75,7 +75,7 @@ def check_group(name: str, group: schema.Group, node: dict) -> None:
 def check_node(path: str, node: dict) -> None:
     """Keys and values of a node, and of the nodes in it."""
     hints, takes_any_key = node_signature(path, node)
-    schema.refuse_facts(path, node, hints)
+    facts.refuse_facts(path, node, hints)
     group, owner = schema.group_of(path), node["_target_"].rpartition(".")[2] if "_target_" in node else path
     for key, value in node.items():
         if value is None and key in hints and key in group.handed:
@@ -139,23 +139,6 @@ def check_optim(optim: dict) -> None:
             raise UserError(f"optim.{key}={value} is negative; use 0 or more")
     if isinstance(betas := optim.get("betas"), list) and not all(0 <= beta < 1 for beta in betas):
         raise UserError(f"optim.betas={betas}: use numbers from 0 to below 1, as [0.9, 0.999]")
-
-
-def check_monitors(cfg: dict) -> None:
-    """Every metric that something watches must be one that is logged, and be watched for its better side."""
-    logged = schema.logged_metrics(cfg)
-    watched = {"monitor": ("metric", cfg["monitor"])}
-    for name, node in (cfg.get("callbacks") or {}).items():
-        if node and isinstance(node.get("monitor"), str):
-            watched[f"callbacks.{name}"] = "monitor", node
-    for path, (key, node) in watched.items():
-        metric, mode = node[key], node.get("mode")
-        require(metric in logged, f"{path}.{key}={metric} is not logged; {nearest(metric, logged)}")
-        if mode in ("min", "max") and logged[metric] not in (None, mode):
-            better = {"min": "lower", "max": "higher"}[logged[metric]]
-            raise UserError(
-                f"{path}.mode={mode}: {metric} is better when it is {better}; type {path}.mode={logged[metric]}"
-            )
 
 
 def settle(cfg: dict, overrides: list[str]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from athanor.base.errors import UserError, first_line, nearest
-from athanor.engine.config.schema import logged_metrics
+from athanor.engine.config.monitors import logged_metrics
 from athanor.engine.config.signatures import check_key, check_value
 
 COURSES = ("epoch", "step")  # an x against which a run's metrics.csv is drawn; any other x is a setting

@@ -11,7 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from athanor.base.errors import UserError, first_line, require
-from athanor.engine.config import schema
+from athanor.engine.config import schema, settings
 from athanor.engine.config.secrets import INTERPOLATION
 
 STRANGE_TOKENS = (yaml.AliasToken, yaml.TagToken, yaml.DirectiveToken)  # of which we write none
@@ -111,7 +111,7 @@ def check_complete(config: dict, path: Path, rebuilt_only: bool = False) -> None
 
 def refuse_renamed(config: dict, path: Path) -> None:
     """Raise UserError where a recorded config has settings under their old names."""
-    if renamed := schema.renamed(config):
+    if renamed := settings.renamed(config):
         raise UserError(f"{path}: {renamed}; {'train again' if path.suffix == '.ckpt' else 'change it in the file'}")
 
 

@@ -10,69 +10,28 @@ Nothing heavy is imported: a type hint in quotes is the name of one, looked up w
 
 import inspect
 import pkgutil
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any, Literal
 
-from athanor.base.errors import UserError
+from athanor.engine.config.settings import REBUILT_SETTINGS, REMARKS, SETTINGS
 from athanor.engine.config.signatures import evaluated_hints
 
-# Values of train.yaml that belong to no group, with their type hints.
-SETTINGS: dict[str, Any] = {
-    "name": str,
-    "seed": int,
-    "data_dir": str,
-    "weights": str | None,
-    "resume": str | None,
-    "run": str | None,
-    "tags": list[str],
-    "notes": str | None,
-    "extra": Any,
-    "monitor.metric": str,
-    "monitor.mode": Literal["min", "max"],
-    "eval.test": bool,
-    "eval.tta": "athanor.tasks.tta.Kind",
-    "compute.threads": int | None,
-    "compute.compile": bool,
-    "compute.matmul_precision": Literal["auto", "highest", "high", "medium"],
-}
-EXAMPLES = {
-    "monitor": "monitor.metric=val/acc monitor.mode=max",
-    "eval": "eval.tta=flip",
-    "compute": "compute.threads=1",
-}
-REBUILT_SETTINGS = ("seed", "compute", "monitor", "eval")  # that the task of a checkpoint is built from
-REMARKS = {"tags": [], "notes": None, "extra": {}}  # settings on which no result depends, empty as here
-RENAMED = {  # old names of settings
-    "threads": "compute.threads",
-    "compile": "compute.compile",
-    "matmul_precision": "compute.matmul_precision",
-    "test": "eval.test",
-}
+# what a task is made of
+MADE = (
+    "network",
+    "preprocess",
+    "loss",
+    "optimizer",
+    "schedule",
+    "lr_scaling",
+    "monitor",
+    "metrics",
+    "tta",
+)  # what a task takes
 UNRECORDED = ("launcher", "study")  # nodes on which no result depends, so no run records them
 NODE_KEYS: dict[str, Any] = {"_target_": str, "_partial_": bool, "_args_": list}  # that are no arguments by name
-MADE = ("network", "preprocess", "loss", "optimizer", "schedule", "lr_scaling", "monitor", "metrics", "tta")
-FACTS = {  # what no config may set, because Athanor hands it to the arguments of these names: "<name> is <this>"
-    "input_shape": "the shape of one image of the data",
-    "num_classes": "the number of classes of the data",
-    "class_counts": "the number of training images of each class",
-    "seed": "the run's (type seed=<number>)",
-    "data_dir": "the same for all data (type data_dir=<folder>)",
-    "source": "what the target of data returns",
-    "agreement": "one object for all callbacks",
-    "parameters": "the table of the run's settings",
-    "purge_step": "the step at which a run is resumed",
-    "callbacks": "what the group callbacks says (type callbacks=<option>)",
-    "logger": "what the group logger says (type logger=<option>)",
-    "default_root_dir": "the run's directory (type hydra.run.dir=<folder>)",
-    "enable_checkpointing": "true where callbacks has checkpoints",
-    "enable_progress_bar": "true where callbacks has a progress bar",
-    "enable_model_summary": "false (lightning.pytorch.callbacks.ModelSummary as a callback prints one)",
-    "record": "what a checkpoint needs to be read",
-    **dict.fromkeys(MADE, "made from another part of the config"),
-    "num_sanity_val_steps": "0, so that nothing is validated before the first step",
-}
 
 
 @dataclass(frozen=True)
@@ -267,36 +226,11 @@ def top_level() -> set[str]:
     return {path.partition(".")[0] for path in (*SETTINGS, *GROUPS)}
 
 
-def renamed(names: Container[str]) -> str:
-    """A sentence on each of these names that is an old name of a setting; empty where there is none."""
-    return ", ".join(f"{old} is called {new} now" for old, new in RENAMED.items() if old in names)
-
-
 def group_of(path: str) -> Group | None:
     """The row of a node: that of its path, or else of the nearest node around it."""
     while path and path not in GROUPS:
         path = path.rpartition(".")[0]
     return GROUPS.get(path)
-
-
-def refuse_facts(path: str, node: dict, names: Iterable[str]) -> None:
-    """Raise UserError where a node sets what is handed to its target, whose arguments have these names."""
-    for key in group_of(path).facts:
-        if key in names and node.get(key) is not None:
-            raise UserError(f"{path}.{key}={node[key]}: {key} is {FACTS[key]} and is handed over; leave it out")
-
-
-def logged_metrics(config: Mapping) -> dict[str, str | None]:
-    """The metrics that a run logs while it trains, as val/loss, each with its mode: min, max, or None if unknown.
-
-    Those that the task names, and those of the metrics group.
-    """
-    measures = {
-        name: measure.mode for name, measure in pkgutil.resolve_name(config["task"]["_target_"]).measures.items()
-    }
-    further = {name: None for name, node in (config.get("metrics") or {}).items() if node}
-    logged = {f"train/{name}": mode for name, mode in measures.items()}
-    return logged | {f"val/{name}": mode for name, mode in {**measures, **further}.items()}
 
 
 def recorded_paths(rebuilt_only: bool = False) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from athanor.base.errors import UserError, first_line, require
 from athanor.base.files import write_atomically
 from athanor.engine.config import records, schema, trust
+from athanor.engine.config.settings import REMARKS
 from athanor.tasks.measure import Measure
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Run:
     def trusted_config(self) -> dict[str, Any]:
         """The config to train or evaluate with: complete, and with no target that trust.py refuses."""
         config = {**self.config, "resume": None, "run": None}
-        config |= {key: config.get(key, empty) for key, empty in schema.REMARKS.items()}
+        config |= {key: config.get(key, empty) for key, empty in REMARKS.items()}
         records.check_config(config, self.dir / "config.yaml")
         trust.check_targets(config)
         return config
