@@ -161,7 +161,7 @@ def test_a_case_that_fails_is_named_and_the_others_are_measured(run_all, tmp_pat
     assert list(results["failures"]) == ["ema"]
     assert list(results["cases"]) == ["mlp"]
     assert [len(contender["rounds"]) for contender in results["cases"]["mlp"]["contenders"].values()] == [2, 2, 2]
-    assert "| `mlp`: MNIST, 784-64-128-64-10, batch 128, seconds of an epoch, 2 rounds | 1.00 | 1.00 |\n" in out
+    assert "| `mlp`: MNIST, 784-64-128-64-10, batch 128, seconds of an epoch, rounds 2 | 1.00 | 1.00 |\n" in out
     assert len(list((tmp_path / "outputs" / "benchmark").glob("*_cpu.json"))) == 1
 
 
