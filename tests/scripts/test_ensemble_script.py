@@ -398,7 +398,7 @@ def test_the_config_of_an_ensemble_is_that_of_its_first_member_judged_plainly(en
     first = yaml.safe_load((here / "s" / "0" / "config.yaml").read_text())
     differing = {key for key in first if config[key] != first[key]}
     assert differing <= {"name", "loss", "trainer", "eval"}
-    assert config["trainer"]["precision"] == "32-true" and config["eval"] == {"tta": "none"}
+    assert config["trainer"]["precision"] == "32-true" and config["eval"]["tta"] == "none"
 
 
 def test_a_record_that_has_no_end_is_refused(ensemble, here, run_here):

@@ -17,7 +17,7 @@ from athanor.engine.config import assemble, check
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 FILES = sorted(path for path in CONFIGS.glob("*/**/*.yaml") if path.relative_to(CONFIGS).parts[0] != "hydra")
-SHARED = [CONFIGS / group / "base" / "default.yaml" for group in ("data", "optim", "scheduler")]  # not options
+SHARED = [CONFIGS / group / "base" / "default.yaml" for group in ("data", "optim", "scheduler", "experiment", "study")]
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
 MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
 SMALL = {  # the defaults have 11 million parameters, and three halvings, which 8x8 images are too small for

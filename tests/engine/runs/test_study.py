@@ -6,6 +6,7 @@ from pathlib import Path
 
 import hydra
 import pytest
+from hydra.core.hydra_config import HydraConfig
 
 from athanor.engine.config.check_study import check_study
 from athanor.engine.runs import study_figure
@@ -278,7 +279,7 @@ PANEL = "study.panels=[{%s}]"
 WRONG = {
     PANEL % "x:epoch,y:val/ac": "study.panels[0].y=val/ac is not recorded; did you mean val/acc?",
     PANEL % "x:optim.rate,y:val/acc": "study.panels[0].x=optim.rate is not varied; ",
-    PANEL % "x:optim.lr,y:test/acc": "study.panels[0].y=test/acc: eval.test=false leaves the test set unread; ",
+    PANEL % "x:optim.lr,y:test/acc": "study.panels[0].y=test/acc: the test set is left unread; draw val/, or ",
     PANEL % "x:seed,y:val/acc,best:optim.l": "study.panels[0].best=optim.l is not varied; did you mean optim.lr?",
     PANEL % "x:epoch,y:val/acc,best:optim.lr": "study.panels[0].best=optim.lr: there is one for each value",
     PANEL % "x:seed,y:seconds,best:optim.lr": "study.panels[0].y=seconds: study.panels[0].best needs a metric; ",
@@ -333,9 +334,12 @@ def compose_sweep():
 
     def compose_sweep(*words):
         with hydra.initialize_config_dir(str(REPO / "configs"), version_base="1.3"):
-            return hydra.compose("train", [*words], return_hydra_config=True)
+            config = hydra.compose("train", [*words], return_hydra_config=True)
+        HydraConfig.instance().set_config(config)  # ${name} asks it what was chosen
+        return config
 
-    return compose_sweep
+    yield compose_sweep
+    HydraConfig.instance().cfg = None
 
 
 @pytest.mark.parametrize("name", STUDIES)

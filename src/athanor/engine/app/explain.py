@@ -59,7 +59,7 @@ def shorten(error: BaseException) -> str:
         if not node and (choices := options.options(group.replace(".", "/"))):
             return f"there is no {path}: the chosen {group} has no settings\n  {group}: {', '.join(choices)}"
         if renamed := schema.renamed([path]):  # in the words of a study's YAML; others are found before Hydra begins
-            return renamed
+            return f"{renamed}; type {schema.RENAMED[path]}=<value>"
         advice = f"(+{path}=<value> adds a key that is not in the YAML)"
         return f"there is no {path}; {nearest(key, map(str, node.keys()))}\n  {advice}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -31,7 +31,7 @@ def check(cfg: dict) -> None:
     """Raise UserError at the first wrong key, type or target. Nothing is built."""
     cfg = reveal(cfg)
     if renamed := schema.renamed(cfg):
-        raise UserError(f"{renamed}; change the YAML file that has it, as configs/local/default.yaml")
+        raise UserError(f"{renamed}; rename it in the YAML file that has it")
     for key in cfg:
         check_key(key, {*schema.top_level(), *schema.UNRECORDED}, "train.yaml")
     check_settings(cfg)

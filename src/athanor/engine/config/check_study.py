@@ -71,9 +71,7 @@ def check_panel(path: str, panel: dict[str, Any], varied: list[str], config: Dic
         raise UserError(f"{path}.best={best}: there is one for each value of a setting, and x is {panel['x']}")
     if best and best not in varied:
         raise UserError(f"{path}.best={best} is not varied; {nearest(best, varied)}")
-    reads_test = OmegaConf.select(
-        config, "eval.test"
-    )  # null where someone has taken eval away, of which check.py tells
+    reads_test = OmegaConf.select(config, "eval.test")  # None where eval is no node, which check.py refuses
     names = ["loss", "acc", *(name for name, node in (config.get("metrics") or {}).items() if node)]
     metrics = ["train/loss", "train/acc", *(f"val/{name}" for name in names)]
     if not is_course and reads_test:
@@ -82,9 +80,7 @@ def check_panel(path: str, panel: dict[str, Any], varied: list[str], config: Dic
         raise UserError(f"{path}.y={panel['y']}: {path}.best needs a metric; {nearest(panel['y'], metrics)}")
     stage = re.split("[./]", panel["y"])[0]
     if stage == "test" and not reads_test:
-        raise UserError(
-            f"{path}.y={panel['y']}: eval.test=false leaves the test set unread; draw val/, or type eval.test=true"
-        )
+        raise UserError(f"{path}.y={panel['y']}: the test set is left unread; draw val/, or type eval.test=true")
     known = metrics + (["train/loss_step", "lr"] if is_course else NUMBERS)
     others = [*(config.get("callbacks") or {}), "data"]  # their names are known only when they are recorded
     if panel["y"] not in known and stage not in others:

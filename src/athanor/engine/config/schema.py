@@ -205,8 +205,8 @@ def group_of(path: str) -> Group | None:
 
 def recorded_paths(rebuilt_only: bool = False) -> Iterator[str]:
     """The places that a recorded config must have; rebuilt_only: those that the task of a checkpoint needs."""
-    for path in (path for path in SETTINGS if path not in REMARKS):
-        if not rebuilt_only or path.partition(".")[0] in REBUILT_SETTINGS:
+    for path in SETTINGS:
+        if path.partition(".")[0] in REBUILT_SETTINGS or not (rebuilt_only or path in REMARKS):
             yield path
     for path, group in GROUPS.items():
         if not group.several and (group.rebuilt or not rebuilt_only):

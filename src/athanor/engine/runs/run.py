@@ -60,7 +60,8 @@ class Run:
     @property
     def trusted_config(self) -> dict[str, Any]:
         """The config to train or evaluate with: complete, and with no target that trust.py refuses."""
-        config = {**schema.REMARKS, **self.config, "resume": None, "run": None}
+        config = {**self.config, "resume": None, "run": None}
+        config |= {key: config.get(key, empty) for key, empty in schema.REMARKS.items()}
         records.check_config(config, self.dir / "config.yaml")
         trust.check_targets(config)
         return config

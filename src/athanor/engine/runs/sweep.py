@@ -1,6 +1,7 @@
 """A sweep is a directory of runs, with one folder for each job of a multirun."""
 
 import json
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ class Sweep:
         """
         typed = [word for word in self.recorded.get("typed", []) if not str(word).startswith("hydra.sweep.dir=")]
         for word in typed:
+            if re.match(r"\+*(tags|notes|extra(\.\w+)*)=", str(word)):
+                continue  # nothing is built from these, and "..." may stand in a person's own text
             strange = [part for part in ("_target_", "..", "@", "hydra") if part in str(word)]
             if strange or (str(word).startswith("-") and word not in ("-m", "--multirun")):
                 raise UserError(f"resume={self.dir}: it was started with {word}; type it again after resume=")
