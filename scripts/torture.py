@@ -114,7 +114,8 @@ class Torture:
         words = [f"resume={folder}"]
         if not (folder / "config.yaml").is_file():  # it was killed before it was a run
             shutil.rmtree(folder, ignore_errors=True)
-            words = [*self.words, f"hydra.run.dir={folder}"]
+            # on a GPU, runs can be equal with deterministic algorithms only
+            words = [*self.words, "trainer.deterministic=true", f"hydra.run.dir={folder}"]
         command = [sys.executable, str(TRAIN), *words]
         with open(self.folder / f"{name}.out", "a") as out:
             return subprocess.Popen(command, cwd=self.folder, stdout=out, stderr=out, start_new_session=True)

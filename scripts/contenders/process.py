@@ -32,8 +32,7 @@ def measure_process(command: list[str], threads: int, seconds: float = math.inf)
         started = time.time()
         variables = {
             **os.environ,
-            "OMP_NUM_THREADS": str(threads),
-            "MKL_NUM_THREADS": str(threads),
+            **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)),
             "PYTHONPATH": os.pathsep.join([str(SCRIPTS), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "ATHANOR_DATA": str(data_dir()),
             "TERM": "xterm-256color",
@@ -55,10 +54,9 @@ def measure_process(command: list[str], threads: int, seconds: float = math.inf)
             alarm.cancel()
         process.returncode = os.waitstatus_to_exitcode(status)
         elapsed = time.time() - started
-        if process.returncode == -signal.SIGKILL and elapsed >= seconds:
-            raise TimeoutError
         if process.returncode:
-            raise UserError(failure_message(command, output))
+            is_late = process.returncode == -signal.SIGKILL and elapsed >= seconds
+            raise TimeoutError if is_late else UserError(failure_message(command, output))
         path = Path(folder) / "report.json"
         report = json.loads(path.read_text()) if path.is_file() else {}
         return {**report, "command_s": elapsed, "peak_mb": usage.ru_maxrss / RSS_UNITS_PER_KIB / 2**10}

@@ -13,7 +13,7 @@ ROWS = (  # a case, its contender of Athanor and its loop by hand, and what the 
 
 def for_readme(machine: str, cases: dict[str, Any]) -> str:
     """Markdown for the machine of this description; what was not measured is not in it."""
-    lines = [f"**Speed** on {machine}; real data, rounds in turns, median (least-most):", ""]
+    lines = [f"**Speed** on {machine}; rounds in turns, median (least-most):", ""]
     lines += ["| `python scripts/benchmark.py` ... | conventional / Athanor | Athanor / plain loop |", "|---|---|---|"]
     for case, athanor, plain, about in ROWS:
         ratios = cases.get(case, {}).get("ratios", {})
@@ -22,5 +22,5 @@ def for_readme(machine: str, cases: dict[str, Any]) -> str:
             cells = [tables.format_range(ratio["epoch_s"], ".2f") for ratio in pair]
             generated = ", GENERATED images" if cases[case]["data"].startswith("GENERATED") else ""
             rounds = len(pair[0]["epoch_s"]["rounds"])
-            lines.append(f"| {about}{generated}, {rounds} rounds | {cells[0]} | {cells[1]} |")
+            lines.append(f"| {about}{generated}, rounds {rounds} | {cells[0]} | {cells[1]} |")
     return "\n".join(lines)

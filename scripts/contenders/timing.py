@@ -28,10 +28,11 @@ class EpochTimes(L.Callback):
             self.images = trainer.num_training_batches * len(batch[1])
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        task.wait_for(pl_module.device)
+        device = trainer.strategy.root_device  # pl_module is on the CPU again
+        task.wait_for(device)
         fit_s = time.perf_counter() - self.fit_started
         val_acc = trainer.callback_metrics["val/acc"].item()
-        task.write_report(task.training_report(self.epoch_seconds, fit_s, self.images, val_acc, pl_module.device))
+        task.write_report(task.training_report(self.epoch_seconds, fit_s, self.images, val_acc, device))
 
 
 class EndAfterOneStep(L.Callback):

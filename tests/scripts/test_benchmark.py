@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -161,7 +162,7 @@ def test_a_case_that_fails_is_named_and_the_others_are_measured(run_all, tmp_pat
     assert list(results["failures"]) == ["ema"]
     assert list(results["cases"]) == ["mlp"]
     assert [len(contender["rounds"]) for contender in results["cases"]["mlp"]["contenders"].values()] == [2, 2, 2]
-    assert "| `mlp`: MNIST, 784-64-128-64-10, batch 128, seconds of an epoch, 2 rounds | 1.00 | 1.00 |\n" in out
+    assert "| `mlp`: MNIST, 784-64-128-64-10, batch 128, seconds of an epoch, rounds 2 | 1.00 | 1.00 |\n" in out
     assert len(list((tmp_path / "outputs" / "benchmark").glob("*_cpu.json"))) == 1
 
 
@@ -197,6 +198,23 @@ def test_all_trains_what_train_py_takes(device, scripts, compose, monkeypatch):
     commands = [words for comparison in comparisons for words in comparison.commands.values()]
     for words in {tuple(word for word in words[1:] if word[0] not in "-+" and "=" in word) for words in commands}:
         compose(*words)
+
+
+def test_a_range_test_is_judged_by_the_loss_that_its_rates_cost(scripts):
+    from contenders import cases
+
+    answers = [dict.fromkeys(cases.NAMES, lr) for lr in (0.1, 0.2)]
+    losses = [dict.fromkeys(cases.NAMES, loss) for loss in (0.5, 0.7)]
+    report = {"grid": [0.1, 1.0], "grid_losses": [[0.4, 0.6], [3.0, 3.0]], "answers": answers, "losses": losses}
+    options = SimpleNamespace(repeats=1)
+    comparison = cases.RateComparison(
+        "lr_range-x: words", ["data=digits"], {}, options, [], rounds=[{"lr_range": report}]
+    )
+    results = comparison.results()
+    assert (results["best_lr"], results["best_loss"]) == (0.1, 0.5)
+    assert results["rules"]["minimum"]["spread"] == 2
+    assert results["rules"]["minimum"]["regret"]["mean"] == pytest.approx(0.1)
+    assert "Lightning's finder   0.15 (0.1-0.2)" in comparison.text()
 
 
 # mistakes
