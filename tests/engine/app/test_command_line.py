@@ -99,6 +99,7 @@ WRONG = [
     ("optim=muon model=linear", "this model has none; use another optimizer"),
     ("optim=muon optim.adam_betas=[0.9]", "optim.adam_betas=[0.9]: Muon takes a list of 2 float"),
     ("model=speednet model.widths=[]", "model.widths=[] leaves no stage"),
+    ("model.num_classes=5", "there is no model.num_classes: num_classes is the number of classes of the data"),
     ("compute.threads=0", "compute.threads=0: use 1 or more"),
     ("eval=null", "eval=null: train.yaml takes dict"),
     ("~eval.tta", "eval.tta=null: train.yaml takes none, flip, flip_shift"),

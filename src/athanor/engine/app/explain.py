@@ -6,7 +6,8 @@ from pathlib import Path
 
 from athanor.base.errors import nearest
 from athanor.engine.app.machine_errors import machine_error
-from athanor.engine.config import options, settings
+from athanor.engine.config import options, schema, settings
+from athanor.engine.config.facts import FACTS
 
 
 def explain(error: BaseException, log: Path | None = None, config: dict | None = None) -> str:
@@ -60,6 +61,9 @@ def shorten(error: BaseException) -> str:
             return f"there is no {path}: the chosen {group} has no settings\n  {group}: {', '.join(choices)}"
         if renamed := settings.renamed([path]):  # in the words of a study's YAML; others are found before Hydra begins
             return f"{renamed}; type {settings.RENAMED[path]}=<value>"
+        row = schema.group_of(group)
+        if row and key in row.facts:
+            return f"there is no {path}: {key} is {FACTS[key]} and is handed over; leave it out"
         advice = f"(+{path}=<value> adds a key that is not in the YAML)"
         return f"there is no {path}; {nearest(key, map(str, node.keys()))}\n  {advice}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
