@@ -4,9 +4,10 @@ import hydra
 from omegaconf import DictConfig
 
 from athanor.engine.app import command_line
+from athanor.engine.config import hydra_versions
 
 
-@hydra.main(version_base="1.3", config_path="configs", config_name="train")
+@hydra.main(config_path="configs", config_name="train", **hydra_versions.MAIN)
 def main(cfg: DictConfig) -> None:
     # imported here, so that `--cfg job`, `--help` and tab completion need not load torch
     import lightning.pytorch as L

@@ -28,7 +28,7 @@ from athanor.data.augment import Augment
 from athanor.data.module import ImageData
 from athanor.data.sources.source import Source
 from athanor.engine.app import command_line
-from athanor.engine.config import options
+from athanor.engine.config import hydra_versions, options
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -75,7 +75,7 @@ def compose(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., DictConfi
 
     def compose(*arguments: str) -> DictConfig:
         overrides = ["hydra.mode=RUN", "++hydra.runtime.output_dir=here", *map(command_line.to_group, arguments)]
-        with hydra.initialize_config_dir(str(REPO / "configs"), version_base="1.3"):
+        with hydra.initialize_config_dir(str(REPO / "configs"), **hydra_versions.COMPOSE):
             cfg = hydra.compose("train", overrides, return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)  # ${name} asks it what was chosen
         return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])

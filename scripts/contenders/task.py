@@ -19,6 +19,7 @@ from torch import nn
 
 from athanor.data.preprocess import Standardize
 from athanor.data.split import limited, train_and_val
+from athanor.engine.config import hydra_versions
 from athanor.engine.config.signatures import signature
 from athanor.optim.groups import parameter_groups
 
@@ -35,7 +36,7 @@ def from_command_line(**defaults: Any) -> tuple[dict[str, Any], argparse.Namespa
     for name, default in defaults.items():
         parser.add_argument(f"--{name}", type=type(default), default=default)
     arguments = parser.parse_args()
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with hydra.initialize_config_dir(str(CONFIGS), **hydra_versions.COMPOSE):
         # the default of `name` reads what Hydra knows about a running job, and there is none here
         cfg = hydra.compose("train", ["name=benchmark", *arguments.overrides])
     return OmegaConf.to_container(cfg, resolve=True), arguments

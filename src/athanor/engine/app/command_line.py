@@ -20,6 +20,7 @@ RECORDED = "_recorded_run"  # the name under which Hydra finds the config of the
 FLAGS = ("--help", "--hydra", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--shell")
 FLAGS += ("--config", "--info", "--exp")  # of Hydra's command line
 MULTIRUN = ("-m", "--multirun")
+CONFIG_DIR = ("-cd", "--config-d")  # a folder of more options
 WITHOUT_OUTPUT = ("--shell", "-sc", "--config-n", "-cn", "--config-p", "-cp")  # no configs/hydra/output/athanor.yaml
 SETTINGS = ["hydra/output=athanor", "hydra/job_logging=athanor", "hydra.output_subdir=null"]
 
@@ -51,9 +52,10 @@ def hydra_words(typed: list[str]) -> list[str]:
         if word.startswith("--") and not word.startswith(FLAGS):  # argparse would list all flags of Hydra
             raise UserError(f"{word}: settings have no dashes; type <key>=<value>, as optim.lr=0.1")
     words = expand(words_of_sweep(typed))
-    is_study = any(word.lstrip("+").startswith("study=") for word in words)
-    if is_study and not any(word.startswith(("-", "hydra.mode=")) for word in words):
-        # Hydra learns from the study itself that it is a multirun, but would blame its lists where a word is wrong
+    is_sweep = any(word.lstrip("+").startswith(("study=", "launcher=")) for word in words)
+    flags = [word for word in words if word.startswith(("-", "hydra.mode=")) and not word.startswith(CONFIG_DIR)]
+    if is_sweep and not flags:
+        # Hydra 1.4 wants to be told; 1.3 learns it from the option's YAML, but blames the lists where a word is wrong
         words.insert(0, "-m")
     if any(word.startswith(WITHOUT_OUTPUT) for word in typed):
         return words
@@ -151,7 +153,9 @@ def register(run: "Run") -> None:
     """Hand the checked config of a run to Hydra, which would build objects from a file that it reads itself."""
     from hydra.core.config_store import ConfigStore
 
-    ConfigStore.instance().store(RECORDED, run.trusted_config)
+    store = ConfigStore.instance()
+    store.repo.pop(f"{RECORDED}.yaml", None)  # of another run that this process had
+    store.store(RECORDED, run.trusted_config)
 
 
 def quoted(text: str | Path) -> str:
@@ -168,14 +172,14 @@ def composed(words: list[str]) -> dict:
     from hydra import compose, initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
 
-    from athanor.engine.config import check
+    from athanor.engine.config import check, hydra_versions
 
     name, arguments = "train", expand(words)
     if arguments[:1] == ["--config-name"]:  # of run=<run>
         name, arguments = arguments[1], arguments[2:]
     before = HydraConfig.instance().cfg
     try:
-        with initialize_config_dir(str(options.CONFIGS), version_base="1.3"):
+        with initialize_config_dir(str(options.CONFIGS), **hydra_versions.COMPOSE):
             cfg = compose(name, ["hydra.mode=RUN", *arguments], return_hydra_config=True)
             HydraConfig.instance().set_config(cfg)  # ${name} asks it what was chosen
             left_out = ("hydra", "logger", *schema.UNRECORDED)

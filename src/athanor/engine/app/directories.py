@@ -61,7 +61,7 @@ class Directories(Callback):
             self.slot = slots.take(Path(config.hydra.sweep.dir), config.launcher.jobs)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        if is_main_process():
+        if is_main_process() and not sys.exc_info()[0]:  # Hydra 1.4 calls this where the sweep was broken off, too
             sweep = Sweep(config.hydra.sweep.dir)
             table = None
             if config.get("study"):

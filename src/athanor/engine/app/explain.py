@@ -67,7 +67,8 @@ def shorten(error: BaseException) -> str:
         advice = f"(+{path}=<value> adds a key that is not in the YAML)"
         return f"there is no {path}; {nearest(key, map(str, node.keys()))}\n  {advice}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith(("full_key", "object_type", "See https", "reference_type"))]
+    unread = ("full_key", "object_type", "See https", "reference_type", "Error when parsing index")
+    lines = [line for line in lines if not line.startswith(unread)]
     if lines and lines[0].startswith("Ambiguous value"):
         return f"{lines[0]}\n  a sweep needs -m before it; a list is [a,b]; a decimal number has a point"
     override = getattr(error, "override", None)

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from athanor.base.errors import UserError
+from athanor.engine.config.hydra_versions import register_resolver
 
 PUBLIC = ("ATHANOR_DATA", "HOME")  # places, which a recorded config must name
 SHORTEST = 4  # characters; a shorter value is a setting, such as a number of devices, and is recorded as it is
@@ -28,16 +29,16 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     """
     values = OmegaConf.to_container(cfg, resolve=True)
 
-    def text(name: str, *default: str) -> str | None:
+    def text(name: str, *default: Any) -> str | None:
         if name in PUBLIC or len(os.environ.get(name, "")) < SHORTEST:
             return oc.env(name, *default)
         return f"${{oc.env:{name}}}"
 
-    OmegaConf.register_new_resolver("oc.env", text, replace=True)
+    register_resolver("oc.env", text, replace=True)
     try:
         return {key: keep_text(value, cfg, key) for key, value in values.items()}
     finally:
-        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+        register_resolver("oc.env", oc.env, replace=True)
 
 
 def keep_text(value: Any, parent: Any, key: str | int) -> Any:
