@@ -114,7 +114,7 @@ def traced(classifier: Classification) -> torch.export.ExportedProgram:
     """The classifier with its preprocessing as a graph, for any batch size."""
     classifier.requires_grad_(False)  # else the file's parameters require gradients, and `.numpy()` of its logits fails
     example = torch.zeros(2, *classifier.record["input_shape"], dtype=torch.uint8)  # one image would fix the size at 1
-    program = torch.export.export(classifier, (example,), dynamic_shapes={"images": {0: torch.export.Dim("batch")}})
+    program = torch.export.export(classifier, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine
     return program

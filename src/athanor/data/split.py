@@ -39,9 +39,9 @@ def classes_of(targets: Tensor) -> Tensor:
 
 def limited(targets: Tensor, limit: int | None, seed: int) -> Tensor:
     """Indices of all images, or of about `limit` of them; UserError where that is less than two a class."""
+    if limit is None or limit >= len(targets):
+        return torch.arange(len(targets))
     labels = classes_of(targets)
-    if limit is None or limit >= len(labels):
-        return torch.arange(len(labels))
     if limit < 2 * len(labels.unique()):
         raise UserError(f"data.limit={limit} is too few for {len(labels.unique())} classes; use at least two a class")
     return stratified(labels, limit / len(labels), seed)[1]

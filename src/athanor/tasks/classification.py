@@ -24,16 +24,16 @@ class Classification(Task):
 
     @classmethod
     def check_source(cls, source: Source) -> None:
-        classes = len(source.class_names)
-        for targets in source.train_targets, source.test_targets:
-            if targets.dtype != torch.int64 or targets.ndim != 1:
-                got = f"{str(targets.dtype).removeprefix('torch.')} {list(targets.shape)}"
-                raise UserError(f"task=classification takes class indices, int64 [N], and this data has targets {got}")
-            if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < classes:
-                raise UserError(
-                    f"task=classification: targets lie in {int(targets.min())}..{int(targets.max())}, and this data "
-                    f"names {classes} classes; use 0..{classes - 1}"
-                )
+        targets, classes = source.train_targets, len(source.class_names)  # those of the test set stay unread
+        if targets.dtype != torch.int64 or targets.ndim != 1:
+            got = f"{str(targets.dtype).removeprefix('torch.')} {list(targets.shape)}"
+            raise UserError(f"task=classification takes class indices, int64 [N], and this data has targets {got}")
+        low, high = targets.min().item(), targets.max().item()
+        if not 0 <= low <= high < classes:
+            raise UserError(
+                f"task=classification: targets lie in {low}..{high}, and this data names {classes} classes; "
+                f"use 0..{classes - 1}"
+            )
 
     def sums(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         labels = targets.argmax(1) if targets.is_floating_point() else targets

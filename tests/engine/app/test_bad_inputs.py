@@ -89,7 +89,7 @@ ROWS = {
         ),
         (
             "scheduler=multistep scheduler.milestones=[2,1]",
-            "scheduler.milestones=[2] are not in the run, which is 1 fraction long",
+            "scheduler.milestones=[2, 1] are not in the run, which is 1 fraction long",
         ),
         (
             "scheduler=multistep scheduler.unit=steps scheduler.milestones=[0]",
@@ -256,7 +256,7 @@ ROWS = {
         ("scripts/evaluate.py garbage_results", "garbage_results/results.json is torn"),
         ("scripts/evaluate.py done --stage tset", "invalid choice: 'tset' (choose from 'test', 'val')"),
         ("scripts/evaluate.py done optm=adam", "there is no optm; did you mean optim?"),
-        ("scripts/evaluate.py done model=cnn", "done/checkpoints/best.ckpt is of another classifier"),
+        ("scripts/evaluate.py done model=cnn", "done/checkpoints/best.ckpt is of another network"),
         ("scripts/evaluate.py done data.limit=3", "data.limit=3 is too few for 10 classes"),
         ("scripts/evaluate.py done data=image_folder data.root=photos data.batch_size=4", "class_names ['a', 'b'"),
         (

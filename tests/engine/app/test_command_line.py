@@ -117,7 +117,10 @@ WRONG = [
     ),
     ("scheduler=cosine trainer.max_epochs=-1", "needs the length of the run; set trainer.max_epochs"),
     ("scheduler.momentum=rise optim=adagrad", "scheduler.momentum: Adagrad has none; use optim=momentum"),
-    ("scheduler.momentum=rise scheduler.momentum.end=1.5", "scheduler.momentum.end=1.5: use 0 to below 1, as 0.9"),
+    (
+        "optim=sgd scheduler.momentum=rise scheduler.momentum.end=1.5",
+        "scheduler.momentum.end=1.5: use 0 to below 1, as 0.9",
+    ),
     ("scheduler.momentum=ris", "scheduler/momentum=ris does not exist; did you mean rise?"),
     ("monitor.metric=val/los", "monitor.metric=val/los", "val/loss"),
     ("monitor.metric=val/los callbacks.early_stopping=null", "monitor.metric=val/los", "val/loss"),

@@ -95,6 +95,8 @@ def words_for(option, data_dir):
         words.append("data.batch_size=16")
     if group == "data" and "root: ???" in (CONFIGS / "data" / f"{name}.yaml").read_text():
         words += [f"data.root={data_dir / 'pictures'}", "data.image_size=16"]
+    if group == "scheduler/momentum":  # Adam cannot follow one
+        words.append("optim=momentum")
     return words + (SMALL.get(name, []) if group == "model" else [])
 
 

@@ -97,7 +97,7 @@ def task_class(cfg: dict) -> type[Task]:
 def described(cfg: dict, data: ImageData) -> dict[str, list]:
     """The part of a checkpoint's record that depends on the data: the shape of an input, a name for each output."""
     names = task_class(cfg).output_names(data.source)
-    return {"input_shape": list(data.input_shape), "class_names": list(names)}
+    return {"class_names": list(names), "input_shape": list(data.input_shape)}
 
 
 def class_counts(targets: torch.Tensor | None, num_classes: int) -> torch.Tensor:
