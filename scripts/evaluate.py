@@ -1,8 +1,9 @@
 """Evaluate a trained model again: python scripts/evaluate.py <run or checkpoint> [--stage val] [overrides]
 
 Prints each metric beside the value that the run recorded. With the same split and batches they are equal to the last
-digit. Overrides are those of train.py, such as data.limit=1000 or metrics=macro_f1; the weights, and the settings that
-belong to them, stay those of the checkpoint.
+digit. Where the run has left the test set unread, they go into its results.json; each reading is counted in
+outputs/test_reads.txt. Overrides are those of train.py, such as data.limit=1000 or metrics=macro_f1; the weights, and
+the settings that belong to them, stay those of the checkpoint.
 """
 
 import argparse
@@ -20,7 +21,8 @@ def main() -> None:
 
     from athanor.engine.app.logs import set_up_logging
     from athanor.engine.config import assemble
-    from athanor.engine.runs.run import Run, checkpoint_of, fill, read_checkpoint
+    from athanor.engine.runs.provenance import count_test_read, describe_data, told_reads
+    from athanor.engine.runs.run import Run, checkpoint_of, fill, read_checkpoint, shown
 
     set_up_logging()
     path = checkpoint_of(arguments.run)
@@ -34,10 +36,19 @@ def main() -> None:
         raise UserError("there are no validation images; use --stage test, or data.val_fraction above 0")
     trainer = assemble.bare_trainer(config, str(path.parent), data, task.network)
     evaluate = trainer.test if arguments.stage == "test" else trainer.validate
-    recorded = Run(path.parent.parent).results.get(arguments.stage, {})
-    for name, value in evaluate(task, data, verbose=False)[0].items():
-        before = recorded.get(name.partition("/")[2])
-        print(f"{name}  {value!r}" + ("" if before is None else f"  (recorded {before!r})"))
+    run = Run(path.parent.parent)
+    recorded = run.results.get(arguments.stage, {})
+    metrics = {name.partition("/")[2]: value for name, value in evaluate(task, data, verbose=False)[0].items()}
+    for name, value in metrics.items():
+        before = recorded.get(name)
+        print(f"{arguments.stage}/{name}  {value!r}" + ("" if before is None else f"  (recorded {before!r})"))
+    if arguments.stage == "test":
+        described = describe_data(data, True)
+        reads = count_test_read(described["test_hash"], shown(path))
+        if reads:
+            print(told_reads(reads))
+        if not recorded and not arguments.overrides and path == run.checkpoint:
+            run.write_results({**run.results, "test": metrics, "data": described, "test_reads": reads})
 
 
 if __name__ == "__main__":

@@ -4,11 +4,8 @@ import csv
 import json
 from pathlib import Path
 
-import hydra
 import pytest
-from hydra.core.hydra_config import HydraConfig
 
-from athanor.engine.config import hydra_versions
 from athanor.engine.config.check_study import check_study
 from athanor.engine.runs import study_figure
 from athanor.engine.runs.run import Run
@@ -328,20 +325,6 @@ def test_callbacks_and_further_metrics_record_what_a_panel_can_show(compose_swee
         check_study(compose_sweep(*words, PANEL % f"x:epoch,y:{y}"))
     for y in "parameters", "data.train":
         check_study(compose_sweep(*words, PANEL % f"x:optim.lr,y:{y}"))
-
-
-@pytest.fixture
-def compose_sweep():
-    """The config that Hydra hands to the callbacks of a multirun."""
-
-    def compose_sweep(*words):
-        with hydra.initialize_config_dir(str(REPO / "configs"), **hydra_versions.COMPOSE):
-            config = hydra.compose("train", [*words], return_hydra_config=True)
-        HydraConfig.instance().set_config(config)  # ${name} asks it what was chosen
-        return config
-
-    yield compose_sweep
-    HydraConfig.instance().cfg = None
 
 
 @pytest.mark.parametrize("name", STUDIES)

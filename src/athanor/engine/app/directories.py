@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -43,6 +44,7 @@ class Directories(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         wanted = config.hydra.sweep.dir
         with ending_at_errors():
+            settle_test(config)
             if config.hydra.runtime.choices.get("study"):
                 check_study(config)
             jobs = (config.get("launcher") or {}).get("jobs", 1)
@@ -78,6 +80,23 @@ class Directories(Callback):
             if (recorded.get("slurm_job"), recorded.get("typed")) == (slurm.slurm_job_id(), self.typed):
                 return str(folder)
         return None
+
+
+def settle_test(config: DictConfig) -> None:
+    """Say for the jobs of a multirun whether they read the test set, where eval.test=auto leaves it open.
+
+    They do where nothing but the seed varies. A run that is repeated (run=<run>) has recorded what it did alone, which
+    is no answer for jobs that are compared.
+    """
+    parameters = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    words = [*parameters, *OmegaConf.to_container(config.hydra.overrides.task, resolve=False)]
+    last = {word.key_or_group: word for word in OverridesParser.create().parse_overrides(words)}
+    varied = {key for key, word in last.items() if word.is_sweep_override()}
+    test = OmegaConf.select(config, "eval.test")  # None where eval is no node, which check.py refuses
+    if test == "auto" or (test and config.run and "eval.test" not in last):
+        config.eval.test = varied <= {"seed"}
+        with read_write(config.hydra), open_dict(config.hydra):
+            config.hydra.overrides.task.append(f"eval.test={str(config.eval.test).lower()}")
 
 
 def requeued_run(config: DictConfig, wanted: str) -> str | None:

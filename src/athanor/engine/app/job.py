@@ -25,7 +25,7 @@ from athanor.engine.app.logs import set_up_logging
 from athanor.engine.app.ranks import PARENT, is_main_process
 from athanor.engine.config import schema, secrets, trust
 from athanor.engine.config.settings import REMARKS
-from athanor.engine.runs.provenance import compare_metrics, describe_data, differences, environment, hash_of
+from athanor.engine.runs import provenance
 from athanor.engine.runs.run import Run, read_checkpoint, shown
 from athanor.engine.runs.summary import summary
 from athanor.training import slurm
@@ -82,6 +82,7 @@ class Job(Run):
         for notice in check.settle(config, self.overrides):
             log.info(notice)
         check.check(config)
+        config["eval"]["test"] = bool(config["eval"]["test"])  # auto: a multirun has told its jobs, so this is no job
         self.settings = config
         recorded = {key: value for key, value in config.items() if key not in schema.UNRECORDED}
         if is_main_process():
@@ -175,12 +176,12 @@ class Job(Run):
         (craft/ensembles/soup.py).
         """
         state = task.network.state_dict().values()
-        task.record["start"] = hash_of(*(value.reshape(-1) for value in state))
+        task.record["start"] = provenance.hash_of(*(value.reshape(-1) for value in state))
         if not is_main_process():
             return
-        origin = {**environment(self.dir), "data": describe_data(data, config["eval"]["test"])}
+        origin = {**provenance.environment(self.dir), "data": provenance.describe_data(data, config["eval"]["test"])}
         earlier = self.before if self.is_again else Run(config["run"]).results if config["run"] else {}
-        for line in differences(earlier, origin):
+        for line in provenance.differences(earlier, origin):
             log.warning("not as %s: %s", "before" if self.is_again else config["run"], line)
         remarks = {key: config[key] for key, empty in REMARKS.items() if config[key] not in (empty, None, "")}
         self.write(**origin, **remarks)
@@ -209,9 +210,17 @@ class Job(Run):
         tested = {name: value for name, value in logged_metrics(trainer).items() if name.startswith("test/")}
         metrics = {**self.chosen["metrics"], **tested}
         stages = {stage: of_stage(metrics, stage) for stage in ("train", "val", "test")}
+        reads = {}
+        if tested:
+            reads["test_reads"] = provenance.count_test_read(self.results["data"]["test_hash"], shown(self.dir))
         own = dict(
             status="finished",
             **{stage: values for stage, values in stages.items() if values},
+            **(
+                {"test_reads": provenance.count_test_read(self.results["data"]["test_hash"], shown(self.dir))}
+                if tested
+                else {}
+            ),
             checkpoint=self.chosen["file"] and f"checkpoints/{self.chosen['file']}",
             checkpoint_epoch=self.chosen["file"] and self.chosen["epoch"] + 1,
             epochs=trainer.current_epoch,
@@ -233,7 +242,7 @@ class Job(Run):
         (self.dir / "checkpoints" / "previous.ckpt").unlink(missing_ok=True)  # the last one is written and synced
         log.info(summary(self.results, self.config, self.measures, shown(self.dir)))
         if earlier := self.config["run"]:
-            log.info("%s\n", compare_metrics(Run(earlier).results, self.results, shown(Path(earlier))))
+            log.info("%s\n", provenance.compare_metrics(Run(earlier).results, self.results, shown(Path(earlier))))
 
 
 def hold(lock: FileLock, directory: Path) -> None:

@@ -16,7 +16,7 @@ SETTINGS: dict[str, Any] = {
     "extra": Any,
     "monitor.metric": str,
     "monitor.mode": Literal["min", "max"],
-    "eval.test": bool,
+    "eval.test": bool | Literal["auto"],
     "eval.tta": "athanor.tasks.tta.Kind",
     "compute.threads": int | None,
     "compute.compile": bool,

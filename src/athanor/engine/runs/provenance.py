@@ -1,8 +1,10 @@
-"""What a result depends on: versions, hardware, the state of the code, the data."""
+"""What a result depends on: versions, hardware, the state of the code, the data, and readings of its test set."""
 
 import hashlib
+import logging
 import platform
 import subprocess
+import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
 
     from athanor.data.module import ImageData
 
+log = logging.getLogger(__name__)
+
+TEST_READS = Path("outputs/test_reads.txt")
 HASHED_BYTES = 2**28  # of a larger array only evenly spaced images are hashed, which takes 0.2 s
 
 
@@ -56,6 +61,27 @@ def describe_data(data: "ImageData", test: bool) -> dict[str, Any]:
     if test:
         hashes["test_hash"] = hash_of(source.test_images, source.test_targets)
     return {"origin": source.origin, **sizes, **hashes, "split_hash": data.split_hash}
+
+
+def count_test_read(test_hash: str, reader: Path) -> int | None:
+    """Write down who has read a test set, in outputs/test_reads.txt; gives how often that was, this time included.
+
+    The file is of the folder in which commands are typed, and keeps what runs did that are deleted since. Each reading
+    is a line that is appended at once, so parallel jobs lose none. None, and a warning, where it cannot be written.
+    """
+    try:
+        TEST_READS.parent.mkdir(exist_ok=True)
+        with open(TEST_READS, "a") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {test_hash} {reader}\n")
+        return sum(f" {test_hash} " in line for line in TEST_READS.read_text().splitlines())
+    except OSError as error:
+        log.warning("this reading of the test set is not counted: %s: %s", TEST_READS, error.strerror)
+        return None
+
+
+def told_reads(reads: int) -> str:
+    times = "once" if reads == 1 else f"{reads} times"
+    return f"test set of this data read {times} below {TEST_READS.parent}/, see {TEST_READS.name}"
 
 
 def hash_of(*arrays: "Tensor") -> str:

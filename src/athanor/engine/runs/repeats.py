@@ -1,15 +1,14 @@
-"""Statistics over runs that differ in their seed alone."""
+"""Statistics over runs that repeat one another: with another seed, another fold or another split."""
 
 import math
+import re
 import statistics
 from collections.abc import Iterable
 from typing import Any
 
 from athanor.engine.runs.run import Run
 
-# the 97.5 % quantiles of Student's distribution with 1, 2, ... degrees of freedom
-T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
-T_975 += (2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)
+REPEATS = {"data.split_seed": "splits", "data.fold": "folds", "seed": "seeds"}  # settings that only repeat, in words
 
 
 def settings(run: Run) -> dict[str, str]:
@@ -26,11 +25,29 @@ def groups(runs: list[Run], keys: Iterable[str]) -> list[list[Run]]:
     return list(by_values.values())
 
 
-def over_seeds(runs: list[Run]) -> list[list[Run]]:
-    """Groups of two or more finished runs that differ in the seed alone."""
+def settings_groups(runs: list[Run]) -> list[list[Run]]:
+    """Runs grouped by all settings but those that only repeat."""
+    return groups(runs, dict.fromkeys(key for run in runs for key in settings(run) if key not in REPEATS))
+
+
+def repeated(runs: list[Run]) -> list[list[Run]]:
+    """Groups of two or more finished runs that differ in nothing but what repeats, and no two of which are equal."""
     finished = [run for run in runs if run.results.get("status") == "finished"]
-    keys = dict.fromkeys(key for run in finished for key in settings(run) if key != "seed")
-    return [group for group in groups(finished, keys) if len({run.results["seed"] for run in group}) == len(group) > 1]
+    return [group for group in settings_groups(finished) if len(groups(group, REPEATS)) == len(group) > 1]
+
+
+def units(group: list[Run]) -> list[list[Run]]:
+    """What an interval counts as one value: a run; or the mean over seeds where the split differs as well, because
+    runs that share their validation images are no independent values.
+    """
+    by_split = groups(group, [key for key in REPEATS if key != "seed"])
+    return by_split if len(by_split) > 1 else [[run] for run in group]
+
+
+def counted(group: list[Run]) -> str:
+    """What a group repeats: `5 seeds`, `3 folds`, `3 folds of 5 seeds`."""
+    numbers = {name: len(groups(group, [key])) for key, name in REPEATS.items()}
+    return " of ".join(f"{number} {name}" for name, number in numbers.items() if number > 1)
 
 
 def mean_and_deviation(values: list[float]) -> tuple[float, float]:
@@ -41,48 +58,77 @@ def mean_and_deviation(values: list[float]) -> tuple[float, float]:
     return mean, statistics.stdev(values)
 
 
+def student_quantile(degrees: int) -> float:
+    """The 97.5 % quantile of Student's distribution with 1 to 10,000 degrees of freedom, to 6 digits.
+
+    The angle a of t = sqrt(degrees) tan(a) has a density proportional to cos(a)^(degrees - 1), which is integrated.
+    """
+    import numpy as np  # takes 0.1 s, and few commands need it
+
+    angles = np.linspace(0, math.pi / 2, 100_001)
+    middles = (angles[1:] + angles[:-1]) / 2
+    shares = np.cumsum(np.cos(middles) ** (degrees - 1))
+    angle = np.interp(0.95, shares / shares[-1], angles[1:])
+    return math.sqrt(degrees) * math.tan(angle)
+
+
 def half_interval(deviation: float, n: int) -> float:
     """Half of the 95 % interval of the mean of n values, n at least 2: t(n - 1) s / sqrt(n)."""
-    quantile = T_975[n - 2] if n - 2 < len(T_975) else statistics.NormalDist().inv_cdf(0.975)
-    return quantile * deviation / math.sqrt(n)
+    return student_quantile(n - 1) * deviation / math.sqrt(n)
+
+
+def numbers_of(runs: list[Run], key: str) -> list[float]:
+    """A number of results.json of each run that has it: val/acc, fit_seconds, data.train."""
+    numbers = []
+    for run in runs:
+        value: Any = run.results
+        for part in re.split("[./]", key):
+            value = value.get(part) if isinstance(value, dict) else None
+        if isinstance(value, (int, float)):
+            numbers.append(value)
+    return numbers
 
 
 def statistics_of(group: list[Run]) -> dict[str, dict[str, float]]:
-    """Mean, standard deviation and ends of the 95 % interval of each val and test metric that all runs have."""
-    table = {}
+    """Mean, standard deviation and ends of the 95 % interval of each val and test metric that all runs have.
+
+    Folds share training images, so that an interval over folds is a little too narrow (Bengio and Grandvalet 2004).
+    """
+    table, parts = {}, units(group)
     for stage in "val", "test":
         shared = set.intersection(*(set(run.results.get(stage, {})) for run in group))
         for name in (name for name in group[0].results.get(stage, {}) if name in shared):
-            mean, deviation = mean_and_deviation([run.results[stage][name] for run in group])
-            half = half_interval(deviation, len(group))
+            means = [statistics.fmean(run.results[stage][name] for run in unit) for unit in parts]
+            mean, deviation = mean_and_deviation(means)
+            half = half_interval(deviation, len(means))
             table[f"{stage}/{name}"] = {"mean": mean, "std": deviation, "low": mean - half, "high": mean + half}
     return table
 
 
-def seed_rows(runs: list[Run]) -> list[dict[str, Any]]:
-    """For results.csv: four rows for each group of seeds, whose `job` is mean, std, low and high."""
+def repeat_rows(runs: list[Run]) -> list[dict[str, Any]]:
+    """For results.csv: four rows for each group of repeats, whose `job` is mean, std, low and high."""
     rows = []
-    for group in over_seeds(runs):
+    for group in repeated(runs):
         table = statistics_of(group)
         for kind in "mean", "std", "low", "high":
             values = {metric: row[kind] for metric, row in table.items()}
-            rows.append({"job": kind, "overrides": words(group), "status": f"of {len(group)} seeds", **values})
+            rows.append({"job": kind, "overrides": words(group), "status": f"of {counted(group)}", **values})
     return rows
 
 
-def seed_lines(runs: list[Run], shared: set[str]) -> list[str]:
+def repeat_lines(runs: list[Run], shared: set[str]) -> list[str]:
     """For the terminal: headlines with deviation and interval. Words that all jobs share are left out."""
     lines = []
-    for group in over_seeds(runs):
+    for group in repeated(runs):
         headline, table, scores = group[0].headline, statistics_of(group), []
         for metric in (name for name in (f"val/{headline}", f"test/{headline}") if name in table):
             texts = {kind: group[0].measures[headline].written(value) for kind, value in table[metric].items()}
             scores.append(f"{metric} {texts['mean']} +- {texts['std']} ({texts['low']} to {texts['high']})")
         differing = " ".join(word for word in words(group).split() if word not in shared)
-        lines.append(f"  {len(group):>3} seeds  {'   '.join(scores)}   {differing}".rstrip())
-    return ["", "  mean +- standard deviation over seeds (95 % interval of the mean)", *lines] if lines else []
+        lines.append(f"  {counted(group):>9}  {'   '.join(scores)}   {differing}".rstrip())
+    return ["", "  mean +- standard deviation of repeats (95 % interval of the mean)", *lines] if lines else []
 
 
 def words(group: list[Run]) -> str:
-    """What was typed for these runs, apart from the seed."""
-    return " ".join(word for word in group[0].results["overrides"] if not word.startswith("seed="))
+    """What was typed for these runs, apart from what repeats."""
+    return " ".join(word for word in group[0].results["overrides"] if word.lstrip("+").partition("=")[0] not in REPEATS)

@@ -3,7 +3,6 @@
 import csv
 import math
 import pkgutil
-import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 
 from athanor.base.files import write_csv
 from athanor.engine.config.check_study import COURSES
-from athanor.engine.runs.repeats import groups, mean_and_deviation, settings
+from athanor.engine.runs.repeats import REPEATS, groups, mean_and_deviation, numbers_of, settings
 from athanor.engine.runs.run import Run, shown
 from athanor.engine.runs.sweep import Sweep
 from athanor.tasks.measure import LOSS, measure_of
@@ -22,7 +21,7 @@ PANELS_FIGURE = "athanor.engine.runs.study_figure.conclude"  # where a study nam
 
 @dataclass
 class Line:
-    """A line in a panel: the mean over runs that differ in nothing but the seed and what x says."""
+    """A line in a panel: the mean over runs that differ in nothing but what x says and what repeats."""
 
     label: str
     x: list[float | str]
@@ -42,18 +41,22 @@ class Study:
         self.measures = self.finished[0].measures if self.finished else {}
 
     @cached_property
-    def varied(self) -> list[str]:
-        """The settings in which jobs differ, those that failed included; seeds only repeat a setting."""
+    def differing(self) -> list[str]:
+        """The settings in which jobs differ, those that failed included."""
         jobs = [settings(run) for run in self.sweep.runs]
         keys = dict.fromkeys(key for job in jobs for key in job)
-        return [key for key in keys if key != "seed" and len({job.get(key) for job in jobs}) > 1]
+        return [key for key in keys if len({job.get(key) for job in jobs}) > 1]
+
+    @property
+    def varied(self) -> list[str]:
+        """Those of them that are compared; the others, such as the seed, only repeat a setting."""
+        return [key for key in self.differing if key not in REPEATS]
 
     @property
     def left_out(self) -> list[str]:
         """For each job that did not finish: its settings, and how it ended."""
-        seeds = ["seed"] if len({settings(run).get("seed") for run in self.sweep.runs}) > 1 else []
         unfinished = [run for run in self.sweep.runs if run.results["status"] != "finished"]
-        labels = [settings_label(settings(run), [*self.varied, *seeds]) or run.dir.name for run in unfinished]
+        labels = [settings_label(settings(run), self.differing) or run.dir.name for run in unfinished]
         return [f"{label} ({run.results['status']})" for label, run in zip(labels, unfinished, strict=True)]
 
     def lines(self, panel: dict[str, Any]) -> list[Line]:
@@ -68,7 +71,7 @@ class Study:
         return lines
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each setting, averaged over seeds, the best on validation first: the test set chooses nothing."""
+        """A row for each setting, averaged over repeats, the best on validation first: the test set chooses nothing."""
         headline, rows = next(iter(self.measures), "loss"), []
         for runs in groups(self.finished, self.varied):
             row = {key: settings(runs[0]).get(key) for key in self.varied} | {"n": len(runs)}
@@ -183,15 +186,3 @@ def number_or_text(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text
-
-
-def numbers_of(runs: list[Run], key: str) -> list[float]:
-    """A number of results.json of each run that has it: val/acc, fit_seconds, data.train."""
-    numbers = []
-    for run in runs:
-        value: Any = run.results
-        for part in re.split("[./]", key):
-            value = value.get(part) if isinstance(value, dict) else None
-        if isinstance(value, (int, float)):
-            numbers.append(value)
-    return numbers

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from athanor.craft.ensembles.combine import MEASURES
+from athanor.engine.runs.provenance import told_reads
 from athanor.tasks.measure import Measure, written
 
 
@@ -18,6 +19,8 @@ def summary(results: dict[str, Any], config: dict[str, Any], measures: dict[str,
     for stage in "train", "val", "test":
         rows += stage_rows(stage, results, measures)
         rows += ensemble_rows(stage, results.get("ensemble", {}))
+    if reads := results.get("test_reads"):
+        rows.append(("", told_reads(reads)))
     speed, epoch = results["images_per_second"], results["checkpoint_epoch"]
     tested = f" (weights of epoch {epoch})" if epoch else ""
     rate = f", {speed:,.0f} images/s in training" if speed else ""

@@ -1,7 +1,9 @@
 """A sweep is a directory of runs, with one folder for each job of a multirun."""
 
 import json
+import math
 import re
+import statistics
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -72,7 +74,7 @@ class Sweep:
     def collect(self, table: list[str] | None = None) -> str:
         """Write results.csv and give a text for the terminal: the table of its study, else the jobs one by one."""
         rows = self.rows()
-        write_csv(self.dir / "results.csv", rows + repeats.seed_rows(self.runs))
+        write_csv(self.dir / "results.csv", rows + repeats.repeat_rows(self.runs))
         shared = set.intersection(*(set(row["overrides"].split()) for row in rows)) if len(rows) > 1 else set()
         lines = []
         for row, run in zip(rows, self.runs, strict=True):
@@ -80,9 +82,31 @@ class Sweep:
             scores = written(row, dict.fromkeys(names, run.measures[run.headline]), gap="   ")
             differing = " ".join(word for word in row["overrides"].split() if word not in shared)
             lines.append(f"  {row['job']:>3}  {row['status']:9} {scores}   {differing}")
-        lines += repeats.seed_lines(self.runs, shared)
+        lines += repeats.repeat_lines(self.runs, shared)
         failed = sum(row["status"] != "finished" for row in rows)
         end = f"{len(rows)} jobs, {failed} failed" if failed else f"{len(rows)} jobs"
         where = shown(self.dir)
-        ending = f"\n  {end}; {where / 'results.csv'}\n  tensorboard --logdir {where}\n"
-        return "\n".join(["", *(table or lines), ending])
+        ending = [f"\n  {end}; {where / 'results.csv'}", f"  tensorboard --logdir {where}", *self.test_lines(), ""]
+        return "\n".join(["", *(table or lines), *ending])
+
+    def test_lines(self) -> list[str]:
+        """How to test the job that this sweep chooses, one for each data set; nothing where jobs read the test set.
+
+        Of the setting with the best mean over its repeats it is the best job, both by the monitored metric.
+        """
+        finished = [run for run in self.runs if run.results["status"] == "finished"]
+        if len(finished) < 2 or any("test" in run.results for run in finished):
+            return []
+        monitor = finished[0].config["monitor"]
+        sign = 1 if monitor["mode"] == "min" else -1
+
+        def cost(runs: list[Run]) -> float:
+            return sign * statistics.fmean(repeats.numbers_of(runs, monitor["metric"]) or [math.nan])
+
+        by_data: dict[str, list[list[Run]]] = {}
+        for group in repeats.settings_groups(finished):
+            if math.isfinite(cost(group)):
+                by_data.setdefault(group[0].results["data"]["train_hash"], []).append(group)
+        chosen = [min(min(found, key=cost), key=lambda run: cost([run])) for found in by_data.values()]
+        head = f"  the test set is unread; to test the job that is best by {monitor['metric']}:"
+        return [head, *(f"  python scripts/evaluate.py {shown(run.dir)}" for run in chosen)] if chosen else []

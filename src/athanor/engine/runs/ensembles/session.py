@@ -16,7 +16,7 @@ from athanor.craft.ensembles.predictions import Stage, stacked_logits, stage_bat
 from athanor.craft.ensembles.report import Report
 from athanor.engine.config import assemble
 from athanor.engine.runs.ensembles.members import find_members, refuse_other_starts, shared_data
-from athanor.engine.runs.provenance import describe_data, environment
+from athanor.engine.runs.provenance import count_test_read, describe_data, environment
 from athanor.engine.runs.run import Run, fill, load_classifier, read_checkpoint
 from athanor.tasks import tta
 from athanor.training import devices
@@ -95,6 +95,8 @@ class Session:
     def write(self, directory: Path, config: dict[str, Any], results: dict[str, Any]) -> None:
         """Write results.json, with what it depends on, and last config.yaml: a folder without one is no run."""
         origin = {**environment(directory), "data": describe_data(self.data, self.reads_test)}
+        if self.reads_test:
+            results = {**results, "test_reads": count_test_read(origin["data"]["test_hash"], directory)}
         measures = {name: asdict(measure) for name, measure in combine.MEASURES.items()}
         Run(directory).write_results({"status": "finished", **results, "measures": measures, "overrides": [], **origin})
         Run(directory).write_config(config)
