@@ -46,7 +46,7 @@ class EarlyStopping(callbacks.EarlyStopping):
         starts = [callback.start * run.steps for callback in trainer.callbacks if isinstance(callback, SWA)]
         self.waits_for = max(0 if self.cut_schedules else pl_module.schedule.end(run), *starts, 0)
 
-    # Without `equal to`: at the last step of a run it is the limit of the run that ends it.
+    # not at the last step of a schedule that ends with the run: there the limit of the run ends it
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.global_step > self.waits_for:
