@@ -260,7 +260,7 @@ def test_a_stop_ends_the_run_as_early_stopping_does_and_a_resumed_run_goes_on(tr
         ran = train(*RUN, "optim=sgd", "hydra.run.dir=run")
     assert (ran.code, ran.err) == (0, "")
     results = Run("run").results
-    assert (results["status"], results["steps"]) == ("finished", 7)
+    assert (results["status"], results["steps"], results["ended_by"]) == ("finished", 7, "control.yaml")
     assert results["test"] and results["checkpoint"] == "checkpoints/best.ckpt"
     assert results["control"] == [{"step": 6, "edit": "lr 0.1 -> 0.02"}, {"step": 6, "edit": "stop"}]
     assert "edited   by hand (control.yaml) at step 6\n" in ran.out
@@ -268,6 +268,7 @@ def test_a_stop_ends_the_run_as_early_stopping_does_and_a_resumed_run_goes_on(tr
     assert (ran.code, ran.err) == (0, "")
     results = Run("run").results
     assert (results["steps"], results["epochs"], len(results["control"])) == (16, 4, 2)
+    assert results["ended_by"] == "max_epochs"
 
 
 # mistakes

@@ -366,3 +366,39 @@ def test_a_base_batch_of_none_is_refused():
 def test_every_fall_of_a_line_is_the_same():
     curve = lrs(partial(schedules.polynomial, power=1, floor=0.1), RunLength(101, 10), unit="fraction", length=1.0)
     assert [earlier - later for earlier, later in pairwise(curve)] == pytest.approx([0.009] * 100)
+
+
+STEPS = dict(unit="steps")
+
+
+@pytest.mark.parametrize(
+    "factor, settings, end",
+    [
+        (partial(schedules.constant), dict(unit="fraction", warmup=0.1), 0),
+        (of("exponential"), dict(unit="fraction"), 0),
+        (of("inverse"), dict(unit="fraction"), 0),
+        (of("inverse"), dict(unit="fraction", length=0.5), TOTAL / 2),
+        (of("step"), dict(unit="epochs"), 0),
+        (of("step"), dict(unit="fraction"), TOTAL),
+        (of("multistep", milestones=[3, 7]), dict(unit="epochs"), 7 * PER_EPOCH),
+        (of("polynomial"), dict(unit="fraction", length=1.0), TOTAL),
+        (of("one_cycle"), dict(unit="epochs", length=4), 4 * PER_EPOCH),
+        (of("cosine_restarts"), dict(unit="steps", length=50), 50),
+        (partial(schedules.constant), dict(momentum=partial(schedules.rise, start=0.5, end=0.9)), TOTAL),
+        (partial(StepLR, step_size=3), {}, 0),
+        (partial(ReduceLROnPlateau), {}, 0),
+        (partial(lr_scheduler.ExponentialLR, gamma=0.9), {}, 0),
+        (partial(lr_scheduler.CosineAnnealingLR, T_max=9), {}, 9 * PER_EPOCH),
+        (partial(lr_scheduler.MultiStepLR, milestones=[2, 5]), {}, 5 * PER_EPOCH),
+        (partial(lr_scheduler.LinearLR), STEPS, 5),  # by default
+        (partial(lr_scheduler.OneCycleLR, max_lr=1, total_steps=80), STEPS, 80),
+        (partial(lr_scheduler.OneCycleLR, max_lr=1, epochs=8, steps_per_epoch=10), STEPS, 80),
+    ],
+    ids=str,
+)
+def test_where_a_schedule_ends(factor, settings, end):
+    schedule = Schedule(factor, **settings)
+    assert schedule.end(RUN) == pytest.approx(end)
+    if end and not schedule.momentum and not isinstance(factor.func, type):  # after it the rate stays as it is
+        rates = lrs(factor, RunLength(2 * TOTAL, PER_EPOCH) if settings["unit"] != "fraction" else RUN, **settings)
+        assert set(rates[math.ceil(end) :]) <= {rates[-1]}

@@ -3,9 +3,12 @@ from functools import partial
 import lightning.pytorch as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
+from athanor.base.errors import UserError
 from athanor.callbacks.checkpoints import Checkpoints
 from athanor.data.preprocess import Standardize
 from athanor.engine.config import assemble, check
@@ -208,6 +211,40 @@ def test_accumulated_batches_step_as_one_batch_of_their_size(make_trainer, loss)
         make_trainer(accumulate_grad_batches=accumulate).fit(classifier, batches(*sizes), batches(8))
         states.append(classifier.network.state_dict())
     torch.testing.assert_close(*states, rtol=1e-5, atol=1e-7)
+
+
+FUSED = [partial(torch.optim.SGD, lr=1.0), partial(torch.optim.Adam, lr=0.1), partial(torch.optim.Adagrad, lr=0.1)]
+
+
+@pytest.mark.parametrize("optimizer", FUSED, ids=lambda optimizer: optimizer.func.__name__)
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_clipping_in_bfloat16_is_the_same_with_a_fused_optimizer(make_trainer, optimizer, algorithm):
+    states, limited = [], []
+
+    def watch(optimizer, *_):
+        gradients = torch.cat([p.grad.flatten() for group in optimizer.param_groups for p in group["params"]])
+        limited.append((gradients.norm() if algorithm == "norm" else gradients.abs().max()).item())
+
+    for fused in True, False:
+        classifier = make(optimizer=partial(optimizer, fused=fused))
+        start = LambdaCallback(on_train_start=lambda trainer, _: trainer.optimizers[0].register_step_post_hook(watch))
+        knobs = {"precision": "bf16-mixed", "gradient_clip_val": 0.01, "gradient_clip_algorithm": algorithm}
+        make_trainer(**knobs, callbacks=[start]).fit(classifier, batches(8, 8, 8), batches(8))
+        states.append(classifier.network.state_dict())
+    torch.testing.assert_close(*states)
+    assert limited == pytest.approx([0.01] * 6, rel=1e-3)
+
+
+def test_clipping_is_refused_where_a_fused_optimizer_unscales_float16_itself(make_trainer):
+    plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    for fused in True, False:
+        classifier = make(optimizer=partial(torch.optim.Adam, lr=0.1, fused=fused))
+        trainer = make_trainer(gradient_clip_val=0.5, plugins=[plugin])
+        if not fused:
+            trainer.fit(classifier, batches(8), batches(8))
+            continue
+        with pytest.raises(UserError, match=r"gradient_clip_val=0\.5: with 16-mixed.*\n  use optim\.fused=false, or"):
+            trainer.fit(classifier, batches(8), batches(8))
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_step_and_learning_rate(make_trainer):

@@ -12,6 +12,7 @@ A function with a length begins after the warm-up and has what is left of the le
 beginning of the run.
 """
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -105,6 +106,8 @@ def cycle(t: float, high: float, low: float, peak_at: float) -> float:
 
 
 FALLING = (step_decay, multistep)  # at certain times
+ENDLESS = (constant, exponential, inverse)  # also where t is counted in fractions of the run
+ENDS = ("total_steps", "total_iters", "T_max")  # arguments by which schedulers of torch are told their length
 
 
 def check_positive(**settings: float) -> None:
@@ -174,6 +177,21 @@ class Schedule:
         if self.momentum:
             schedulers.append((MomentumSchedule(optimizer, self.momentum_by_step(run)), "step"))
         return schedulers
+
+    def end(self, run: RunLength) -> float:
+        """Optimizer steps after which the learning rate and the momentum stay as they are; 0 without such an end.
+
+        A schedule ends with its `length`, its last milestone or what torch's own are given as their length, and with
+        the run where it counts in fractions of it, unless it is one of ENDLESS.
+        """
+        settings = {name: each.default for name, each in inspect.signature(self.factor).parameters.items()}
+        lengths = [self.length, *(settings.get(name) for name in ENDS), max(settings.get("milestones", (0,)))]
+        if settings.get("steps_per_epoch"):  # the other form of OneCycleLR
+            lengths.append(settings["epochs"] * settings["steps_per_epoch"])
+        is_of_run = self.unit == "fraction" and self.factor.func not in ENDLESS
+        length = next(filter(None, lengths), 1.0 if is_of_run else 0.0)
+        momentum = self.momentum_length * run.steps if self.momentum else 0.0
+        return max(run.to_steps(length, self.unit) if length else 0.0, momentum)
 
     def by_step(self, run: RunLength, warmup: int) -> Callable[[int], float]:
         """The function that LambdaLR takes: number of the step -> factor. warmup: in steps."""

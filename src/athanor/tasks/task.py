@@ -8,8 +8,10 @@ from typing import ClassVar
 
 import lightning.pytorch as L
 import torch
+from lightning.pytorch.plugins import Precision
 from torch import Tensor, nn
 
+from athanor.base.errors import UserError
 from athanor.base.lightning_internals import (
     CheapHookName,
     exclude_from_ddp,
@@ -243,6 +245,12 @@ class Task(CheapHookName, L.LightningModule):
 
     def configure_optimizers(self):
         optimizer = self.fresh_optimizer()
+        clip, plugin = self.trainer.gradient_clip_val, self.trainer.precision_plugin
+        if clip and getattr(plugin, "scaler", None) is not None and optimizer.defaults.get("fused"):
+            raise UserError(
+                f"trainer.gradient_clip_val={clip}: with 16-mixed a fused optimizer unscales the gradients in its step, "
+                "after they would be clipped\n  use optim.fused=false, or trainer.precision=bf16-mixed"
+            )
         lr = optimizer.param_groups[0]["lr"] / self.lr_scaling.factor(self.global_batch)
         if scaling := self.lr_scaling.notice(lr, self.global_batch):
             log.info(scaling)
@@ -256,6 +264,17 @@ class Task(CheapHookName, L.LightningModule):
                 # checkpoint, and a resumed run would miss that move
                 configs[-1] |= {"frequency": 2**62, "monitor": self.monitor}
         return [optimizer], configs
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        # Lightning's mixed precision refuses to clip for fused optimizers, because of float16's scaler, also where
+        # there is none; the clipping of its base class is the same without the refusal
+        plugin = self.trainer.precision_plugin
+        Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, gradient_clip_algorithm or "norm")
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["athanor"] = self.record

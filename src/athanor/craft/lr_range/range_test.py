@@ -217,8 +217,10 @@ class SweepStep:
                 if parameter.grad is not None:
                     dist.all_reduce(parameter.grad)
                     parameter.grad /= self.trainer.world_size
-        if clip := self.trainer.gradient_clip_val:
-            self.precision.clip_gradients(self.optimizer, clip, self.trainer.gradient_clip_algorithm or "norm")
+        trainer = self.trainer
+        self.task.configure_gradient_clipping(
+            self.optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm
+        )
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()

@@ -204,6 +204,7 @@ class Job(Run):
         """Complete results.json and print the summary."""
         if not is_main_process():
             return
+        from athanor.callbacks.ending import ended_by
         from athanor.callbacks.stopwatch import Stopwatch
 
         watch = next(callback for callback in trainer.callbacks if isinstance(callback, Stopwatch))
@@ -225,6 +226,7 @@ class Job(Run):
             checkpoint_epoch=self.chosen["file"] and self.chosen["epoch"] + 1,
             epochs=trainer.current_epoch,
             steps=trainer.global_step,
+            ended_by=ended_by(trainer),
             seconds=round(time.monotonic() - self.begun, 1),
             fit_seconds=round(watch.fit_seconds, 3),
             images_per_second=watch.images_per_second and round(watch.images_per_second, 1),

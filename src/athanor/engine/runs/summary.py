@@ -25,6 +25,10 @@ def summary(results: dict[str, Any], config: dict[str, Any], measures: dict[str,
     tested = f" (weights of epoch {epoch})" if epoch else ""
     rate = f", {speed:,.0f} images/s in training" if speed else ""
     rows.append(("time", f"{results['fit_seconds']:.1f} s of fit, {results['epochs']} epochs{tested}{rate}"))
+    rule = results["ended_by"]
+    limit = config["trainer"].get(rule)
+    reason = rule.replace("_", " ") if limit is None else f"trainer.{rule}={limit}"
+    rows.append(("ended", f"by {reason}, in epoch {results['epochs']}, at step {results['steps']:,}"))
     if edits := results.get("control"):
         steps = ", ".join(map(str, dict.fromkeys(edit["step"] for edit in edits)))
         rows.append(("edited", f"by hand (control.yaml) at step {steps}"))
