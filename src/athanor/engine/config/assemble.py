@@ -226,11 +226,22 @@ def refuse(cfg: dict, data: ImageData, callbacks: dict[str, dict]) -> None:
         if cfg["scheduler"]["_target_"].endswith("ReduceLROnPlateau") and cfg["monitor"]["metric"].startswith("val/"):
             raise UserError("scheduler=plateau needs validation images; set data.val_fraction above 0")
     if issubclass(pkgutil.resolve_name(cfg["optim"]["_target_"]), torch.optim.LBFGS):
-        refuse_lbfgs(cfg["trainer"])
+        refuse_lbfgs(cfg["trainer"], data)
 
 
-def refuse_lbfgs(trainer: dict) -> None:
-    """L-BFGS evaluates the loss many times a step, which gradient accumulation and gradient scalers do not support."""
+def refuse_lbfgs(trainer: dict, data: ImageData) -> None:
+    """L-BFGS minimises one function, whose value and gradient it evaluates many times a step."""
+    if data.batch_size != len(data.train_index):
+        raise UserError(
+            f"optim=lbfgs minimises one function, and each batch of {data.batch_size} images has another; "
+            "type data.batch_size=full"
+        )
+    if data.augment:
+        switches = {key: value for key, value in vars(data.augment).items() if key not in ("padding_mode", "mean")}
+        off = [f"data.augment.{key}={'false' if key == 'flip' else 0}" for key, value in switches.items() if value]
+        raise UserError(f"optim=lbfgs minimises one function, and augmentation makes many; type {' '.join(off)}")
+    if trainer.get("gradient_clip_val"):
+        raise UserError("optim=lbfgs needs the gradients as they are; use trainer.gradient_clip_val=null")
     if trainer["accumulate_grad_batches"] not in (1, None):
         raise UserError("optim=lbfgs cannot accumulate gradients; use trainer.accumulate_grad_batches=1")
     if devices.count(trainer) > 1:
