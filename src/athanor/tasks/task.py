@@ -200,7 +200,7 @@ class Task(CheapHookName, L.LightningModule):
     # epochs
 
     def on_train_start(self) -> None:
-        self.epoch_sums.resume("train", self.global_rank, self.device)
+        self.epoch_sums.resume("train", self.global_rank, self.trainer.world_size, self.device)
 
     def on_train_epoch_start(self) -> None:
         self.last_counted_batch = -1

@@ -1,5 +1,6 @@
 """The only file in which a config becomes objects. The config may name secrets, whose values are put in here."""
 
+import math
 import pkgutil
 from functools import partial
 from typing import Any
@@ -25,7 +26,8 @@ from athanor.training import devices, memory, overhead, precision
 from athanor.training.agreement import Agreement
 
 THREADS = torch.get_num_threads()  # before a job of a multirun sets its own
-INIT_IMAGES = 5000  # at most, that a network with `init_from_data` sees
+INIT_IMAGES = 5000  # at most, that a network with `init_from_data` sees,
+INIT_BYTES = 2**28  # and at most so many bytes of them, in float32: 5,000 of 64x64 pixels in colour, 445 of 224x224
 
 
 def build(node: Any, path: str, **facts: object) -> Any:
@@ -85,7 +87,8 @@ def task(cfg: dict, data: ImageData) -> Task:
     module = from_record(record, data.source.train_targets[data.train_index])
     module.preprocess.fit(data.source.train_images, data.train_index)
     if hasattr(module.network, "init_from_data"):
-        sample = data.train_index[:: -(-len(data.train_index) // INIT_IMAGES)]  # images may be sorted by class
+        limit = min(INIT_IMAGES, max(INIT_BYTES // (4 * math.prod(data.input_shape)), 1))
+        sample = data.train_index[:: -(-len(data.train_index) // limit)]  # images may be sorted by class
         module.network.init_from_data(module.preprocess(data.source.train_images[sample]))
     return module
 
