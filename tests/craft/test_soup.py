@@ -63,7 +63,7 @@ def test_afterwards_nothing_but_the_statistics_is_another(classifier, make_data)
     differing = [name for name, value in classifier.state_dict().items() if not torch.equal(value, before[name])]
     assert differing == ["network.2.running_mean", "network.2.running_var"]
     assert classifier.network[2].momentum == 0.1
-    assert not any(module.training for module in classifier.modules())
+    assert all(module.training for module in classifier.modules())
 
 
 def test_dropout_draws_nothing_meanwhile(classifier, make_data):

@@ -215,6 +215,16 @@ def test_a_new_classifier_is_whitened_on_at_most_so_many_training_images(sorted_
     assert (counts - len(pixels) / 3).abs().max() < 20
 
 
+@pytest.mark.parametrize("size, images", [(4 * 64 * 12, 12), (1, 1)])  # fewer would be none
+def test_of_large_images_it_sees_fewer(size, images, sorted_by_class, compose, monkeypatch):
+    seen = []
+    monkeypatch.setattr(SpeedNet, "init_from_data", lambda self, pixels: seen.append(pixels))
+    monkeypatch.setattr(assemble, "INIT_BYTES", size)
+    classifier_of(sorted_by_class, compose, monkeypatch)
+    [pixels] = seen
+    assert images / 2 < len(pixels) <= images
+
+
 def test_images_of_validation_and_test_do_not_matter_to_the_whitening(sorted_by_class, compose, monkeypatch):
     source = sorted_by_class
     classifier, data = classifier_of(source, compose, monkeypatch)

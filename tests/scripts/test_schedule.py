@@ -33,6 +33,7 @@ def test_it_draws_what_training_will_do_and_says_where_the_peak_is(schedule, tmp
         "steps          16, 4 an epoch",
         "learning rate  first 0.08, peak 0.4 at step 4 (epoch 1), last 0",
         "momentum       first 0.5, last 0.99, between 0.5 and 0.99",
+        "the last step has rate 0 and changes no weight; with scheduler.floor above 0 it would",
         "outputs/schedules/linear_digits_polynomial.png",
     ]
     [(epochs, lrs), (_, momenta)] = curves
@@ -58,6 +59,12 @@ def test_a_long_run_is_drawn_with_2000_points_at_most_and_its_last_one(schedule)
     [steps, per_epoch] = map(int, re.search(r"steps +(\d+), (\d+) an epoch", ran.out).groups())
     assert steps == 40 * per_epoch > 2 * len(lrs) > 2000
     assert (epochs[-1], lrs[-1]) == ((steps - 1) / per_epoch, 0)
+
+
+def test_a_floor_above_0_needs_no_such_line(schedule):
+    ran, [(_, lrs)] = schedule("scheduler=cosine", "scheduler.floor=0.1")
+    assert ran.code == 0 and lrs[-1] > 0
+    assert "rate 0" not in ran.out
 
 
 @pytest.mark.parametrize(

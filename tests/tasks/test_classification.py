@@ -121,6 +121,39 @@ def test_lbfgs_counts_each_batch_once_at_the_loss_it_began_with(make_trainer):
     assert by_hand(classifier, train)[0] < expected - 0.1
 
 
+def test_lbfgs_searches_along_one_function_with_one_mask_of_dropout_a_step(make_trainer):
+    masks = {}
+    network = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(3 * 6 * 8, CLASSES))
+    classifier = make(network, optimizer=partial(torch.optim.LBFGS, max_iter=4, line_search_fn="strong_wolfe"))
+
+    def keep(module, inputs, output):
+        if module.training:
+            masks.setdefault(classifier.current_epoch, []).append(output == 0)
+
+    classifier.network[1].register_forward_hook(keep)
+    make_trainer(max_epochs=2).fit(classifier, batches(40), batches(8))
+    first, second = masks.values()
+    assert len(first) > 4 and len(second) > 4
+    assert all(torch.equal(mask, first[0]) for mask in first) and all(torch.equal(mask, second[0]) for mask in second)
+    assert not torch.equal(first[0], second[0])
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_lbfgs_leaves_batch_norm_with_the_statistics_of_the_weights_that_it_has_found(make_trainer, epochs):
+    train, val = batches(40), batches(30, seed=1)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(144, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 10))
+    classifier = make(network, optimizer=partial(torch.optim.LBFGS, max_iter=4, line_search_fn="strong_wolfe"))
+    trainer = make_trainer(max_epochs=epochs)
+    trainer.fit(classifier, train, val)
+    with torch.no_grad():
+        seen = classifier.network[1](classifier.preprocess(join(train)[0]).flatten(1))
+    norm = classifier.network[2]
+    torch.testing.assert_close(norm.running_mean, seen.mean(0))
+    torch.testing.assert_close(norm.running_var, seen.var(0))
+    assert values(trainer)["val/loss"] == pytest.approx(by_hand(classifier, val)[0], rel=1e-5)  # what was validated
+    assert all(module.training for module in classifier.network.modules())
+
+
 def test_predictions_are_probabilities():
     probabilities = make().predict_step(batch(5), 0)
     assert probabilities.shape == (5, CLASSES)

@@ -44,7 +44,9 @@ class ScheduleCourse:
 
     @property
     def lines(self) -> list[str]:
-        """The number of steps, the ends and the peak of the learning rate, the ends and the range of momentum."""
+        """The number of steps, the ends and the peak of the learning rate, the ends and the range of momentum, and
+        whether the last step has rate 0.
+        """
         peak = self.lrs.index(max(self.lrs))
         place = f"at step {peak} (epoch {peak / self.run.per_epoch:.4g})"
         ends = f"first {self.lrs[0]:.4g}, peak {self.lrs[peak]:.4g} {place}, last {self.lrs[-1]:.4g}"
@@ -53,6 +55,8 @@ class ScheduleCourse:
             low, high = min(self.momenta), max(self.momenta)
             ends = f"first {self.momenta[0]:.4g}, last {self.momenta[-1]:.4g}"
             lines.append(f"momentum       {ends}, between {low:.4g} and {high:.4g}")
+        if self.lrs[-1] == 0:
+            lines.append("the last step has rate 0 and changes no weight; with scheduler.floor above 0 it would")
         return lines
 
 

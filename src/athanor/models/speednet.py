@@ -70,7 +70,8 @@ class SpeedNet(nn.Module):
         pixels: preprocessed training images [N, C, H, W]; a few thousand are enough.
         """
         moments, count = 0, 0
-        for images in pixels.split(64):  # the patches of all images at once could fill the memory
+        # the patches of all images at once could fill the memory: 64 images of 64x64 pixels, and fewer of larger ones
+        for images in pixels.split(min(64, 2**18 // pixels[0, 0].numel() + 1)):
             patches = F.unfold(images, PATCH).transpose(1, 2).flatten(0, 1).double()  # [images * positions, C * 4]
             moments, count = moments + patches.T @ patches, count + len(patches)
         variances, vectors = torch.linalg.eigh(moments / count)

@@ -42,10 +42,15 @@ class EpochSums:
             torch.distributed.all_gather(each, own)
         return torch.stack(each)
 
-    def resume(self, stage: str, rank: int, device: torch.device) -> None:
-        """Go on with the sums of a checkpoint, where the run has been resumed from one."""
-        if self.resumed is not None:
-            self.stages[stage], self.resumed = list(self.resumed[rank].to(device).unbind()), None
+    def resume(self, stage: str, rank: int, world_size: int, device: torch.device) -> None:
+        """Go on with the sums of a checkpoint, where the run has been resumed from one.
+
+        Each process has its own again; where their number is another now, the first has those of all.
+        """
+        if self.resumed is None:
+            return
+        own = self.resumed[rank] if len(self.resumed) == world_size else self.resumed.sum(0) * (rank == 0)
+        self.stages[stage], self.resumed = list(own.to(device).unbind()), None
 
     def _zeros(self, device: torch.device) -> list[Tensor]:
         return [torch.zeros((), dtype=torch.float32, device=device) for _ in range(3 + len(self.names))]

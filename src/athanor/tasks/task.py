@@ -21,6 +21,7 @@ from athanor.base.lightning_internals import (
 from athanor.data.preprocess import Preprocess
 from athanor.data.seeds import seed_step
 from athanor.data.sources.source import Source
+from athanor.models import batch_norm
 from athanor.optim import schedulers, schedules
 from athanor.optim.groups import parameter_groups
 from athanor.optim.scaling import LRScaling
@@ -152,6 +153,9 @@ class Task(CheapHookName, L.LightningModule):
     @with_stored_signature
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         inputs, targets = batch
+        if self.is_lbfgs:  # which calls this many times in a step; dropout draws the same masks, so it is one function
+            self.on_train_batch_start(batch, batch_idx)
+            self.last_inputs = inputs
         loss, outputs = self.training_loss(inputs, targets)
         if batch_idx != self.last_counted_batch:  # L-BFGS calls this several times for each batch
             self.last_counted_batch = batch_idx
@@ -198,7 +202,7 @@ class Task(CheapHookName, L.LightningModule):
     # epochs
 
     def on_train_start(self) -> None:
-        self.epoch_sums.resume("train", self.global_rank, self.device)
+        self.epoch_sums.resume("train", self.global_rank, self.trainer.world_size, self.device)
 
     def on_train_epoch_start(self) -> None:
         self.last_counted_batch = -1
@@ -254,6 +258,8 @@ class Task(CheapHookName, L.LightningModule):
         lr = optimizer.param_groups[0]["lr"] / self.lr_scaling.factor(self.global_batch)
         if scaling := self.lr_scaling.notice(lr, self.global_batch):
             log.info(scaling)
+        if self.is_lbfgs:
+            optimizer.register_step_post_hook(lambda *_: self._renew_statistics())
         self.trainer.fit_loop.setup_data()  # without max_epochs, Lightning does not know the number of batches yet
         configs = []
         is_trial = bool(self.trainer.fast_dev_run)
@@ -275,6 +281,13 @@ class Task(CheapHookName, L.LightningModule):
         # there is none; the clipping of its base class is the same without the refusal
         plugin = self.trainer.precision_plugin
         Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, gradient_clip_algorithm or "norm")
+
+    @torch.no_grad()
+    def _renew_statistics(self) -> None:
+        """Those of batch norm, which points that the line search of L-BFGS rejected have fed; before any validation."""
+        with batch_norm.new_statistics(self.network) as norms:
+            if norms:
+                self(self.last_inputs)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["athanor"] = self.record

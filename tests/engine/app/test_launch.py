@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from athanor.base.errors import UserError
 from athanor.engine.app import ranks, slots
 from athanor.engine.runs.run import Run
 
@@ -66,7 +67,7 @@ def test_torchrun_with_a_multirun_gives_each_job_one_directory(tmp_path, repo, a
     assert done.stdout.count("2 jobs; ") == 1
 
 
-SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
+SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
 SLURM |= {"SLURM_NODELIST": "localhost", "SLURM_NODEID": "0", "SLURM_JOB_NAME": "train"}
 
 
@@ -198,25 +199,61 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+@pytest.fixture
+def launched(monkeypatch):
+    """Sets these variables of launchers, as `RANK=0 LOCAL_RANK=0`, and takes away all others."""
+    for name in ("RANK", "NODE_RANK", *ranks.TORCHRUN, *ranks.SRUN):
+        monkeypatch.delenv(name, raising=False)
+
+    def launched(variables: str) -> None:
+        for name, _, value in (word.partition("=") for word in variables.split()):
+            monkeypatch.setenv(name, value)
+
+    return launched
+
+
+MASTER = "MASTER_ADDR=127.0.0.1 MASTER_PORT=29500"
+
+
 @pytest.mark.parametrize(
-    "environment, main",
+    "variables, others, main",
     [
-        ({}, True),
-        ({"WORLD_SIZE": "8", "RANK": "0", "LOCAL_RANK": "0"}, True),
-        ({"WORLD_SIZE": "8", "RANK": "4", "LOCAL_RANK": "0"}, False),
-        ({"WORLD_SIZE": "8", "LOCAL_RANK": "0", "NODE_RANK": "1"}, False),
-        ({"WORLD_SIZE": "2", "LOCAL_RANK": "1"}, False),
-        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "3"}, False),
-        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, True),
-        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, True),
+        ("", False, True),
+        (f"{MASTER} WORLD_SIZE=8 RANK=0 LOCAL_RANK=0", True, True),
+        (f"{MASTER} WORLD_SIZE=8 RANK=4 LOCAL_RANK=0", True, False),
+        (f"{MASTER} WORLD_SIZE=8 LOCAL_RANK=0 NODE_RANK=1", True, False),
+        (f"{MASTER} WORLD_SIZE=2 LOCAL_RANK=1", True, False),
+        (f"{MASTER} WORLD_SIZE=1 RANK=0 LOCAL_RANK=0", False, True),  # torchrun with one process
+        ("SLURM_STEP_NUM_TASKS=4 SLURM_PROCID=3 SLURM_LOCALID=1", True, False),
+        ("SLURM_STEP_NUM_TASKS=4 SLURM_PROCID=0 SLURM_LOCALID=0", True, True),
+        ("SLURM_STEP_NUM_TASKS=1 SLURM_PROCID=0 SLURM_LOCALID=0", False, True),
+        ("SLURM_NTASKS=4 SLURM_PROCID=0 SLURM_LOCALID=0", False, True),  # a batch script, or a shell of salloc
+        ("RANK=0 LOCAL_RANK=0", False, True),  # left over
     ],
 )
-def test_one_process_of_all_nodes_writes(environment, main, monkeypatch):
-    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_NTASKS", "SLURM_PROCID"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert ranks.is_main_process() is main
+def test_one_process_of_all_nodes_writes_and_knows_of_the_others(variables, others, main, launched):
+    launched(variables)
+    ranks.check_environment()
+    assert (ranks.started_elsewhere(), ranks.is_main_process()) == (others, main)
+
+
+@pytest.mark.parametrize("variables", ["WORLD_SIZE=4 RANK=0", "RANK=1", "WORLD_SIZE=1 RANK=1", "LOCAL_RANK=1"])
+def test_a_part_of_what_a_launcher_sets_is_refused(variables, launched):
+    launched(variables)
+    names = " ".join(word.partition("=")[0] for word in sorted(variables.split(), key=lambda word: word[0] == "W"))
+    with pytest.raises(UserError, match=f"WORLD_SIZE above 1; type unset {names}$"):
+        ranks.check_environment()
+
+
+def test_what_a_shell_has_left_over_does_not_reach_the_processes_of_a_run(launched, monkeypatch, tmp_path):
+    launched("RANK=0 LOCAL_RANK=0 WORLD_SIZE=1 SLURM_PROCID=0 TORCHELASTIC_USE_AGENT_STORE=True")
+    environments = []
+    monkeypatch.setattr(subprocess, "Popen", lambda command, env, **_: environments.append(env))
+    for rank in range(2):
+        ranks.start(rank, 2, tmp_path, 0, 29500)
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "SLURM_PROCID", "TORCHELASTIC_USE_AGENT_STORE")
+    values = [[env.get(name) for name in names] for env in environments]
+    assert values == [["0", "0", "2", None, None], ["1", "1", "2", None, None]]
 
 
 def test_gpus_are_dealt_to_the_jobs_that_run_at_a_time():

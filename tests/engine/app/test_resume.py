@@ -95,6 +95,20 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(place, often, stopped, t
     assert_equal(Run("whole"), Run("parts"))
 
 
+def test_a_run_of_two_processes_goes_on_in_mid_epoch_on_one(stopped, train):
+    words = [*TINY, "trainer.max_epochs=2", EACH_STEP]
+    assert train(*words, "hydra.run.dir=whole").code == 0
+    stopped("parts", words, "at a step")
+    file = Path("parts/checkpoints/last.ckpt")
+    contents = read_checkpoint(file)
+    [sums] = contents["within_epoch"]["sums"]
+    contents["within_epoch"]["sums"] = torch.stack([sums / 4, sums * 3 / 4])  # as if two processes had made them
+    torch.save(contents, file)
+    ran = train("resume=parts")
+    assert (ran.code, ran.err) == (0, "")
+    assert rows(Run("parts")) == rows(Run("whole"))
+
+
 CONFIGS = Path(__file__).parents[3] / "configs"
 OPTIONS = [
     f"{group}={path.stem}" for group in ("optim", "scheduler") for path in sorted((CONFIGS / group).glob("*.yaml"))

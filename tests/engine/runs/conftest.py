@@ -6,6 +6,8 @@ import hydra
 import pytest
 from hydra.core.hydra_config import HydraConfig
 
+from athanor.engine.config import hydra_versions
+
 REPO = Path(__file__).resolve().parents[3]
 
 
@@ -14,7 +16,7 @@ def compose_sweep():
     """The config that Hydra hands to the callbacks of a multirun."""
 
     def compose_sweep(*words):
-        with hydra.initialize_config_dir(str(REPO / "configs"), version_base="1.3"):
+        with hydra.initialize_config_dir(str(REPO / "configs"), **hydra_versions.COMPOSE):
             config = hydra.compose("train", [*words], return_hydra_config=True)
         HydraConfig.instance().set_config(config)  # ${name} asks it what was chosen
         return config

@@ -21,41 +21,43 @@ from athanor.training import devices
 from athanor.training.signals import signals
 
 PARENT = "ATHANOR_PARENT"  # the number of a pipe that is closed when the process that started this one ends
+# What launchers set for each of several processes, the number of these first. A shell may have a part of it left over
+# from another program, or from SLURM, whose batch scripts and interactive shells have SLURM_PROCID and SLURM_NTASKS.
+TORCHRUN = ("WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+SRUN = ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID")
 GRACE = 10  # seconds that the other processes have for a message of their own when one has died
 questions = itertools.count()  # numbers what the processes agree on; all of them ask in the same order
 
 
 def check_environment() -> None:
-    """Raise UserError where variables of a launcher are left over.
-
-    With them this process would wait for others that nobody starts, or write nothing.
-    """
+    """Raise UserError where variables of a launcher are left over: they say that this process is one of several."""
     names = [name for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE") if name in os.environ]
     for name in names:
         if not os.environ[name].isdigit():
             raise UserError(f"{name}={os.environ[name]} in the environment is no number; type unset {name}")
-    if not started_elsewhere() and any(int(os.environ[name]) for name in names if name != "WORLD_SIZE"):
+    if not started_elsewhere() and any(int(os.environ[name]) > (name == "WORLD_SIZE") for name in names):
         words = " ".join(f"{name}={os.environ[name]}" for name in names)
-        raise UserError(f"{words} in the environment, and no WORLD_SIZE above 1; type unset {' '.join(names)}")
+        all_of_them = f"{', '.join(TORCHRUN)}, with WORLD_SIZE above 1"
+        raise UserError(f"{words} in the environment, and not {all_of_them}; type unset {' '.join(names)}")
 
 
 def is_main_process() -> bool:
     """Whether this is the one process of the job that writes files and speaks."""
-    if "RANK" in os.environ:
-        return os.environ["RANK"] == "0"
-    if world_size("SLURM_NTASKS") > 1:
-        return os.environ.get("SLURM_PROCID", "0") == "0"
-    return os.environ.get("LOCAL_RANK", "0") == os.environ.get("NODE_RANK", "0") == "0"
+    if is_one_of_several(*TORCHRUN):
+        names = ("RANK",) if "RANK" in os.environ else ("LOCAL_RANK", "NODE_RANK")
+        return all(os.environ.get(name, "0") == "0" for name in names)
+    return not is_one_of_several(*SRUN) or os.environ["SLURM_PROCID"] == "0"
 
 
 def started_elsewhere() -> bool:
     """Whether torchrun, srun or another scheduler has started one process for each device."""
-    return world_size("WORLD_SIZE") > 1 or (world_size("SLURM_NTASKS") > 1 and "SLURM_PROCID" in os.environ)
+    return is_one_of_several(*TORCHRUN) or is_one_of_several(*SRUN)
 
 
-def world_size(variable: str) -> int:
-    number = os.environ.get(variable, "")
-    return int(number) if number.isdigit() else 1
+def is_one_of_several(world_size: str, *others: str) -> bool:
+    """Whether the variable `world_size` is above 1 and the others are set as well."""
+    number = os.environ.get(world_size, "")
+    return number.isdigit() and int(number) > 1 and all(name in os.environ for name in others)
 
 
 def spread(config: dict, directory: Path) -> bool:
@@ -88,10 +90,11 @@ def spread(config: dict, directory: Path) -> bool:
 
 
 def start(rank: int, number: int, directory: Path, pipe: int, port: int) -> subprocess.Popen:
-    # without SLURM's variables: Lightning would ask SLURM about processes that only we have started
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    # without those of launchers: Lightning and torch would ask these about processes that only we have started
+    strange = ("SLURM_", "TORCHELASTIC_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(strange)}
     environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(number)}
-    environment |= {"NODE_RANK": "0", "LOCAL_RANK": str(rank), PARENT: str(pipe)}
+    environment |= {"NODE_RANK": "0", "RANK": str(rank), "LOCAL_RANK": str(rank), PARENT: str(pipe)}
     command = [sys.executable, str(options.CONFIGS.parent / "train.py"), f"resume={directory}"]
     # in a session of its own, so that Ctrl-C reaches the watching process alone, which passes it on once
     return subprocess.Popen(command, env=environment, pass_fds=[pipe], start_new_session=True)

@@ -1,5 +1,6 @@
 """The only file in which a config becomes objects. The config may name secrets, whose values are put in here."""
 
+import math
 import pkgutil
 from functools import partial
 from typing import Any
@@ -25,7 +26,8 @@ from athanor.training import devices, memory, overhead, precision
 from athanor.training.agreement import Agreement
 
 THREADS = torch.get_num_threads()  # before a job of a multirun sets its own
-INIT_IMAGES = 5000  # at most, that a network with `init_from_data` sees
+INIT_IMAGES = 5000  # at most, that a network with `init_from_data` sees,
+INIT_BYTES = 2**28  # and at most so many bytes of them, in float32: 5,000 of 64x64 pixels in colour, 445 of 224x224
 
 
 def build(node: Any, path: str, **facts: object) -> Any:
@@ -85,7 +87,8 @@ def task(cfg: dict, data: ImageData) -> Task:
     module = from_record(record, data.source.train_targets[data.train_index])
     module.preprocess.fit(data.source.train_images, data.train_index)
     if hasattr(module.network, "init_from_data"):
-        sample = data.train_index[:: -(-len(data.train_index) // INIT_IMAGES)]  # images may be sorted by class
+        limit = min(INIT_IMAGES, max(INIT_BYTES // (4 * math.prod(data.input_shape)), 1))
+        sample = data.train_index[:: -(-len(data.train_index) // limit)]  # images may be sorted by class
         module.network.init_from_data(module.preprocess(data.source.train_images[sample]))
     return module
 
@@ -226,11 +229,22 @@ def refuse(cfg: dict, data: ImageData, callbacks: dict[str, dict]) -> None:
         if cfg["scheduler"]["_target_"].endswith("ReduceLROnPlateau") and cfg["monitor"]["metric"].startswith("val/"):
             raise UserError("scheduler=plateau needs validation images; set data.val_fraction above 0")
     if issubclass(pkgutil.resolve_name(cfg["optim"]["_target_"]), torch.optim.LBFGS):
-        refuse_lbfgs(cfg["trainer"])
+        refuse_lbfgs(cfg["trainer"], data)
 
 
-def refuse_lbfgs(trainer: dict) -> None:
-    """L-BFGS evaluates the loss many times a step, which gradient accumulation and gradient scalers do not support."""
+def refuse_lbfgs(trainer: dict, data: ImageData) -> None:
+    """L-BFGS minimises one function, whose value and gradient it evaluates many times a step."""
+    if data.batch_size != len(data.train_index):
+        raise UserError(
+            f"optim=lbfgs minimises one function, and each batch of {data.batch_size} images has another; "
+            "type data.batch_size=full"
+        )
+    if data.augment:
+        switches = {key: value for key, value in vars(data.augment).items() if key not in ("padding_mode", "mean")}
+        off = [f"data.augment.{key}={'false' if key == 'flip' else 0}" for key, value in switches.items() if value]
+        raise UserError(f"optim=lbfgs minimises one function, and augmentation makes many; type {' '.join(off)}")
+    if trainer.get("gradient_clip_val"):
+        raise UserError("optim=lbfgs needs the gradients as they are; use trainer.gradient_clip_val=null")
     if trainer["accumulate_grad_batches"] not in (1, None):
         raise UserError("optim=lbfgs cannot accumulate gradients; use trainer.accumulate_grad_batches=1")
     if devices.count(trainer) > 1:
