@@ -226,6 +226,47 @@ def test_before_swa_starts_the_raw_weights_are_validated_and_saved(fit, tmp_path
     assert_close(saved(tmp_path / "early")["state_dict"], watch.seen[18])
 
 
+class Worse(L.Callback):
+    """Raises the loss from epoch to epoch."""
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        if trainer.is_last_batch:
+            module.network.head.bias.data[0] = 5 * (trainer.current_epoch + 1)
+
+
+@pytest.mark.parametrize(("words", "best"), [([], 0), (["callbacks=swa", "callbacks.swa.start=0.5"], 1)])
+def test_swa_chooses_among_averaged_epochs_once_it_has_begun(words, best, compose, tmp_path):
+    words = [*words, "callbacks.checkpoints.top_k=2", "optim=sgd", "optim.lr=0"]
+    config = check.plain(compose(*TINY, *RUN, *words, "trainer.max_epochs=4"))
+    data = assemble.data(config)
+    classifier = assemble.task(config, data)
+    trainer = assemble.trainer(config, str(tmp_path), data, classifier.network)
+    trainer.callbacks.insert(0, Worse())
+    trainer.fit(classifier, data)
+    losses = logged(tmp_path, "val/loss")
+    assert losses == sorted(losses)  # the first raw epoch is the best of all
+    assert saved(tmp_path, "best")["epoch"] == best
+    names = {path.name for path in (tmp_path / "checkpoints").glob("epoch_*.ckpt")}
+    assert names == {f"epoch_{number:03d}.ckpt" for number in (best + 1, best + 2)}
+
+
+@pytest.mark.parametrize(
+    ("words", "updates", "text"),
+    [
+        ([*SWA, "monitor.metric=train/loss"], 2, "an average of 2 updates"),  # the last of three epochs is the best
+        (["callbacks=ema", "monitor.metric=train/loss"], 27, "an average of 27 updates"),
+        (["callbacks=swa", "+trainer.max_time={milliseconds:1}"], 0, "raw: nothing had been averaged by then"),
+        ([], None, None),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_results_and_summary_say_how_many_updates_the_chosen_weights_average(words, updates, text, train):
+    ran = train(*TINY, *words, "logger=[]", "eval.test=false", "hydra.run.dir=run")
+    assert (ran.code, ran.err) == (0, "")
+    assert Run("run").results["averaged_updates"] == updates
+    assert (f"  average  the chosen weights are {text}" in ran.out) if text else ("  average " not in ran.out)
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_after_50_steps_the_average_is_as_good_as_the_weights(seed, fit, tmp_path):
     words = ["model=mlp", "data.val_fraction=0.4", "data.batch_size=17", f"seed={seed}", "trainer=cpu"]

@@ -20,6 +20,7 @@ from athanor.base.lightning_internals import (
     set_logged_step,
     stop_broadcasting_sigterm,
 )
+from athanor.callbacks.weight_average import averaged_updates
 from athanor.training.agreement import Agreement
 from athanor.training.checkpoint_files import BackgroundCheckpointIO
 from athanor.training.signals import signals
@@ -32,7 +33,8 @@ TIME_IS_UP = 1  # the answer `every_minutes` has passed to the question whether 
 class Checkpoints(Checkpoint):
     """Writes checkpoints/last.ckpt after each epoch, and hard-links it as best.ckpt and epoch_<n>.ckpt.
 
-    monitor, mode: best.ckpt is last.ckpt of the epoch with the lowest (`min`) or highest (`max`) value of this metric.
+    monitor, mode: best.ckpt is last.ckpt of the epoch with the lowest (`min`) or highest (`max`) value of this metric;
+    where callbacks=swa has begun to average weights, of the epochs since then.
     top_k, keep: with top_k above 1, so many epochs stay as epoch_<n>.ckpt, counted from 1: the `best`, the `last`, or
     those at the ends of the last `cycles` of the learning rate.
     every_minutes: write last.ckpt also within epochs, when so much time has passed; None: only at the end of epochs.
@@ -58,7 +60,7 @@ class Checkpoints(Checkpoint):
         require(self.top_k >= 1, f"callbacks.checkpoints.top_k={self.top_k} keeps no best checkpoint; use 1 or more")
         if self.every_minutes is not None and self.every_minutes <= 0:
             raise UserError(f"callbacks.checkpoints.every_minutes={self.every_minutes}: use more than 0, or null")
-        # epochs that have a file, as {epoch, step, score, metrics}; empty before the first
+        # epochs that have a file, as {epoch, step, score, metrics, averaged}; empty before the first
         self.last: dict = {}
         self.best: dict = {}
         self.kept: list[dict] = []  # as epoch_<n>.ckpt; the best first, or the newest where keep is not `best`
@@ -120,6 +122,7 @@ class Checkpoints(Checkpoint):
             metrics = {name: value for name, value in metrics.items() if not name.startswith("val/")}
         score = metrics.get(self.monitor, math.nan)
         self.last = {"epoch": trainer.current_epoch, "step": trainer.global_step, "score": score, "metrics": metrics}
+        self.last["averaged"] = averaged_updates(trainer)
         self.validated, self.requested, self.stopped = False, False, stopped_early(trainer)
         dropped = self._update_best_and_kept(trainer)
         self._save(trainer)
@@ -171,8 +174,9 @@ class Checkpoints(Checkpoint):
         self.kept = epochs[: self.top_k]
         return epochs[self.top_k :]
 
-    def _cost(self, entry: dict) -> float:
-        return entry["score"] if self.mode == "min" else -entry["score"]
+    def _cost(self, entry: dict) -> tuple[bool, float]:
+        """The least is best. Averaged weights come before raw ones, which SWA saves until it begins."""
+        return not entry["averaged"], entry["score"] if self.mode == "min" else -entry["score"]
 
     def _link(self, last: dict, best: dict, kept: list[dict], dropped: list[dict]) -> None:
         """Hard-link last.ckpt as best.ckpt and epoch_<n>.ckpt where it is among them, and remove what was dropped."""

@@ -142,6 +142,11 @@ class WeightAverage(L.Callback):
         self.count = state["count"]
 
 
+def averaged_updates(trainer: L.Trainer) -> int | None:
+    """How many updates the average has that is validated and saved now; 0: it is the raw weights; None: no callback."""
+    return next((callback.count for callback in trainer.callbacks if isinstance(callback, WeightAverage)), None)
+
+
 def saved_tensors(pl_module: L.LightningModule) -> dict[str, Tensor]:
     """The network's parameters and buffers that a checkpoint holds; the preprocessing has some too, but never changes.
 

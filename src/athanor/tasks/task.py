@@ -252,7 +252,7 @@ class Task(CheapHookName, L.LightningModule):
         clip, plugin = self.trainer.gradient_clip_val, self.trainer.precision_plugin
         if clip and getattr(plugin, "scaler", None) is not None and optimizer.defaults.get("fused"):
             raise UserError(
-                f"trainer.gradient_clip_val={clip}: with 16-mixed a fused optimizer unscales the gradients in its step, "
+                f"trainer.gradient_clip_val={clip}: with 16-mixed a fused optimizer unscales gradients in its step, "
                 "after they would be clipped\n  use optim.fused=false, or trainer.precision=bf16-mixed"
             )
         lr = optimizer.param_groups[0]["lr"] / self.lr_scaling.factor(self.global_batch)

@@ -189,12 +189,14 @@ class Job(Run):
     def load_chosen(self, task: "Task", trainer: "L.Trainer") -> None:
         """Give the task the weights that are to be tested."""
         from athanor.callbacks.checkpoints import checkpoints_of
+        from athanor.callbacks.weight_average import averaged_updates
 
         trainer.strategy.barrier("checkpoints are written")
         checkpoints = checkpoints_of(trainer)
         chosen = checkpoints and checkpoints.chosen
         if chosen is None or "epoch" not in chosen:  # nothing was saved
-            self.chosen = {"file": None, "metrics": logged_metrics(trainer)}
+            averaged = averaged_updates(trainer)
+            self.chosen = {"file": None, "metrics": logged_metrics(trainer), "averaged": averaged}
             return
         self.chosen = chosen
         state = read_checkpoint(self.dir / "checkpoints" / chosen["file"])["state_dict"]
@@ -224,6 +226,7 @@ class Job(Run):
             ),
             checkpoint=self.chosen["file"] and f"checkpoints/{self.chosen['file']}",
             checkpoint_epoch=self.chosen["file"] and self.chosen["epoch"] + 1,
+            averaged_updates=self.chosen["averaged"],
             epochs=trainer.current_epoch,
             steps=trainer.global_step,
             ended_by=ended_by(trainer),

@@ -25,6 +25,9 @@ def summary(results: dict[str, Any], config: dict[str, Any], measures: dict[str,
     tested = f" (weights of epoch {epoch})" if epoch else ""
     rate = f", {speed:,.0f} images/s in training" if speed else ""
     rows.append(("time", f"{results['fit_seconds']:.1f} s of fit, {results['epochs']} epochs{tested}{rate}"))
+    if (updates := results["averaged_updates"]) is not None:
+        tested = f"an average of {updates:,} updates" if updates else "raw: nothing had been averaged by then"
+        rows.append(("average", f"the chosen weights are {tested}"))
     rule = results["ended_by"]
     limit = config["trainer"].get(rule)
     reason = rule.replace("_", " ") if limit is None else f"trainer.{rule}={limit}"
