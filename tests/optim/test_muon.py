@@ -1,4 +1,5 @@
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -7,9 +8,10 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from athanor.base.errors import UserError
+from athanor.data.preprocess import Preprocess
 from athanor.engine.runs.run import Run
-from athanor.optim.groups import parameter_groups
 from athanor.optim.muon import COEFFICIENTS, Muon, orthogonalize
+from athanor.tasks.classification import Classification
 
 KNOBS = dict(lr=0.02, momentum=0.9, nesterov=True, newton_schulz_steps=5, normalize=False, weight_decay=0.0)
 KNOBS |= dict(adam_lr=3e-3, bias_lr=None, adam_betas=[0.9, 0.95])
@@ -37,8 +39,7 @@ def network(seed=0):
 
 
 def muon(model, **knobs):
-    knobs = KNOBS | knobs
-    return Muon(parameter_groups(model, decay=knobs["weight_decay"] != 0), **knobs)
+    return Muon(Muon.groups(model), **KNOBS | knobs)
 
 
 def set_gradients(*models, step=0):
@@ -64,7 +65,52 @@ def matrix(weight):
     return weight.detach().reshape(len(weight), -1)
 
 
+class Transformer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.class_token = nn.Parameter(torch.zeros(1, 1, 8))
+        self.positions = nn.Parameter(torch.zeros(1, 5, 8))
+        self.words = nn.Embedding(9, 8)
+        self.attention = nn.MultiheadAttention(8, 2, add_bias_kv=True)
+        self.norm = nn.LayerNorm((5, 8))
+        self.hidden, self.frozen = nn.Linear(8, 8), nn.Linear(8, 8).requires_grad_(False)
+        self.head = nn.Linear(8, 10)
+
+
+def test_tokens_positions_and_embeddings_are_no_hidden_matrices(monkeypatch):
+    monkeypatch.setattr(Classification, "global_batch", 8)
+    network = Transformer()
+    names = {id(p): name for name, p in network.named_parameters()}
+    muon = partial(Muon, **KNOBS)
+    task = Classification(network, Preprocess((3, 6, 7)), nn.CrossEntropyLoss(), record={}, optimizer=muon)
+    hidden, tensors, biases = [[names[id(p)] for p in group["params"]] for group in task.fresh_optimizer().param_groups]
+    assert hidden == ["attention.in_proj_weight", "attention.out_proj.weight", "hidden.weight"]
+    others = ["class_token", "positions", "words.weight", "attention.bias_k", "attention.bias_v"]
+    assert tensors == ["head.weight", *others, "norm.weight", "norm.bias"]
+    assert biases == ["attention.in_proj_bias", "attention.out_proj.bias", "hidden.bias", "head.bias"]
+
+
+def test_of_bare_parameters_those_with_two_dimensions_count_as_weights():
+    model = network()
+    named, bare = muon(model), Muon(model.parameters(), **KNOBS)
+    assert [[id(p) for p in group["params"]] for group in named.param_groups] == [
+        [id(p) for p in group["params"]] for group in bare.param_groups
+    ]
+
+
 # the orthogonal matrix
+
+
+@pytest.mark.parametrize("steps, smallest", [(3, 0.018), (4, 0.0052), (5, 0.0016)])
+def test_singular_values_above_the_stated_share_end_between_0_68_and_1_20(steps, smallest):
+    a, b, c = COEFFICIENTS
+    values = torch.logspace(-4, 0, 100_000, dtype=torch.float64)
+    ends = values
+    for _ in range(steps):
+        ends = a * ends + b * ends**3 + c * ends**5
+    assert ends.max() < 1.203
+    assert ends[values > smallest].min() > 0.68
+    assert ends[(values > 0.9 * smallest) & (values < 0.93 * smallest)].max() < 0.68
 
 
 @pytest.mark.parametrize(

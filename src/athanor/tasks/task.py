@@ -231,7 +231,9 @@ class Task(CheapHookName, L.LightningModule):
     def fresh_optimizer(self) -> torch.optim.Optimizer:
         """A new optimizer of the network, with the learning rates that the run has before any schedule."""
         decays = self.make_optimizer.keywords.get("weight_decay") != 0 or self.decays
-        optimizer = self.make_optimizer(parameter_groups(self.network, decays and not self.is_lbfgs))
+        make_groups = getattr(self.make_optimizer.func, "groups", None)  # Muon tells parameters apart by their layers
+        groups = make_groups and make_groups(self.network)
+        optimizer = self.make_optimizer(groups or parameter_groups(self.network, decays and not self.is_lbfgs))
         for group in optimizer.param_groups:
             group["lr"] *= self.lr_scaling.factor(self.global_batch)
         return optimizer
