@@ -394,7 +394,6 @@ STEPS = dict(unit="steps")
         (partial(lr_scheduler.OneCycleLR, max_lr=1, total_steps=80), STEPS, 80),
         (partial(lr_scheduler.OneCycleLR, max_lr=1, epochs=8, steps_per_epoch=10), STEPS, 80),
     ],
-    ids=str,
 )
 def test_where_a_schedule_ends(factor, settings, end):
     schedule = Schedule(factor, **settings)

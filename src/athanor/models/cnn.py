@@ -15,6 +15,8 @@ class CNN(nn.Module):
     Raises UserError for settings that leave no layer, and for images that are too small to be halved M times.
     """
 
+    initialised_by_activation = True
+
     def __init__(
         self,
         *,

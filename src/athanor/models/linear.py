@@ -8,6 +8,8 @@ from torch import Tensor, nn
 class Linear(nn.Module):
     """[B, C, H, W] -> [B, num_classes]; `head.weight[k].view(C, H, W)` is the template of class k."""
 
+    initialised_by_activation = True
+
     def __init__(self, *, input_shape: tuple[int, int, int], num_classes: int):
         super().__init__()
         self.head = nn.Linear(math.prod(input_shape), num_classes)

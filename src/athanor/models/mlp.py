@@ -1,7 +1,6 @@
 """The multilayer perceptron, plain or residual."""
 
 import math
-from itertools import pairwise
 from typing import Literal
 
 from torch import Tensor, nn
@@ -14,9 +13,11 @@ class MLP(nn.Module):
     """[Linear -> norm -> activation -> dropout] per width, then Linear: [B, C, H, W] -> [B, num_classes].
 
     activation: one name for all hidden layers, or one for each.
-    residual: a hidden layer as wide as the one before it computes x + f(x).
-    Raises UserError where there is no hidden layer, or no layer that could be residual.
+    residual: two hidden layers of which the second is as wide as their input x compute activation(x + f(x)).
+    Raises UserError where there is no hidden layer, or no two that could be residual.
     """
+
+    initialised_by_activation = True
 
     def __init__(
         self,
@@ -32,10 +33,10 @@ class MLP(nn.Module):
         super().__init__()
         require(widths, "model.widths=[] leaves no hidden layer; use model=linear, or e.g. model.widths=[512,256]")
         layers.check_widths("model.widths", widths)
-        if residual and all(a != b for a, b in pairwise(widths)):
+        if residual and all(a != b for a, b in zip(widths, widths[2:], strict=False)):
             raise UserError(
-                f"model.residual=true adds x to f(x) where a width repeats, and in model.widths={list(widths)} none "
-                f"does; use e.g. model.widths=[{widths[0]},{widths[0]}]"
+                "model.residual=true adds x to the result of two layers, of which the second is as wide as x, and in "
+                f"model.widths={list(widths)} none is; use e.g. model.widths={[widths[0]] * 3}"
             )
         fan_ins = [math.prod(input_shape), *widths]
         self.hidden = nn.Sequential()
@@ -45,23 +46,35 @@ class MLP(nn.Module):
                 f"model.activation={activations} has {len(activations)} entries for {len(widths)} hidden layers; "
                 "give one name, or as many as model.widths has entries"
             )
-        for i, name in enumerate(activations):
-            block = Residual if residual and i > 0 and widths[i - 1] == widths[i] else nn.Sequential
-            self.hidden.append(block(*hidden_layer(fan_ins[i], widths[i], norm, name, dropout)))
+        made = [hidden_layer(*row, norm, dropout) for row in zip(fan_ins, widths, activations, strict=False)]
+        i = 0
+        while i < len(made):
+            is_block = residual and 0 < i < len(made) - 1 and widths[i - 1] == widths[i + 1]
+            self.hidden.append(Residual(made[i], made[i + 1]) if is_block else nn.Sequential(*made[i]))
+            i += 2 if is_block else 1
         self.head = nn.Linear(widths[-1], num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.hidden(x.flatten(1)))
 
 
-class Residual(nn.Sequential):
-    """x + f(x), f being the modules in their order."""
+class Residual(nn.Module):
+    """activation(x + f(x)), f being a hidden layer and the linear layer and norm of a second one (He et al. 2015).
+
+    Of one layer alone, x + Wx + b, it would be a linear layer like any other.
+    """
+
+    def __init__(self, first: list[nn.Module], second: list[nn.Module]):
+        super().__init__()
+        self.branch = nn.Sequential(*first, *second[:2])
+        self.after = nn.Sequential(*second[2:])
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + super().forward(x)
+        out = self.branch(x)
+        return self.after(out + x.repeat(1, out.shape[1] // x.shape[1]))  # maxout takes the larger of two sums
 
 
-def hidden_layer(fan_in: int, width: int, norm: str, activation: str, dropout: float) -> list[nn.Module]:
+def hidden_layer(fan_in: int, width: int, activation: str, norm: str, dropout: float) -> list[nn.Module]:
     fan_out = width * layers.inputs_per_unit(activation)
     return [
         nn.Linear(fan_in, fan_out, bias=norm == "none"),  # a norm layer has a bias of its own

@@ -17,6 +17,8 @@ class ResNet(nn.Module):
     `width` (of the first stage) and `option` replace these defaults. Raises UserError for any other depth.
     """
 
+    initialised_by_activation = True
+
     def __init__(
         self,
         *,
@@ -37,7 +39,7 @@ class ResNet(nn.Module):
         require(width >= 1, f"model.width={width} must be at least 1, or null for 16 (6n+2) and 64 (18)")
         option = default_option if option is None else option
         require(option in ("A", "B"), f"model.option={option} is not known; choose from: A, B")
-        self.stem = nn.Sequential(he_conv(input_shape[0], width, 3, 1, norm), layers.norm2d(norm, width), nn.ReLU())
+        self.stem = nn.Sequential(*conv(input_shape[0], width, 3, 1, norm), nn.ReLU())
         self.stages = nn.Sequential()
         widths = [width * 2**i for i in range(num_stages)]
         option = option if shortcut else None
@@ -66,10 +68,8 @@ class BasicBlock(nn.Module):
     def __init__(self, in_channels: int, width: int, option: str | None, norm: str):
         super().__init__()
         stride = 1 if in_channels == width else 2
-        self.conv1 = he_conv(in_channels, width, 3, stride, norm)
-        self.norm1 = layers.norm2d(norm, width)
-        self.conv2 = he_conv(width, width, 3, 1, norm)
-        self.norm2 = layers.norm2d(norm, width)
+        first, second = conv(in_channels, width, 3, stride, norm), conv(width, width, 3, 1, norm)
+        self.convs = nn.Sequential(*first, nn.ReLU(), *second)
         if option is None:
             self.shortcut = None
         elif in_channels == width:
@@ -77,14 +77,19 @@ class BasicBlock(nn.Module):
         elif option == "A":
             self.shortcut = Subsample()
         else:
-            self.shortcut = nn.Sequential(he_conv(in_channels, width, 1, stride, norm), layers.norm2d(norm, width))
+            self.shortcut = nn.Sequential(*conv(in_channels, width, 1, stride, norm))
+        self.relu = nn.ReLU()
+
+    @property
+    def branch(self) -> nn.Module | None:
+        """What is added to x; initialise.py asks for it."""
+        return None if self.shortcut is None else self.convs
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.norm1(self.conv1(x)))
-        out = self.norm2(self.conv2(out))
+        out = self.convs(x)
         if self.shortcut is not None:
             out = out + self.shortcut(x)
-        return F.relu(out)
+        return self.relu(out)
 
 
 class Subsample(nn.Module):
@@ -94,11 +99,7 @@ class Subsample(nn.Module):
         return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, x.shape[1]))
 
 
-def he_conv(in_channels: int, width: int, kernel_size: int, stride: int, norm: str) -> nn.Conv2d:
-    """A convolution initialised as He et al. do: normal, of variance 2 / fan_out; its bias, if it has one, is 0."""
-    bias = norm == "none"  # a norm layer has a bias of its own
-    conv = nn.Conv2d(in_channels, width, kernel_size, stride, padding=kernel_size // 2, bias=bias)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    if bias:
-        nn.init.zeros_(conv.bias)
-    return conv
+def conv(in_channels: int, width: int, kernel_size: int, stride: int, norm: str) -> tuple[nn.Module, nn.Module]:
+    """A convolution, whose padding keeps the size but for the stride, and its norm, which has a bias of its own."""
+    layer = nn.Conv2d(in_channels, width, kernel_size, stride, padding=kernel_size // 2, bias=norm == "none")
+    return layer, layers.norm2d(norm, width)

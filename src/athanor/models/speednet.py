@@ -51,6 +51,7 @@ class SpeedNet(nn.Module):
         patch_size = channels * PATCH**2
         self.whiten = nn.Conv2d(channels, 2 * patch_size, PATCH)
         self.whiten.weight.requires_grad = False
+        self.activation = nn.GELU()
         self.stages = nn.Sequential()
         for in_channels, width in zip([2 * patch_size, *widths], widths, strict=False):
             self.stages.append(SpeedNetStage(in_channels, width, convs_per_stage, residual, norm_momentum))
@@ -58,7 +59,7 @@ class SpeedNet(nn.Module):
         nn.init.normal_(self.head.weight, std=1 / widths[-1])
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stages(F.gelu(self.whiten(x)))
+        x = self.stages(self.activation(self.whiten(x)))
         return self.head(F.adaptive_max_pool2d(x, 1).flatten(1))
 
     @torch.no_grad()
@@ -87,12 +88,13 @@ class SpeedNetStage(nn.Module):
         self.residual = residual
         self.convs = nn.ModuleList(identity_conv(in_channels if i == 0 else width, width) for i in range(num_convs))
         self.norms = nn.ModuleList(fixed_scale_norm(width, norm_momentum) for _ in range(num_convs))
+        self.activation = nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = start = F.gelu(self.norms[0](F.max_pool2d(self.convs[0](x), 2)))
+        x = start = self.activation(self.norms[0](F.max_pool2d(self.convs[0](x), 2)))
         for i, (conv, norm) in enumerate(zip(self.convs[1:], self.norms[1:], strict=True), 2):
             x = norm(conv(x))
-            x = F.gelu(x + start if self.residual and i == len(self.convs) else x)
+            x = self.activation(x + start if self.residual and i == len(self.convs) else x)
         return x
 
 

@@ -25,6 +25,7 @@ class Torchvision(nn.Module):
                 f"model=torchvision takes 1 or 3 channels, and the data has {input_shape[0]}; "
                 "use model=resnet or model=cnn, which take any number"
             )
+        self.pretrained = weights is not None
         self.net = build_network(name, weights, num_classes)
         check_size(self, name, input_shape)
 

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -56,6 +56,7 @@ class Task(CheapHookName, L.LightningModule):
     summed: ClassVar[tuple[str, ...]] = ()  # names of what `sums` gives
     last_counted_batch = -1  # of this epoch
     validated = False  # since the epoch schedulers last moved
+    redraw: Callable[[], None] | None = None  # draws the network's first weights anew; None: they came from elsewhere
     decays = False  # the checkpoint's optimizer decayed weights, by control.yaml if not from its first step
 
     def __init__(

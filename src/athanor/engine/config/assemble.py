@@ -86,11 +86,25 @@ def task(cfg: dict, data: ImageData) -> Task:
     record = {"config": {**cfg, "resume": None}, **described(cfg, data), "split_hash": data.split_hash}
     module = from_record(record, data.source.train_targets[data.train_index])
     module.preprocess.fit(data.source.train_images, data.train_index)
-    if hasattr(module.network, "init_from_data"):
+    set_first_weights(module, module.network, cfg, data)
+
+    def redraw() -> None:
+        network = model(record)
+        set_first_weights(module, network, cfg, data)
+        module.network.load_state_dict(network.state_dict())
+
+    module.redraw = redraw
+    return module
+
+
+def set_first_weights(module: Task, network: nn.Module, cfg: dict, data: ImageData) -> None:
+    """Set the weights of a network that was just built, as the config and, if it has `init_from_data`, images say."""
+    counts = class_counts(data.source.train_targets[data.train_index], len(module.record["class_names"]))
+    build(reveal(cfg)["init"], "init", class_counts=counts)(network)
+    if hasattr(network, "init_from_data"):
         limit = min(INIT_IMAGES, max(INIT_BYTES // (4 * math.prod(data.input_shape)), 1))
         sample = data.train_index[:: -(-len(data.train_index) // limit)]  # images may be sorted by class
-        module.network.init_from_data(module.preprocess(data.source.train_images[sample]))
-    return module
+        network.init_from_data(module.preprocess(data.source.train_images[sample]))
 
 
 def task_class(cfg: dict) -> type[Task]:
@@ -103,11 +117,22 @@ def described(cfg: dict, data: ImageData) -> dict[str, list]:
     return {"class_names": list(names), "input_shape": list(data.input_shape)}
 
 
-def class_counts(targets: torch.Tensor | None, num_classes: int) -> torch.Tensor:
-    """Training inputs of each class, [num_classes]; ones where these are not known, or targets are no classes."""
+def class_counts(targets: torch.Tensor | None, num_classes: int) -> torch.Tensor | None:
+    """Training inputs of each class, [num_classes]; None where these are not known, or targets are no classes."""
     if targets is None or targets.dtype != torch.int64 or targets.ndim != 1:
-        return torch.ones(num_classes)
+        return None
     return torch.bincount(targets, minlength=num_classes)
+
+
+def facts_of(record: dict) -> dict[str, Any]:
+    """What a checkpoint's record says to those that are built from it."""
+    names, shape = record["class_names"], record["input_shape"]
+    return {"input_shape": tuple(shape), "num_classes": len(names), "seed": record["config"]["seed"]}
+
+
+def model(record: dict) -> nn.Module:
+    """The network alone, with the weights that its own code sets."""
+    return build(reveal(schema.rebuilt_part(record["config"]))["model"], "model", **facts_of(record))
 
 
 def from_record(record: dict, targets: torch.Tensor | None = None, compiled: bool = True) -> Task:
@@ -118,14 +143,14 @@ def from_record(record: dict, targets: torch.Tensor | None = None, compiled: boo
     a network is compiled where the config asks for it.
     """
     cfg = reveal(schema.rebuilt_part(record["config"]))
-    num_classes = len(record["class_names"])
-    facts = {"input_shape": tuple(record["input_shape"]), "num_classes": num_classes, "seed": cfg["seed"]}
-    facts["class_counts"] = class_counts(targets, num_classes)
+    facts = facts_of(record)
+    counts = class_counts(targets, facts["num_classes"])
+    facts["class_counts"] = torch.ones(facts["num_classes"]) if counts is None else counts
     is_ensemble = "members" in record  # whose members preprocess for themselves
-    elsewhere = ("task", "scheduler", "model", "data.preprocess") if is_ensemble else ("task", "scheduler")
+    elsewhere = ("task", "scheduler", "model", *(["data.preprocess"] if is_ensemble else []))
     groups = [path for path, group in schema.GROUPS.items() if group.rebuilt and not group.several]
     parts = {path: build(divided(cfg, path)[0], path, **facts) for path in groups if path not in elsewhere}
-    network = ensemble_network(record) if is_ensemble else parts.pop("model")
+    network = ensemble_network(record) if is_ensemble else model(record)
     if compiled and cfg["compute"]["compile"]:
         network.compile()
     make_task = EnsembleClassifier if is_ensemble else build({**cfg["task"], "_partial_": True}, "task")
