@@ -13,7 +13,7 @@ from lightning.pytorch.tuner import Tuner
 from athanor.callbacks.lr_range import scaled_lrs
 from athanor.craft.lr_range.range_test import RULES
 from athanor.engine.config import assemble
-from athanor.tasks.classification import CONSTANT
+from athanor.tasks.optimized import CONSTANT
 from athanor.training.at_first_step import at_first_step
 from contenders import task
 

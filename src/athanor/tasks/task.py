@@ -6,36 +6,25 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import ClassVar
 
-import lightning.pytorch as L
 import torch
-from lightning.pytorch.plugins import Precision
 from torch import Tensor, nn
 
-from athanor.base.errors import UserError
-from athanor.base.lightning_internals import (
-    CheapHookName,
-    exclude_from_ddp,
-    is_last_batch_of_epoch,
-    with_stored_signature,
-)
+from athanor.base.lightning_internals import exclude_from_ddp, with_stored_signature
 from athanor.data.preprocess import Preprocess
 from athanor.data.seeds import seed_step
 from athanor.data.sources.source import Source
-from athanor.models import batch_norm
-from athanor.optim import schedulers, schedules
-from athanor.optim.groups import parameter_groups
+from athanor.optim import schedules
 from athanor.optim.scaling import LRScaling
 from athanor.tasks import non_finite, tta
 from athanor.tasks.losses import at_least_float32
 from athanor.tasks.measure import LOSS, Measure
+from athanor.tasks.optimized import CONSTANT, UNSCALED, Optimized
 from athanor.tasks.sums import EpochSums
 
 log = logging.getLogger(__name__)
 
-CONSTANT, UNSCALED = schedules.Schedule(partial(schedules.constant)), LRScaling()
 
-
-class Task(CheapHookName, L.LightningModule):
+class Task(Optimized):
     """What is learned: inputs are preprocessed and go through the network, whose outputs a loss compares with targets.
 
     A task of one's own is a subclass in src/athanor/tasks/<name>.py and configs/task/<name>.yaml. It says what it
@@ -55,9 +44,7 @@ class Task(CheapHookName, L.LightningModule):
     measures: ClassVar[dict[str, Measure]] = {"loss": LOSS}  # by name, the headline first; an object adds its metrics
     summed: ClassVar[tuple[str, ...]] = ()  # names of what `sums` gives
     last_counted_batch = -1  # of this epoch
-    validated = False  # since the epoch schedulers last moved
     redraw: Callable[[], None] | None = None  # draws the network's first weights anew; None: they came from elsewhere
-    decays = False  # the checkpoint's optimizer decayed weights, by control.yaml if not from its first step
 
     def __init__(
         self,
@@ -74,9 +61,8 @@ class Task(CheapHookName, L.LightningModule):
         tta: tta.Kind = "none",
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(network, optimizer, schedule, lr_scaling, monitor)
         # modules
-        self.network = network
         self.preprocess = preprocess
         self.loss = loss
         self.total_weight = getattr(loss, "total_weight", len)  # of a batch's targets
@@ -85,13 +71,8 @@ class Task(CheapHookName, L.LightningModule):
         self.measures = {**type(self).measures, **further}
         # settings
         self.record = record
-        self.make_optimizer = optimizer
-        self.schedule = schedule
-        self.lr_scaling = lr_scaling
-        self.monitor = monitor
         self.tta = tta
         self.seed = seed
-        self.is_lbfgs = optimizer is not None and issubclass(optimizer.func, torch.optim.LBFGS)
         # torch's L-BFGS takes contiguous parameters only
         self.channels_last = not self.is_lbfgs and any(isinstance(module, nn.Conv2d) for module in network.modules())
         # what an epoch has seen so far
@@ -216,7 +197,7 @@ class Task(CheapHookName, L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self._log_epoch("train")
-        self._step_epoch_schedulers()
+        self.step_epoch_schedulers()
 
     def on_validation_epoch_end(self) -> None:
         self.validated = True
@@ -226,71 +207,6 @@ class Task(CheapHookName, L.LightningModule):
         self._log_epoch("test")
         if self.tta != "none":
             self.log_dict({f"test/{name}_tta": value for name, value in self.values_of("test_tta").items()})
-
-    # optimization
-
-    def fresh_optimizer(self) -> torch.optim.Optimizer:
-        """A new optimizer of the network, with the learning rates that the run has before any schedule."""
-        decays = self.make_optimizer.keywords.get("weight_decay") != 0 or self.decays
-        make_groups = getattr(self.make_optimizer.func, "groups", None)  # Muon tells parameters apart by their layers
-        groups = make_groups and make_groups(self.network)
-        optimizer = self.make_optimizer(groups or parameter_groups(self.network, decays and not self.is_lbfgs))
-        for group in optimizer.param_groups:
-            group["lr"] *= self.lr_scaling.factor(self.global_batch)
-        return optimizer
-
-    @property
-    def global_batch(self) -> int:
-        """Images in one optimizer step, over all devices and accumulated batches."""
-        return self.trainer.datamodule.batch_size * self.trainer.accumulate_grad_batches
-
-    @property
-    def run_length(self) -> schedules.RunLength:
-        """Optimizer steps of the run and of an epoch; known once the trainer has set up its data."""
-        per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        return schedules.RunLength(self.trainer.estimated_stepping_batches, per_epoch)
-
-    def configure_optimizers(self):
-        optimizer = self.fresh_optimizer()
-        clip, plugin = self.trainer.gradient_clip_val, self.trainer.precision_plugin
-        if clip and getattr(plugin, "scaler", None) is not None and optimizer.defaults.get("fused"):
-            raise UserError(
-                f"trainer.gradient_clip_val={clip}: with 16-mixed a fused optimizer unscales gradients in its step, "
-                "after they would be clipped\n  use optim.fused=false, or trainer.precision=bf16-mixed"
-            )
-        lr = optimizer.param_groups[0]["lr"] / self.lr_scaling.factor(self.global_batch)
-        if scaling := self.lr_scaling.notice(lr, self.global_batch):
-            log.info(scaling)
-        if self.is_lbfgs:
-            optimizer.register_step_post_hook(lambda *_: self._renew_statistics())
-        self.trainer.fit_loop.setup_data()  # without max_epochs, Lightning does not know the number of batches yet
-        configs = []
-        is_trial = bool(self.trainer.fast_dev_run)
-        for scheduler, interval in self.schedule.schedulers(optimizer, self.run_length, is_trial):
-            configs.append({"scheduler": scheduler, "interval": interval})
-            if interval == "epoch":
-                # moved by _step_epoch_schedulers instead: Lightning moves it after it has written the epoch's
-                # checkpoint, and a resumed run would miss that move
-                configs[-1] |= {"frequency": 2**62, "monitor": self.monitor}
-        return [optimizer], configs
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        # Lightning's mixed precision refuses to clip for fused optimizers, because of float16's scaler, also where
-        # there is none; the clipping of its base class is the same without the refusal
-        plugin = self.trainer.precision_plugin
-        Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, gradient_clip_algorithm or "norm")
-
-    @torch.no_grad()
-    def _renew_statistics(self) -> None:
-        """Those of batch norm, which points that the line search of L-BFGS rejected have fed; before any validation."""
-        with batch_norm.new_statistics(self.network) as norms:
-            if norms:
-                self(self.last_inputs)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["athanor"] = self.record
@@ -335,14 +251,6 @@ class Task(CheapHookName, L.LightningModule):
                 names = self.record["class_names"]
                 self.log_dict({f"{stage}/{name}/{each}": v for each, v in zip(names, value, strict=True)})
         self.predictions.clear()
-
-    def _step_epoch_schedulers(self) -> None:
-        if not is_last_batch_of_epoch(self.trainer):
-            return  # max_steps has stopped the run within the epoch, which a resumed run completes
-        is_known = self.validated or not self.monitor.startswith("val/")
-        metric = self.trainer.callback_metrics.get(self.monitor) if is_known else None
-        schedulers.step_epoch_schedulers(self.trainer.lr_scheduler_configs, metric)
-        self.validated = False
 
     def check_finite(self, loss: float, stage: str = "train", inputs: Tensor | None = None, batch_idx: int = 0) -> None:
         """Raise FloatingPointError for a loss that is not finite, and say where in the network it began.
