@@ -274,7 +274,7 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(words, train, tmp_path)
     assert train(*words, "trainer.max_epochs=2", "hydra.run.dir=parts").code == 0
     resumed = train("resume=parts", "trainer.max_epochs=4")
     assert (resumed.code, resumed.err) == (0, "")
-    assert {path.name for path in tmp_path.iterdir()} == {"whole", "parts"}
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", "parts", "outputs"}
     for name in "last.ckpt", "best.ckpt":
         assert differences(state(checkpoint("whole", name)), state(checkpoint("parts", name))) == []
     a, b = Run("whole").results, Run("parts").results
@@ -290,7 +290,7 @@ def test_a_resumed_process_equals_one_that_was_never_stopped(train, run_process,
     assert train(*words, "trainer.max_epochs=2", "hydra.run.dir=parts").code == 0
     assert run_process(tmp_path, "train.py", "resume=parts", "trainer.max_epochs=4").code == 0
     assert differences(state(checkpoint("whole")), state(checkpoint("parts"))) == []
-    assert {path.name for path in tmp_path.iterdir()} == {"whole", "parts"}
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", "parts", "outputs"}
 
 
 def test_a_resumed_run_goes_on_in_its_own_log(train, tmp_path):
@@ -444,8 +444,8 @@ def test_a_multirun_ends_with_a_table_of_all_jobs(sweep):
     rows = read_csv(folder / "results.csv")
     assert [(row["job"], row["status"]) for row in rows] == [("0", "finished"), ("1", "failed"), ("2", "finished")]
     assert ["model.dropout=7.0" in row["overrides"] for row in rows] == [False, True, False]
-    assert rows[1]["test/acc"] == "" and "must be at least 0" in rows[1]["error"]
-    assert float(rows[0]["test/acc"]) == Run(folder / "0").results["test"]["acc"]
+    assert rows[1]["val/acc"] == "" and "must be at least 0" in rows[1]["error"]
+    assert float(rows[0]["val/acc"]) == Run(folder / "0").results["val"]["acc"]
 
 
 def test_tensorboards_table_compares_all_jobs_of_a_multirun(sweep):
@@ -454,18 +454,36 @@ def test_tensorboards_table_compares_all_jobs_of_a_multirun(sweep):
 
     _, folder = sweep
     for job in "0", "2":
-        events = EventAccumulator(str(folder / job)).Reload()
+        events = EventAccumulator(str(folder / job / "chosen")).Reload()
         tags = events.PluginTagToContent("hparams")
         assert tags.keys() == {"_hparams_/session_start_info", "_hparams_/session_end_info"}
         content = tags["_hparams_/session_start_info"].decode("latin1")
         assert "model.dropout" in content and "optim.lr" in content
-        assert {"val/acc", "test/acc", "train/loss"} <= set(events.Tags()["scalars"])
+        assert events.Tags()["scalars"] == ["val/loss", "val/acc"]
+
+
+def test_tensorboards_table_has_validation_and_test_of_the_chosen_checkpoint(train, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    words = ["model=mlp", "optim.lr=1", "data.limit=300", "trainer.max_epochs=5", "hydra.run.dir=a"]
+    assert train(*words, "monitor.metric=val/acc", "monitor.mode=max").code == 0
+    results = Run("a").results
+    assert results["checkpoint_epoch"] < 5  # else the last epoch has the same values
+    events = EventAccumulator(str(tmp_path / "a" / "chosen")).Reload()
+    for name in events.Tags()["scalars"]:
+        [event] = events.Scalars(name)
+        stage, _, metric = name.partition("/")
+        assert event.value == pytest.approx(results[stage][metric])
+        assert event.step == checkpoint("a", "best.ckpt")["global_step"]
+    assert set(events.Tags()["scalars"]) == {"val/loss", "val/acc", "test/loss", "test/acc"}
+    course = EventAccumulator(str(tmp_path / "a")).Reload()
+    assert [event.step for event in course.Scalars("val/acc")] == [3, 7, 11, 15, 19]
 
 
 def test_two_sweeps_never_share_a_folder(train, tmp_path):
     for _ in range(2):
         assert train("-m", *TINY, "seed=0,1", "hydra.sweep.dir=here").code == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "here-2"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "here-2", "outputs"]
     assert len(list(tmp_path.glob("here*/[01]/results.json"))) == 4
 
 

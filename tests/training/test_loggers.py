@@ -1,8 +1,15 @@
 import csv
 
 import pytest
+from tensorboard.backend.event_processing import plugin_event_multiplexer
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.hparams import list_session_groups
+from tensorboard.plugins.hparams.api_pb2 import ListSessionGroupsRequest
+from tensorboard.plugins.hparams.backend_context import Context
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from athanor.training.loggers import CSVLog, TensorBoard
@@ -62,12 +69,13 @@ def events(tmp_path):
     log.finalize("success")
     log.log_metrics({"test/acc": 0.75}, step=2)
     log.finalize("success")
+    log.log_chosen({"train/loss": 2.0, "val/loss": 1.5, "test/acc": 0.75}, step=1)
     log.experiment.close()
     return tmp_path
 
 
 def test_tensorboard_writes_one_file_of_scalars_straight_into_the_folder(events):
-    assert [path.name.split(".")[:3] for path in events.iterdir()] == [["events", "out", "tfevents"]]
+    assert sorted(path.name.split(".")[:3] for path in events.iterdir()) == [["chosen"], ["events", "out", "tfevents"]]
     accumulator = EventAccumulator(str(events)).Reload()
     assert [(e.step, e.value) for e in accumulator.Scalars("train/loss")] == [(1, 2.0), (2, 1.0)]
     assert [e.value for e in accumulator.Scalars("test/acc")] == [0.75]
@@ -75,7 +83,7 @@ def test_tensorboard_writes_one_file_of_scalars_straight_into_the_folder(events)
 
 def test_the_hparams_hold_every_parameter_and_no_experiment_summary(events):
     summaries = {}
-    for event in EventFileLoader(str(next(events.iterdir()))).Load():
+    for event in EventFileLoader(str(next((events / "chosen").iterdir()))).Load():
         for value in event.summary.value:
             if value.metadata.plugin_data.plugin_name == "hparams":
                 summaries[value.tag] = HParamsPluginData.FromString(value.metadata.plugin_data.content)
@@ -90,4 +98,15 @@ def test_a_run_that_measured_nothing_leaves_no_line_in_the_table(tmp_path):
     log.log_metrics({"train/loss": 1.0}, step=0)
     log.finalize("success")
     log.experiment.close()
+    assert [path.name.split(".")[0] for path in tmp_path.iterdir()] == ["events"]
     assert b"hparams" not in next(tmp_path.iterdir()).read_bytes()
+
+
+def test_tensorboard_shows_validation_and_test_of_the_chosen_checkpoint_in_its_table(events):
+    """As TensorBoard's own plugin makes the table of runs without an experiment summary."""
+    multiplexer = plugin_event_multiplexer.EventMultiplexer().AddRunsFromDirectory(str(events)).Reload()
+    backend = Context(TBContext(data_provider=MultiplexerDataProvider(multiplexer, str(events))))
+    request = ListSessionGroupsRequest(start_index=0, slice_size=9, allowed_statuses=[1])
+    [group] = list_session_groups.Handler(RequestContext(), backend, "", request).run().session_groups
+    values = {value.name.tag: value.value for value in group.metric_values}
+    assert values == {"val/loss": 1.5, "test/acc": 0.75}

@@ -5,6 +5,7 @@ from pathlib import Path
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from athanor.base.files import write_atomically
@@ -13,8 +14,10 @@ HEADER = "step,epoch,metric,value\n"
 
 
 class TensorBoard(TensorBoardLogger):
-    """Writes event files directly into the run's directory, with this run's row of TensorBoard's HPARAMS table.
+    """Writes event files directly into the run's directory, and in chosen/ the row of TensorBoard's HPARAMS table.
 
+    The table shows the last value of each metric in the folder that has the row. In the run's own folder that would be
+    the last epoch's, beside the test of the checkpoint that was chosen.
     Lightning's logger writes an `experiment` summary for that table, and TensorBoard reads only the summary of the
     first run: parameters and metrics that only other runs have would be missing. Without summaries, the table has all.
 
@@ -25,17 +28,15 @@ class TensorBoard(TensorBoardLogger):
     def __init__(self, save_dir: str, parameters: dict, purge_step: int | None = None) -> None:
         super().__init__(save_dir, name="", version="", default_hp_metric=False, purge_step=purge_step)
         self.parameters = parameters
-        self.latest: dict[str, float] = {}
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         metrics = {name: value for name, value in metrics.items() if name != "epoch"}  # Lightning adds it to each call
         super().log_metrics(metrics, step)
-        self.latest |= {name: float(v) for name, v in metrics.items() if name.startswith(("val/", "test/"))}
 
     @rank_zero_only
     def log_hyperparams(self, params: object, *args: object, **kwargs: object) -> None:
-        """Does nothing: `finalize` writes the parameters together with the final metrics."""
+        """Does nothing: `log_chosen` writes the parameters together with the metrics."""
 
     @rank_zero_only
     def save(self) -> None:
@@ -43,11 +44,18 @@ class TensorBoard(TensorBoardLogger):
         self.experiment.flush()
 
     @rank_zero_only
+    def log_chosen(self, metrics: dict[str, float], step: int) -> None:
+        """Write the run's row: validation and test metrics of the checkpoint that was chosen, which is of `step`."""
+        _, session_start, session_end = hparams(self.parameters, {})
+        with SummaryWriter(f"{self.log_dir}/chosen") as writer:
+            writer.file_writer.add_summary(session_start)
+            writer.file_writer.add_summary(session_end)
+            for name in (name for name in metrics if name.startswith(("val/", "test/"))):
+                writer.add_scalar(name, metrics[name], step)
+
+    @rank_zero_only
     def finalize(self, status: str) -> None:
-        if self.latest:
-            _, session_start, session_end = hparams(self.parameters, self.latest)
-            self.experiment.file_writer.add_summary(session_start)
-            self.experiment.file_writer.add_summary(session_end)
+        """Flush, without closing the file: the test comes after the end of the fit."""
         self.experiment.flush()
 
 

@@ -81,7 +81,7 @@ def test_a_single_run_on_two_processes_resumes_on_two(train, tmp_path):
     assert train(*whole, *TWO, "trainer.max_epochs=1", "hydra.run.dir=two").code == 0
     ran = train("resume=two", "trainer.max_epochs=2")
     assert (ran.code, ran.err) == (0, "")
-    assert {path.name for path in tmp_path.iterdir()} == {"alone", "two"}
+    assert {path.name for path in tmp_path.iterdir()} == {"alone", "two", "outputs"}
     assert_equal_runs(Run("alone"), Run("two"))
 
 

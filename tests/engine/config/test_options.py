@@ -14,6 +14,7 @@ from athanor.base.errors import UserError
 from athanor.data.sources import cifar10, mnist
 from athanor.data.sources.source import Source
 from athanor.engine.config import assemble, check
+from athanor.engine.runs.run import Run
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 FILES = sorted(path for path in CONFIGS.glob("*/**/*.yaml") if path.relative_to(CONFIGS).parts[0] != "hydra")
@@ -160,19 +161,25 @@ def test_every_model_trains_on_every_shape_of_image(model, shape, compose, digit
     assert any(not torch.equal(p, before[name]) for name, p in classifier.named_parameters())
 
 
-@every_model
-def test_every_model_overfits_one_batch(model, compose, tmp_path):
-    words = [f"model={model}", *SMALL.get(model, []), "optim.lr=3e-3", "callbacks=null", "logger=csv"]
-    config = check.plain(compose("debug=overfit", *words, "trainer.log_every_n_steps=1"))
-    if "dropout" in config["model"]:
-        config["model"]["dropout"] = 0.0
-    if model == "linear":  # few parameters need large steps
-        config["optim"]["lr"] = 0.1
-    fit(config, tmp_path)
-    rows = [row.split(",") for row in (tmp_path / "metrics.csv").read_text().splitlines()]
-    losses = [float(value) for _, _, metric, value in rows if metric == "train/loss"]
-    assert len(losses) == 100
-    assert losses[-1] < 0.05 * losses[0]
+OVERFITTED = [[f"model={model}", *SMALL.get(model, []), "optim.lr=3e-3"] for model in MODELS if model != "linear"]
+OVERFITTED += [["model=linear", "optim.lr=0.1"], ["model=linear", "loss=squared_hinge"], ["optim=lbfgs"]]
+OVERFITTED += [["optim=adamw", "loss=hinge"], ["experiment=mnist_mlp", "data=digits"]]
+
+
+@pytest.mark.parametrize("words", OVERFITTED, ids=" ".join)
+def test_debug_overfit_ends_when_the_loss_is_0_whatever_the_model_and_the_loss(words, train):
+    """Keys that an option does not have, such as dropout of model=linear, are no mistake."""
+    ran = train("debug=overfit", *words, "callbacks.checkpoints=null", "logger=null", "hydra.run.dir=a")
+    assert (ran.code, ran.err) == (0, "")
+    results = Run("a").results
+    assert results["train"]["loss"] < 0.01
+    assert results["epochs"] < 1000
+    assert "Stopping threshold reached: train/loss = " in ran.out
+
+
+def test_a_key_that_a_person_typed_beside_debug_is_still_checked(train):
+    ran = train("debug=overfit", "model=linear", "+model.dropout=0.5", "hydra.run.dir=a")
+    assert ran.code == 1 and ran.err.startswith("error: model.dropout: Linear has no 'dropout'")
 
 
 def test_a_wrong_key_in_an_experiment_is_found_by_check(compose, tmp_path):

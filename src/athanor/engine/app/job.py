@@ -208,22 +208,19 @@ class Job(Run):
             return
         from athanor.callbacks.ending import ended_by
         from athanor.callbacks.stopwatch import Stopwatch
+        from athanor.training.loggers import TensorBoard
 
         watch = next(callback for callback in trainer.callbacks if isinstance(callback, Stopwatch))
         tested = {name: value for name, value in logged_metrics(trainer).items() if name.startswith("test/")}
         metrics = {**self.chosen["metrics"], **tested}
+        for logger in (logger for logger in trainer.loggers if isinstance(logger, TensorBoard)):
+            logger.log_chosen(metrics, self.chosen.get("step", trainer.global_step))
         stages = {stage: of_stage(metrics, stage) for stage in ("train", "val", "test")}
-        reads = {}
         if tested:
-            reads["test_reads"] = provenance.count_test_read(self.results["data"]["test_hash"], shown(self.dir))
+            self.write(test_reads=provenance.count_test_read(self.results["data"]["test_hash"], shown(self.dir)))
         own = dict(
             status="finished",
             **{stage: values for stage, values in stages.items() if values},
-            **(
-                {"test_reads": provenance.count_test_read(self.results["data"]["test_hash"], shown(self.dir))}
-                if tested
-                else {}
-            ),
             checkpoint=self.chosen["file"] and f"checkpoints/{self.chosen['file']}",
             checkpoint_epoch=self.chosen["file"] and self.chosen["epoch"] + 1,
             averaged_updates=self.chosen["averaged"],

@@ -8,7 +8,7 @@ from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
 from athanor.base.errors import UserError, require
-from athanor.engine.config import check_study, facts, monitors, schema, settings
+from athanor.engine.config import check_study, facts, monitors, options, schema, settings
 from athanor.engine.config.secrets import resolve, reveal
 from athanor.engine.config.signatures import check_key, check_value, signature, type_hint
 
@@ -141,6 +141,17 @@ def check_optim(optim: dict) -> None:
         raise UserError(f"optim.betas={betas}: use numbers from 0 to below 1, as [0.9, 0.999]")
 
 
+def drop_untaken(cfg: dict, typed: list[str], overrides: list[str]) -> None:
+    """Take out of `cfg` what a debug option sets for any model, loss or optimizer, and the chosen one does not take."""
+    for name in (word.partition("=")[2] for word in overrides if word.startswith("debug=")):
+        path = options.CONFIGS / "debug" / f"{name}.yaml"
+        for group, node in (OmegaConf.load(path) if path.is_file() else {}).items():
+            if group in schema.GROUPS and "_target_" in (cfg.get(group) or {}):
+                names, _ = node_signature(group, cfg[group])
+                for key in (key for key in node if key not in names and f"{group}.{key}" not in typed):
+                    cfg[group].pop(key, None)
+
+
 def settle(cfg: dict, overrides: list[str]) -> list[str]:
     """Drop values that were meant for another option than the one that the command line chose.
 
@@ -148,6 +159,7 @@ def settle(cfg: dict, overrides: list[str]) -> list[str]:
     the new option does not take are taken out of `cfg`, in place. Gives a notice for each that is dropped or stays.
     """
     typed = [override.lstrip("+").partition("=")[0] for override in overrides]
+    drop_untaken(cfg, typed, overrides)
     recipes = (override for override in overrides if override.startswith(("experiment=", "study=")))
     source = f"run={cfg['run']}" if cfg["run"] else next(recipes, None)
     notices = []
