@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -53,6 +53,7 @@ class Task(CheapHookName, L.LightningModule):
 
     measures: ClassVar[dict[str, Measure]] = {"loss": LOSS}  # by name, the headline first; an object adds its metrics
     summed: ClassVar[tuple[str, ...]] = ()  # names of what `sums` gives
+    fresh_network: Callable[[], nn.Module] | None = None  # draws a network with other initial weights; None: given ones
     last_counted_batch = -1  # of this epoch
     validated = False  # since the epoch schedulers last moved
     decays = False  # the checkpoint's optimizer decayed weights, by control.yaml if not from its first step

@@ -82,11 +82,19 @@ def task(cfg: dict, data: ImageData) -> Task:
     """
     task_class(cfg).check_source(data.source)
     record = {"config": {**cfg, "resume": None}, **described(cfg, data), "split_hash": data.split_hash}
-    module = from_record(record, data.source.train_targets[data.train_index])
+    targets = data.source.train_targets[data.train_index]
+    module = from_record(record, targets)
     module.preprocess.fit(data.source.train_images, data.train_index)
-    if hasattr(module.network, "init_from_data"):
-        sample = data.train_index[:: -(-len(data.train_index) // INIT_IMAGES)]  # images may be sorted by class
-        module.network.init_from_data(module.preprocess(data.source.train_images[sample]))
+
+    def initialised(network: nn.Module) -> nn.Module:
+        if hasattr(network, "init_from_data"):
+            sample = data.train_index[:: -(-len(data.train_index) // INIT_IMAGES)]  # images may be sorted by class
+            images = data.source.train_images[sample].to(module.device)
+            network.to(module.device).init_from_data(module.preprocess(images))
+        return network
+
+    initialised(module.network)
+    module.fresh_network = lambda: initialised(from_record(record, targets, compiled=False).network)
     return module
 
 
@@ -262,6 +270,9 @@ def parameters(cfg: dict) -> dict[str, bool | int | float | str]:
 
 
 def bare_trainer(cfg: dict, directory: str, data: ImageData, network: nn.Module) -> L.Trainer:
-    """The trainer of a config on one device, without its loggers and callbacks, for scripts that do not train."""
-    alone = {**cfg["trainer"], "devices": 1, "strategy": "auto"}
+    """The trainer of a config on one device, without its loggers and callbacks, for scripts that do not train.
+
+    Nor has it min_epochs and min_steps, with which a fit would not end at its first step.
+    """
+    alone = {**cfg["trainer"], "devices": 1, "strategy": "auto", "min_epochs": None, "min_steps": None}
     return trainer({**cfg, "trainer": alone, "logger": {}, "callbacks": {}}, directory, data, network)
