@@ -2,8 +2,9 @@
 
 Overrides are those of train.py; callbacks.lr_range.<setting> are the settings of the range test. Nothing is trained,
 and no validation or test image is read: it prints the answer of each rule and what to type to use it, and draws the
-curve. One setting may have several values, such as data.batch_size=16,32,64,128 or optim.weight_decay=0,1e-4,1e-3:
-then there is a test for each value, and they are compared.
+curve. It ends with an error where the answers of the sweeps lie too far apart. One setting may have several values,
+such as data.batch_size=16,32,64,128 or optim.weight_decay=0,1e-4,1e-3: then there is a test for each value, and they
+are compared.
 """
 
 import argparse
@@ -29,6 +30,7 @@ def main() -> None:
     from athanor.callbacks.lr_range import write_csv
     from athanor.craft.figure import save_figure
     from athanor.craft.lr_range.range_report import comparison_table, draw_comparison, draw_range_test, rules_table
+    from athanor.craft.lr_range.range_test import MOST_SPREAD
     from athanor.engine.app.logs import set_up_logging
     from athanor.engine.runs.claim import claim
     from athanor.engine.runs.run import shown
@@ -40,7 +42,8 @@ def main() -> None:
     for value, config in configs.items():
         tests[value], rule, answer = run_test(config)
         print(("" if axis is None else f"{axis}={value}  ") + rules_table(tests[value], rule))
-        print(f"  to start with it: {' '.join(answer)}", flush=True)
+        if tests[value].spread(rule) <= MOST_SPREAD:
+            print(f"  to start with it: {' '.join(answer)}", flush=True)
         for warning in tests[value].warnings:
             logging.warning("  the range test cannot be trusted: %s", warning)
     name = next(iter(configs.values()))["name"]
@@ -52,7 +55,9 @@ def main() -> None:
     else:
         print("\n" + comparison_table(tests, axis, rule))
         drawing = draw_comparison(tests, axis, rule)
-    print(f"  {shown(save_figure(drawing, folder / 'lr_range.png'))}")
+    print(f"  {shown(save_figure(drawing, folder / 'lr_range.png'))}", flush=True)
+    for value, test in tests.items():
+        test.check_spread(rule, "callbacks=lr_range" if axis is None else f"{axis}={value}")
 
 
 def separate_values(words: list[str]) -> tuple[str | None, dict[str, list[str]]]:
@@ -74,12 +79,15 @@ def run_test(config: dict) -> "tuple[RangeTest, str, list[str]]":
     import lightning.pytorch as L
 
     from athanor.engine.config import assemble
+    from athanor.engine.runs.run import load_weights
     from athanor.training.at_first_step import at_first_step
 
     finder = assemble.build(config["callbacks"]["lr_range"], "callbacks")
     L.seed_everything(config["seed"], verbose=False)  # for the weights that train.py would start from
     data = assemble.data(config)
     task = assemble.task(config, data)
+    if config["weights"]:
+        load_weights(task, config["weights"])
     trainer = assemble.bare_trainer(config, ".", data, task.network)
     finder.setup(trainer, task, "fit")
     test = at_first_step(trainer, task, data, finder.find)

@@ -31,7 +31,6 @@ def main() -> None:
     task = assemble.from_record({"config": config, **assemble.described(config, data)})
     # on one CPU, whatever the config asks for: batches are global, so the number of steps is the same
     settings = {**config["trainer"], "accelerator": "cpu", "precision": "32-true"}
-    settings |= {"min_epochs": None, "min_steps": None}  # with them the run would not end at its first step
     trainer = assemble.bare_trainer({**config, "trainer": settings}, ".", data, task.network)
     course = at_first_step(trainer, task, data, ScheduleCourse)
     if scaled := task.lr_scaling.notice(config["optim"]["lr"], task.global_batch):

@@ -38,7 +38,7 @@ SETTINGS = {
     "cnn-nesterov": [*DIGITS, "model=cnn", "optim=nesterov"],
     "cnn-adam": [*DIGITS, "model=cnn", "optim=adam"],
 }
-NAMES = {"minimum": "minimum / 10", "steepest": "steepest", "valley": "valley", "lightning": "Lightning's finder"}
+NAMES = {"minimum": "minimum / 5", "steepest": "steepest", "lightning": "Lightning's finder"}
 
 
 def mlp(options: argparse.Namespace) -> Iterator[Comparison]:

@@ -81,7 +81,7 @@ def test_it_says_what_the_rules_say_and_draws_the_curve(ran):
     results = Run("whole").results["lr_range"]
     assert results["rule"] == "minimum"
     assert results["overrides"] == [f"optim.lr={results['minimum']['lr']:g}"]
-    for rule in "minimum", "steepest", "valley":
+    for rule in "minimum", "steepest":
         assert f"{rule:9} {results[rule]['lr']:<8.2g}" in ran.out
         assert results[rule]["spread"] >= 1
     assert f"to start with it: {results['overrides'][0]}\n" in ran.out
@@ -110,14 +110,30 @@ def test_a_resumed_run_keeps_what_was_found(ran, train, monkeypatch):
 
 
 def test_another_rule_and_another_range_are_used(train):
-    assert train(*TINY, *FIND, "callbacks.lr_range.rule=valley", "hydra.run.dir=valley").code == 0
-    results = Run("valley").results["lr_range"]
-    assert results["overrides"] == [f"optim.lr={results['valley']['lr']:g}"]
+    assert train(*TINY, *FIND, "callbacks.lr_range.rule=steepest", "hydra.run.dir=steepest").code == 0
+    results = Run("steepest").results["lr_range"]
+    assert results["overrides"] == [f"optim.lr={results['steepest']['lr']:g}"]
     ran = train(*TINY, *FIND, "callbacks.lr_range.max_lr=1e-3", "hydra.run.dir=low")
     assert (
         "cannot be trusted: the loss still falls at 0.001: use a larger callbacks.lr_range.max_lr" in ran.out + ran.err
     )
-    assert Run("low").results["lr_range"]["minimum"]["lr"] <= 1e-4
+    assert Run("low").results["lr_range"]["minimum"]["lr"] <= 2e-4
+
+
+# sweeps over batches of two images: the first of the losses may be the lowest, by accident
+NOISY = ["model=linear", "optim=sgd", "data.batch_size=2", "callbacks.lr_range.sweeps=3", "hydra.run.dir=noisy"]
+
+
+def test_a_run_does_not_train_with_an_answer_that_is_an_accident(train):
+    ran = train("callbacks=lr_range", *NOISY)
+    assert ran.code == 1
+    assert ran.err.startswith("error: callbacks=lr_range: the sweeps answer 2.0e-07 to ")
+    assert (ran.err.count("\n"), "to start with it" in ran.out) == (2, False)
+    assert (Run("noisy").dir / "figures" / "lr_range.png").is_file()
+    assert not list(Run("noisy").dir.glob("checkpoints/*"))
+    words = ["callbacks.lr_range.smoothing=0.98", "callbacks.lr_range.steps=400", "trainer.max_steps=1"]
+    ran = train("callbacks=lr_range", *NOISY[:-1], *words)  # what it says to type
+    assert (ran.code, ran.err) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +144,7 @@ def test_another_rule_and_another_range_are_used(train):
         (["steps=5"], "steps=5 are too few to see a curve; use 20 or more"),
         (["sweeps=0"], "sweeps=0: use 1 or more"),
         (["smoothing=1"], "smoothing=1: use 0 (none) to below 1"),
-        (["rule=best"], "rule=best: LRRange takes minimum, steepest, valley"),
+        (["rule=best"], "rule=best: LRRange takes minimum, steepest"),
     ],
     ids=lambda value: str(value),
 )

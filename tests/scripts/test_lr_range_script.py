@@ -1,5 +1,7 @@
 """scripts/lr_range.py finds, prints and draws, and trains nothing."""
 
+from pathlib import Path
+
 import pytest
 
 from athanor.engine.runs.run import Run
@@ -20,7 +22,32 @@ def test_it_finds_what_the_callback_finds_and_trains_nothing(run_here, train, tm
     assert (folder / "lr_range.csv").read_text() == (tmp_path / "run" / "figures" / "lr_range.csv").read_text()
 
 
-@pytest.mark.parametrize("axis, values", [("data.batch_size", "16,32,64"), ("optim.weight_decay", "0,0.0001")])
+def test_it_trains_nothing_where_a_run_has_a_least_length(run_here):
+    from athanor.tasks.task import Task
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Task, "on_train_batch_start", None)  # of a run's own step; it is not called
+        ran = run_here("scripts/lr_range.py", *TINY, *FEW, "+trainer.min_epochs=2", "+trainer.min_steps=3")
+    assert (ran.code, ran.err) == (0, "")
+
+
+def test_given_weights_are_measured(run_here, train):
+    assert train(*TINY, "trainer.max_epochs=9", "hydra.run.dir=run", "eval.test=false").code == 0
+    words = [*TINY, *FEW, "weights=run", "callbacks.lr_range.sweeps=1"]
+    assert run_here("scripts/lr_range.py", *words).code == 0
+    [rows] = [path.read_text().splitlines() for path in Path("outputs/lr_range").glob("*/lr_range.csv")]
+    assert float(rows[1].split(",")[2]) < 1  # of fresh weights 2.3 and more
+
+
+def test_sweeps_that_disagree_end_in_an_error_with_what_to_type(run_here, tmp_path):
+    ran = run_here("scripts/lr_range.py", "model=linear", "optim=sgd", "data.batch_size=2,32")
+    assert (ran.code, ran.err.count("\n")) == (1, 2)
+    assert "error: data.batch_size=2: the sweeps answer 2.0e-07 to " in ran.err
+    assert ran.out.count("to start with it") == 1
+    assert len(list(tmp_path.glob("outputs/lr_range/*/lr_range.png"))) == 1
+
+
+@pytest.mark.parametrize("axis, values", [("data.batch_size", "32,64,128"), ("optim.weight_decay", "0,0.0001")])
 def test_a_setting_with_several_values_is_compared(axis, values, run_here, tmp_path):
     ran = run_here("scripts/lr_range.py", *TINY[:3], *FEW, f"{axis}={values}")
     assert (ran.code, ran.err) == (0, "")

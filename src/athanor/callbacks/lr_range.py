@@ -27,8 +27,8 @@ class LRRange(L.Callback):
     min_lr, max_lr: above 0, of the first parameter group; the other groups keep their ratios to it.
     steps: optimizer steps of a sweep, 20 or more. sweeps: how many sweeps, 1 or more.
     smoothing: in [0, 1), the share that the average loss so far has in the smoothed loss of a step.
-    rule: which of the three answers is used.
-    Raises UserError for a value outside these ranges, and for L-BFGS.
+    rule: which of the two answers is used.
+    Raises UserError for a value outside these ranges, for L-BFGS, and where the sweeps disagree (check_spread).
     """
 
     min_lr: float
@@ -36,7 +36,7 @@ class LRRange(L.Callback):
     steps: int
     sweeps: int
     smoothing: float
-    rule: Literal["minimum", "steepest", "valley"]
+    rule: Literal["minimum", "steepest"]
 
     def __post_init__(self) -> None:
         if not 0 < self.min_lr < self.max_lr:
@@ -55,18 +55,20 @@ class LRRange(L.Callback):
         if self.results or trainer.fast_dev_run:
             return  # a resumed run has its learning rate from the checkpoint
         test = self.find(trainer, pl_module)
-        overrides = self.overrides(pl_module, test)
-        log.info("%s\n%s", rules_table(test, self.rule), f"  to start with it: {' '.join(overrides)}")
+        log.info(rules_table(test, self.rule))
+        if trainer.is_global_zero:
+            self._show(trainer, test)
         for warning in test.warnings:
             log.warning("the range test cannot be trusted: %s", warning)
+        test.check_spread(self.rule)
+        overrides = self.overrides(pl_module, test)
+        log.info("  to start with it: %s", " ".join(overrides))
         # a new optimizer and new schedules, as they may have computed other values from the old learning rate
         lrs = scaled_lrs(pl_module, test.suggestion(self.rule))
         pl_module.make_optimizer = partial(pl_module.make_optimizer, **lrs)
         trainer.strategy.setup_optimizers(trainer)
         answers = {rule: {"lr": test.suggestion(rule), "spread": round(test.spread(rule), 2)} for rule in RULES}
         self.results = {"lr_range": {"rule": self.rule, "overrides": overrides, **answers}}
-        if trainer.is_global_zero:
-            self._show(trainer, test)
 
     def find(self, trainer: L.Trainer, pl_module: L.LightningModule) -> RangeTest:
         lrs = ladder(self.min_lr, self.max_lr, self.steps)

@@ -43,8 +43,8 @@ class Task(Optimized):
 
     measures: ClassVar[dict[str, Measure]] = {"loss": LOSS}  # by name, the headline first; an object adds its metrics
     summed: ClassVar[tuple[str, ...]] = ()  # names of what `sums` gives
+    fresh_network: Callable[[], nn.Module] | None = None  # draws a network with other initial weights; None: given ones
     last_counted_batch = -1  # of this epoch
-    redraw: Callable[[], None] | None = None  # draws the network's first weights anew; None: they came from elsewhere
 
     def __init__(
         self,

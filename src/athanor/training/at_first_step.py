@@ -18,7 +18,7 @@ def at_first_step(
     """What `function(trainer, module)` returns where `trainer.fit` has set everything up and made no step.
 
     The optimizer, its schedulers and the data loaders are there; no batch is read and nothing is trained. A trainer
-    with min_epochs or min_steps would train for so long all the same.
+    with min_epochs or min_steps would train for so long all the same (assemble.bare_trainer has none).
     """
     answers: list[T] = []
 

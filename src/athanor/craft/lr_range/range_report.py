@@ -9,9 +9,8 @@ from athanor.craft.figure import COLOURS, new_figure
 from athanor.craft.lr_range.range_test import RULES, RangeTest
 
 MEANING = {
-    "minimum": "a tenth of the rate with the lowest loss",
+    "minimum": "a fifth of the rate with the lowest loss",
     "steepest": "where the loss falls most",
-    "valley": "middle of the longest fall",
 }
 
 
@@ -37,7 +36,7 @@ def draw_range_test(test: RangeTest, used: str, title: str = "learning-rate rang
         axis.plot(sweep.lrs, sweep.smoothed, color=COLOURS[0], linewidth=1, alpha=0.4, zorder=2)
     lrs, losses = median_curve(test)
     axis.plot(lrs, losses, color=COLOURS[0], linewidth=2, label="smoothed, median of sweeps", zorder=3)
-    for colour, style, rule in zip(COLOURS[1:], ("--", ":", "-."), RULES, strict=False):
+    for colour, style, rule in zip(COLOURS[1:], ("--", ":"), RULES, strict=False):
         lr = test.suggestion(rule)
         axis.axvline(lr, color=colour, linestyle=style, label=f"{rule}: {lr:g}{' (used)' if rule == used else ''}")
     axis.set(xscale="log", ylim=loss_limits(losses), xlabel="learning rate", ylabel="training loss")

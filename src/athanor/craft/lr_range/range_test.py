@@ -1,9 +1,9 @@
 """The learning-rate range test (Smith 2015): train with a rate that rises at every step, and look at the loss.
 
 A sweep goes from a very small to a large rate in equal steps of its logarithm, every parameter group in proportion, and
-ends where the loss diverges. Several sweeps, each over another order of the images, show how far the answer can be
-trusted. The run is not changed: parameters, buffers and random numbers are restored to the bit, the optimizer is a
-separate one, and no validation image is read.
+ends where the loss diverges. Several sweeps, each over another order of the images and but for the first from other
+initial weights, show how far the answer can be trusted. The run is not changed: parameters, buffers and random numbers
+are restored to the bit, the optimizer is a separate one, and no validation image is read.
 """
 
 import contextlib
@@ -25,6 +25,7 @@ from athanor.tasks.task import Task
 
 SWEEPS = 0x737765657073  # keeps the orders of images and the random numbers of sweeps apart from those of the run
 DIVERGED = 4  # times the best smoothed loss: the sweep ends
+MOST_SPREAD = 10  # between the answers of the sweeps: beyond it their median is an accident
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class RangeSweep:
         return smoothed.index(min(smoothed))
 
     def minimum(self) -> float:
-        """A tenth of the rate with the lowest loss."""
-        return self.lrs[self.lowest] / 10
+        """A fifth of the rate with the lowest loss."""
+        return self.lrs[self.lowest] / 5
 
     def steepest(self) -> float:
         """The rate at which the loss falls most with the logarithm of the rate, before its lowest point."""
@@ -61,13 +62,8 @@ class RangeSweep:
         falls = [smoothed[i - 1] - smoothed[i + 1] for i in range(1, len(smoothed) - 1)]
         return self.lrs[1 + falls.index(max(falls))]
 
-    def valley(self) -> float:
-        """The middle of the longest falling subsequence of losses (fastai's default)."""
-        first, last = longest_fall(self.smoothed)
-        return self.lrs[first + (last - first) // 2]
 
-
-RULES = {"minimum": RangeSweep.minimum, "steepest": RangeSweep.steepest, "valley": RangeSweep.valley}
+RULES = {"minimum": RangeSweep.minimum, "steepest": RangeSweep.steepest}
 
 
 @dataclass(frozen=True)
@@ -86,6 +82,17 @@ class RangeTest:
     def spread(self, rule: str) -> float:
         """The largest answer over the smallest."""
         return max(self.answers(rule)) / min(self.answers(rule))
+
+    def check_spread(self, rule: str, words: str = "callbacks=lr_range") -> None:
+        """Raise UserError where the answers of the sweeps lie more than MOST_SPREAD apart. words: of the command."""
+        least, most = min(self.answers(rule)), max(self.answers(rule))
+        if self.spread(rule) > MOST_SPREAD:
+            raise UserError(
+                f"{words}: the sweeps answer {least:.1e} to {most:.1e}, a spread of {most / least:.3g}; "
+                f"at most {MOST_SPREAD} can be trusted, and lr_range.png shows the curves\n"
+                "  use callbacks.lr_range.smoothing=0.98 callbacks.lr_range.steps=400, a larger data.batch_size, "
+                "or optim.lr=<rate> without lr_range"
+            )
 
     @property
     def warnings(self) -> list[str]:
@@ -110,25 +117,16 @@ def smoothed_losses(losses: list[float], smoothing: float) -> list[float]:
     return smoothed
 
 
-def longest_fall(values: list[float]) -> tuple[int, int]:
-    """First and last index of the longest subsequence in which each value is below the one before."""
-    length, first = [1] * len(values), list(range(len(values)))
-    for i, value in enumerate(values):
-        for j in range(i):
-            if values[j] > value and length[j] + 1 >= length[i]:  # of falls of one length, that which starts latest
-                length[i], first[i] = length[j] + 1, first[j]
-    last = length.index(max(length))
-    return first[last], last
-
-
 def ladder(min_lr: float, max_lr: float, steps: int) -> list[float]:
     """Learning rates from min_lr to max_lr, each the same multiple of the one before."""
     return [min_lr * (max_lr / min_lr) ** (step / (steps - 1)) for step in range(steps)]
 
 
 def range_test(trainer: L.Trainer, task: Task, lrs: list[float], sweeps: int, smoothing: float) -> RangeTest:
-    """Sweep over these learning rates of the first parameter group, from the weights that the task has.
+    """Sweep over these learning rates of the first parameter group.
 
+    The first sweep starts from the weights that the task has, each other from those of another seed, unless the task
+    has no `fresh_network`, as with given weights; then only the order of the images differs.
     Called where training would begin (on_train_start). Raises UserError where the optimizer's own learning rate is 0,
     and FloatingPointError where the loss is not finite before any step.
     """
@@ -138,6 +136,9 @@ def range_test(trainer: L.Trainer, task: Task, lrs: list[float], sweeps: int, sm
         for number in range(sweeps):
             batches = endless_batches(replace(loader, seed=mix(loader.seed, SWEEPS, number)))
             with restored(task):
+                if number and task.fresh_network:
+                    torch.manual_seed(mix(task.seed, SWEEPS, number))
+                    task.network.load_state_dict(task.fresh_network().state_dict())
                 results.append(run_sweep(SweepStep(trainer, task), batches, lrs, smoothing, number))
     return RangeTest(results)
 

@@ -87,24 +87,20 @@ def task(cfg: dict, data: ImageData) -> Task:
     module = from_record(record, data.source.train_targets[data.train_index])
     module.preprocess.fit(data.source.train_images, data.train_index)
     set_first_weights(module, module.network, cfg, data)
-
-    def redraw() -> None:
-        network = model(record)
-        set_first_weights(module, network, cfg, data)
-        module.network.load_state_dict(network.state_dict())
-
-    module.redraw = redraw
+    module.fresh_network = lambda: set_first_weights(module, model(record), cfg, data)
     return module
 
 
-def set_first_weights(module: Task, network: nn.Module, cfg: dict, data: ImageData) -> None:
-    """Set the weights of a network that was just built, as the config and, if it has `init_from_data`, images say."""
+def set_first_weights(module: Task, network: nn.Module, cfg: dict, data: ImageData) -> nn.Module:
+    """The network, just built, with the weights that the config and, if it has `init_from_data`, training images say."""
     counts = class_counts(data.source.train_targets[data.train_index], len(module.record["class_names"]))
     build(reveal(cfg)["init"], "init", class_counts=counts)(network)
     if hasattr(network, "init_from_data"):
         limit = min(INIT_IMAGES, max(INIT_BYTES // (4 * math.prod(data.input_shape)), 1))
         sample = data.train_index[:: -(-len(data.train_index) // limit)]  # images may be sorted by class
-        network.init_from_data(module.preprocess(data.source.train_images[sample]))
+        images = data.source.train_images[sample].to(module.device)
+        network.to(module.device).init_from_data(module.preprocess(images))
+    return network
 
 
 def task_class(cfg: dict) -> type[Task]:
@@ -301,6 +297,9 @@ def parameters(cfg: dict) -> dict[str, bool | int | float | str]:
 
 
 def bare_trainer(cfg: dict, directory: str, data: ImageData, network: nn.Module) -> L.Trainer:
-    """The trainer of a config on one device, without its loggers and callbacks, for scripts that do not train."""
-    alone = {**cfg["trainer"], "devices": 1, "strategy": "auto"}
+    """The trainer of a config on one device, without its loggers and callbacks, for scripts that do not train.
+
+    Nor has it min_epochs and min_steps, with which a fit would not end at its first step.
+    """
+    alone = {**cfg["trainer"], "devices": 1, "strategy": "auto", "min_epochs": None, "min_steps": None}
     return trainer({**cfg, "trainer": alone, "logger": {}, "callbacks": {}}, directory, data, network)

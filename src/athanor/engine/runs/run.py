@@ -186,7 +186,7 @@ def load_weights(task: "Task", source: str) -> None:
             f"weights={source} are of another network ({wrong} differs); use the model settings of that run"
         )
     task.network.load_state_dict({**given, **{name: own[name] for name in head}})
-    task.redraw = None
+    task.fresh_network = None  # a range test is to measure these weights
     replaced = f"; the head ({', '.join(head)}) is new, as the classes differ" if head else ""
     log.info("starting from the weights of %s%s", path, replaced)
 
