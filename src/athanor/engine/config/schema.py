@@ -2,8 +2,8 @@
 
 Everything that checks, records, trusts, builds or compares a config reads it from here. A new group is one row in
 GROUPS and its YAML files. What an object of a group is handed, called with and asked for stands in the docstring of its
-base class, if that is ours (Source, Preprocess, Augment, Initialise), or else at the head of the group's first YAML file, by the
-alphabet: configs/model/cnn.yaml.
+base class, if that is ours (Source, Preprocess, Augment, Initialise), or else at the head of the group's first YAML
+file, by the alphabet: configs/model/cnn.yaml.
 
 Nothing heavy is imported: a type hint in quotes is the name of one, looked up when needed.
 """
