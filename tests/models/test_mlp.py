@@ -34,12 +34,31 @@ def test_three_layer_net_of_the_notes():
     assert sum(p.numel() for p in model.parameters()) == 784 * 16 + 16 + 16 * 16 + 16 + 16 * 10 + 10
 
 
-def test_residual_layer_with_zero_weights_is_the_identity():
-    model = mlp(residual=True, widths=[16, 16, 8])
-    assert [isinstance(layer, Residual) for layer in model.hidden] == [False, True, False]
-    nn.init.zeros_(model.hidden[1][0].weight)
+@pytest.mark.parametrize("activation", ["relu", ["tanh", "relu", "maxout", "relu", "relu"]])
+def test_two_layers_of_the_width_of_their_input_are_a_residual_block(activation):
+    model = mlp(residual=True, widths=[16, 24, 16, 8, 12], activation=activation, norm="none")
+    assert [isinstance(layer, Residual) for layer in model.hidden] == [False, True, False, False]
+    first, second = linears(model)[1:3]
     x = torch.randn(5, 16)
-    torch.testing.assert_close(model.hidden[1](x), x)
+    out = second(torch.relu(first(x)))
+    if activation == "relu":
+        torch.testing.assert_close(model.hidden[1](x), torch.relu(x + out))
+    else:  # each of the two sums of which maxout takes the larger
+        torch.testing.assert_close(model.hidden[1](x), torch.maximum(x + out[:, :16], x + out[:, 16:]))
+    assert model(torch.rand(2, 1, 4, 4)).shape == (2, 3)
+
+
+def test_a_residual_block_has_norms_and_dropout_like_other_layers():
+    block = mlp(residual=True, widths=[16, 16, 16, 16, 16], dropout=0.5).hidden[2]
+    assert [type(m) for m in block.branch] == [
+        nn.Linear,
+        nn.BatchNorm1d,
+        nn.ReLU,
+        nn.Dropout,
+        nn.Linear,
+        nn.BatchNorm1d,
+    ]
+    assert [type(m) for m in block.after] == [nn.ReLU, nn.Dropout]
 
 
 def test_maxout_is_the_larger_of_two_linear_pieces():
@@ -64,8 +83,8 @@ def test_every_activation(name):
         ({"dropout": 1.0}, r"model\.dropout=1\.0 must be at least 0 \(off\) and below 1"),
         ({"widths": []}, r"model\.widths=\[\] leaves no hidden layer; use model=linear"),
         ({"widths": [8, 0]}, r"model\.widths=\[8, 0\] holds a width below 1"),
-        ({"widths": [32, 16], "residual": True}, r"none does; use e\.g\. model\.widths=\[32,32\]"),
-        ({"widths": [32], "residual": True}, r"none does; use e\.g\. model\.widths=\[32,32\]"),
+        ({"widths": [32, 32], "residual": True}, r"\[32, 32\] none is; use e\.g\. model\.widths=\[32,32,32\]"),
+        ({"widths": [32], "residual": True}, r"none is; use e\.g\. model\.widths=\[32,32,32\]"),
     ],
 )
 def test_errors_name_the_knob(knobs, message):

@@ -236,7 +236,7 @@ def test_images_of_validation_and_test_do_not_matter_to_the_whitening(sorted_by_
 
 
 def test_networks_without_such_a_layer_are_left_alone(compose):
-    config = check.plain(compose("model=cnn"))
+    config = check.plain(compose("model=cnn", "init=default"))
     torch.manual_seed(0)
     fresh = assemble.build(config["model"], "model", input_shape=(1, 8, 8), num_classes=10).state_dict()
     torch.manual_seed(0)

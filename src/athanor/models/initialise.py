@@ -54,7 +54,9 @@ class Initialise:
         if self.draws(network):
             for layer, activation in pairs[-1:] if is_pretrained else pairs:
                 if layer.weight.requires_grad:
-                    self.draw(layer.weight, activation)
+                    weight = layer.weight.clone(memory_format=torch.contiguous_format)  # else its order would matter
+                    self.draw(weight, activation)
+                    layer.weight.copy_(weight)
                     if self.bias is not None and layer.bias is not None:
                         layer.bias.fill_(self.bias)
         if self.branches != "auto" or self.draws(network):
@@ -165,7 +167,7 @@ class Sparse(Initialise):
         chosen = torch.rand(len(weight), weight[0].numel()).topk(inputs).indices
         std = (gain_of(activation) if self.gain is None else self.gain) / inputs**0.5
         drawn = torch.zeros(len(weight), weight[0].numel()).scatter_(1, chosen, std * torch.randn(chosen.shape))
-        weight.copy_(drawn.view(weight.shape))
+        weight.copy_(drawn.view_as(weight))
 
 
 @dataclass(kw_only=True)

@@ -36,7 +36,7 @@ class MLP(nn.Module):
         if residual and all(a != b for a, b in zip(widths, widths[2:], strict=False)):
             raise UserError(
                 "model.residual=true adds x to the result of two layers, of which the second is as wide as x, and in "
-                f"model.widths={list(widths)} none is; use e.g. model.widths={[widths[0]] * 3}"
+                f"model.widths={list(widths)} none is; use e.g. model.widths=[{widths[0]},{widths[0]},{widths[0]}]"
             )
         fan_ins = [math.prod(input_shape), *widths]
         self.hidden = nn.Sequential()

@@ -14,6 +14,7 @@ from athanor.data.preprocess import Preprocess
 from athanor.data.sources.source import Source
 from athanor.engine.config import assemble, check, facts, schema, trust
 from athanor.engine.runs.run import Run
+from athanor.models.initialise import Initialise
 
 CODE = """
 import lightning.pytorch as L
@@ -191,10 +192,10 @@ def test_every_fact_of_a_row_is_described_and_every_description_is_of_a_row():
     assert {fact for group in schema.GROUPS.values() for fact in group.facts} == set(facts.FACTS)
 
 
-@pytest.mark.parametrize("path", ["data", "data.preprocess", "model", "loss", "metrics", "callbacks", "logger"])
+@pytest.mark.parametrize("path", ["data", "data.preprocess", "model", "init", "loss", "metrics", "callbacks", "logger"])
 def test_what_is_handed_over_stands_where_a_person_looks_for_it(path, repo):
     """In the base class or, where there is none of ours, at the head of the group's first YAML."""
-    bases = {"data": Source, "data.preprocess": Preprocess}
+    bases = {"data": Source, "data.preprocess": Preprocess, "init": Initialise}
     if path in bases:
         text = bases[path].__doc__
     else:

@@ -18,7 +18,9 @@ from athanor.engine.runs.run import Run
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 FILES = sorted(path for path in CONFIGS.glob("*/**/*.yaml") if path.relative_to(CONFIGS).parts[0] != "hydra")
-SHARED = [CONFIGS / group / "base" / "default.yaml" for group in ("data", "optim", "scheduler", "experiment", "study")]
+SHARED = [
+    CONFIGS / group / "base" / "default.yaml" for group in ("data", "init", "optim", "scheduler", "experiment", "study")
+]
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
 MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
 SMALL = {  # the defaults have 11 million parameters, and three halvings, which 8x8 images are too small for
@@ -190,7 +192,7 @@ def test_a_wrong_key_in_an_experiment_is_found_by_check(compose, tmp_path):
         check.check(config)
 
 
-@pytest.mark.parametrize("group", ["data", "model", "optim", "scheduler", "loss", "trainer"])
+@pytest.mark.parametrize("group", ["data", "model", "init", "optim", "scheduler", "loss", "trainer"])
 def test_check_finds_one_wrong_key_in_any_option_of(group, compose, tmp_path):
     for path in sorted((CONFIGS / group).glob("*.yaml")):
         config = check.plain(compose(*words_for(f"{group}={path.stem}", tmp_path)))

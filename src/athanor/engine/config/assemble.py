@@ -92,7 +92,7 @@ def task(cfg: dict, data: ImageData) -> Task:
 
 
 def set_first_weights(module: Task, network: nn.Module, cfg: dict, data: ImageData) -> nn.Module:
-    """The network, just built, with the weights that the config and, if it has `init_from_data`, training images say."""
+    """A network that was just built, with the weights that the config and, for `init_from_data`, images give it."""
     counts = class_counts(data.source.train_targets[data.train_index], len(module.record["class_names"]))
     build(reveal(cfg)["init"], "init", class_counts=counts)(network)
     if hasattr(network, "init_from_data"):
