@@ -3,7 +3,9 @@
 A sweep stands for the chosen checkpoint of each of its runs, such as the seeds of a multirun or the best of a search.
 Members are chosen on validation; only the result is tested, once. The result is a directory like that of a run, which
 evaluate.py, predict.py and export.py take. With --distill it is one network, trained on the predictions of the ensemble
-for the training images. Predictions are kept in predictions/ of each run, so that another choice takes no time.
+for the training images: with the settings of the first member, or others, as --student model=mlp optim.lr=1e-3. The
+folds of a cross-validation predict images that they have not been trained on. Predictions are kept in predictions/ of
+each run, so that another choice takes no time.
 """
 
 import argparse
@@ -19,14 +21,18 @@ def main() -> None:
 
     from athanor.craft.ensembles.report import numbers
     from athanor.engine.app.logs import set_up_logging
-    from athanor.engine.runs.ensembles.distill import distill
+    from athanor.engine.runs.ensembles.distill import distill, student
     from athanor.engine.runs.ensembles.session import Session, make_ensemble, make_soup
-    from athanor.engine.runs.run import shown
+    from athanor.engine.runs.run import folder_of, shown
     from athanor.training import checkpoint_files
 
     set_up_logging()
     started = time.perf_counter()
-    session = Session(arguments.members, arguments.checkpoints, arguments.tta or "none", arguments.stage)
+    kind = arguments.tta or "none"
+    session = Session(arguments.members, arguments.checkpoints, kind, arguments.stage, arguments.distill)
+    if arguments.distill:
+        run, words = folder_of(session.members[0].path), arguments.student
+        pupil = student(session, words and command_line.composed([f"run={run}", *words]), arguments.temperature or 1.0)
     if arguments.soup:
         combination = make_soup(session, arguments.soup)
     else:
@@ -37,7 +43,7 @@ def main() -> None:
         print("\n" + "\n".join(report.table(session.best, combination.kind)))
     folder = new_directory(arguments.output)
     if arguments.distill:
-        print(distill(session, combination, folder))
+        print(distill(session, combination, folder, *pupil))
     else:
         path = folder / "checkpoints" / "best.ckpt"
         path.parent.mkdir()
@@ -75,6 +81,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--k", type=int, help="number of members of --select top (5)")
     parser.add_argument("--soup", choices=("uniform", "greedy"), help="one network of mean weights instead")
     parser.add_argument("--distill", action="store_true", help="train one network on the ensemble's predictions")
+    parser.add_argument("--temperature", type=float, help="of --distill: divides the logits of teacher and student (1)")
+    parser.add_argument("--student", nargs="+", metavar="WORD", help="of --distill: settings, in the words of train.py")
     parser.add_argument("--tta", choices=("none", "flip", "flip_shift"), help="views of an image to average (none)")
     parser.add_argument("--stage", choices=("val", "test"), help="val leaves the test set unread")
     parser.add_argument("--output", metavar="DIR", help="a new folder, instead of one below outputs/ensembles/")
@@ -82,6 +90,14 @@ def parse_arguments() -> argparse.Namespace:
     for name in ("combine", "select", "k", "tta", "distill") if arguments.soup else ():
         if getattr(arguments, name) != parser.get_default(name):
             raise UserError(f"--{name} is of ensembles, and --soup makes one network; leave out one of them")
+    for name in ("temperature", "student") if not arguments.distill else ():
+        if getattr(arguments, name) is not None:
+            raise UserError(f"--{name} is of a student; add --distill")
+    if arguments.temperature is not None and arguments.temperature <= 0:
+        raise UserError(f"--temperature {arguments.temperature:g}: use a number above 0, as 2 to 20")
+    for word in arguments.student or ():
+        if word.startswith(("loss", "logger", "-")):
+            raise UserError(f"--student {word}: a student has a loss and a logger of its own; leave it out")
     return arguments
 
 

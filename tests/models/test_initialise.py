@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -407,9 +408,9 @@ def test_first_weights_are_a_function_of_the_seed_and_can_be_drawn_anew(words, c
     with torch.no_grad():
         first.network.head.weight.zero_()
     torch.manual_seed(5)
-    first.redraw()
+    first.network.load_state_dict(first.fresh_network().state_dict())
     assert same(first, second)
-    first.redraw()
+    first.network.load_state_dict(first.fresh_network().state_dict())
     assert not torch.equal(first.network.head.weight, second.network.head.weight)
     assert [p.data_ptr() for p in first.network.parameters()] == pointers
 
@@ -424,11 +425,11 @@ def test_weights_of_a_checkpoint_win(train, tmp_path):
     ran = train("model=mlp", "trainer.max_epochs=1", "logger=null", "hydra.run.dir=a")
     assert (ran.code, ran.err) == (0, "")
     trained = Run(tmp_path / "a").task()
-    assert trained.redraw is None
+    assert trained.fresh_network is None
     config = Run(tmp_path / "a").config | {"init": {"_target_": "athanor.models.initialise.Constant", "value": 0.5}}
     config["init"] |= {"bias": 0.0, "log_odds": False, "branches": "auto"}
     fresh = assemble.task(config, assemble.data(config))
     assert set(fresh.network.head.weight.flatten().tolist()) == {0.5}
     load_weights(fresh, str(tmp_path / "a"))
     assert same(fresh.network, trained.network)
-    assert fresh.redraw is None
+    assert fresh.fresh_network is None

@@ -4,14 +4,16 @@ import json
 import shutil
 import sys
 
+import lightning.pytorch as L
 import pytest
 import torch
 import yaml
 
 from athanor.craft.ensembles import predictions
+from athanor.engine.config import assemble
 from athanor.engine.runs import run
 from athanor.engine.runs.ensembles import session
-from athanor.engine.runs.run import Run
+from athanor.engine.runs.run import Run, read_checkpoint
 from athanor.training.checkpoint_files import checkpoint_digest
 
 SMALL = ["model=cnn", "model.widths=[6]", "model.fc_widths=[]", "model.norm=batch", "data.limit=500", "logger=csv"]
@@ -301,6 +303,63 @@ def test_members_of_other_folds_are_refused(ensemble, here, train):
         ran = train(*SMALL, "data.folds=3", f"data.fold={fold}", "trainer.max_epochs=1", f"hydra.run.dir=fold{fold}")
         assert ran.code == 0, ran.err
     refused(ensemble, "fold0", "fold1", text="fold1 was trained on 167 of the 167 validation images of fold0")
+
+
+@pytest.fixture(scope="module")
+def folds(tmp_path_factory, run_process):
+    """A cross-validation of three folds, which has not read the test set."""
+    folder = tmp_path_factory.mktemp("folds")
+    words = ["data.folds=3", "data.fold=0,1,2", "eval.test=false", "hydra.sweep.dir=cv"]
+    ran = run_process(folder, "train.py", "-m", *SMALL, *words)
+    assert ran.code == 0, ran.err
+    return folder / "cv"
+
+
+def test_the_folds_of_a_cross_validation_teach_what_each_says_of_images_that_it_has_not_seen(
+    folds, ensemble, monkeypatch
+):
+    targets, fit = [], L.Trainer.fit
+    monkeypatch.setattr(
+        L.Trainer, "fit", lambda self, task, data: targets.append(data.soft_targets) or fit(self, task, data)
+    )
+    ran, results = ensemble(folds, "--distill", "--temperature", "4", "--student", "model=mlp", "model.widths=[16]")
+    assert ran.code == 0, ran.err
+    assert "each training image was predicted by the members that were not trained on it" in ran.out
+    assert (results["temperature"], results["out_of_fold"]) == (4.0, True)
+    assert "val" in results and "test" not in results
+    config = Run("made").trusted_config
+    assert config["model"]["_target_"].endswith("MLP") and config["model"]["widths"] == [16]
+    assert Run("made").classifier().network.head.in_features == 16
+    first = assemble.data(Run(folds / "0").trusted_config)
+    assert not targets[0][first.val_index].any()
+    for fold in "12":  # what the first one trains on is what the others were validated on
+        index = assemble.data(Run(folds / fold).trusted_config).val_index
+        with torch.no_grad():
+            expected = (Run(folds / fold).classifier()(first.source.train_images[index]) / 4).softmax(1)
+        torch.testing.assert_close(targets[0][index], expected, rtol=0, atol=1e-5)
+
+
+def test_a_teacher_of_images_that_it_was_trained_on_says_so(ensemble):
+    ran, results = ensemble("s", "--distill", "--student", "trainer.max_epochs=1")
+    assert ran.code == 0, ran.err
+    assert "the members were trained on the images that they predicted for it" in ran.out
+    assert (results["temperature"], results["out_of_fold"]) == (1.0, False)
+    assert Run("made").results["seed"] == 0 and read_checkpoint(Run("made").checkpoint)["epoch"] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("--temperature 2", "--temperature is of a student; add --distill"),
+        ("--student model=mlp", "--student is of a student; add --distill"),
+        ("--distill --temperature 0", "--temperature 0: use a number above 0"),
+        ("--distill --student loss=hinge", "--student loss=hinge: a student has a loss and a logger of its own"),
+        ("--distill --student data.split_seed=7", "--student cannot choose other images than the teacher had"),
+        ("--distill --student model=mpl", "model=mpl does not exist; did you mean mlp?"),
+    ],
+)
+def test_a_student_that_makes_no_sense_is_refused(words, text, ensemble):
+    refused(ensemble, "s", *words.split(), text=text)
 
 
 def test_another_split_is_taken_if_none_of_the_validation_images_was_trained_on(ensemble, train):

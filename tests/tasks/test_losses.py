@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from athanor.base.errors import UserError
-from athanor.tasks.losses import CrossEntropy, Hinge
+from athanor.tasks.losses import CrossEntropy, Distillation, Hinge
 
 COUNTS = torch.tensor([50, 10, 30, 10])
 LABELS = torch.tensor([0, 3, 2, 2, 1, 3])
@@ -117,3 +117,24 @@ def test_hinge_is_zero_where_the_class_wins_by_the_margin():
 @pytest.mark.parametrize("power", [1, 2])
 def test_the_gradient_of_hinge_is_that_of_finite_differences(logits, power):
     assert torch.autograd.gradcheck(lambda scores: Hinge(1.0, power)(scores, LABELS), logits)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_distillation_is_the_cross_entropy_at_a_temperature_times_its_square(temperature):
+    torch.manual_seed(0)
+    logits, teacher = torch.randn(2, 6, 5, dtype=torch.float64)
+    soft = (teacher / temperature).softmax(1)
+    expected = -(soft * (logits / temperature).log_softmax(1)).sum(1).mean() * temperature**2
+    torch.testing.assert_close(Distillation(temperature)(logits, soft), expected)
+    labels = torch.arange(6) % 5
+    torch.testing.assert_close(Distillation(temperature)(logits, labels), F.cross_entropy(logits, labels))
+
+
+def test_at_a_high_temperature_distillation_matches_logits():
+    """Hinton et al. 2015, equation 4: the gradient becomes (z - v) / classes, where both have a mean of zero."""
+    torch.manual_seed(0)
+    logits, teacher = torch.randn(2, 1, 5, dtype=torch.float64)
+    logits, teacher = (values - values.mean() for values in (logits, teacher))
+    logits.requires_grad_()
+    Distillation(1e4)(logits, (teacher / 1e4).softmax(1)).backward()
+    torch.testing.assert_close(logits.grad, (logits.detach() - teacher) / 5, rtol=1e-3, atol=1e-4)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from athanor.base.errors import UserError
+from athanor.base.errors import UserError, require
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
@@ -62,6 +62,25 @@ class CrossEntropy(nn.CrossEntropyLoss):
         if self.weight is None or labels.is_floating_point():
             return len(labels)
         return self.weight.float()[labels].sum()
+
+
+class Distillation(nn.Module):
+    """T^2 times the cross-entropy between a teacher's probabilities [N, C] at temperature T and softmax(logits / T).
+
+    The gradient of that cross-entropy is smaller by about T^2, for which the factor makes up (Hinton et al. 2015,
+    section 2). Of labels int64 [N], as in validation and test: the plain cross-entropy.
+    Raises UserError for a temperature of 0 or less.
+    """
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        require(temperature > 0, f"loss.temperature={temperature:g}: use a number above 0")
+        self.temperature = temperature
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        if not targets.is_floating_point():
+            return F.cross_entropy(logits, targets)
+        return self.temperature**2 * F.cross_entropy(logits / self.temperature, targets)
 
 
 class Hinge(nn.Module):

@@ -5,27 +5,36 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
+from torch import Tensor
 
+from athanor.base.errors import UserError
 from athanor.callbacks.checkpoints import checkpoints_of
+from athanor.craft.ensembles.combine import combined
+from athanor.data.module import ImageData
 from athanor.engine.config import assemble, check, trust
-from athanor.engine.runs.ensembles.session import PLAIN_LOSS, Combination, Session
+from athanor.engine.runs.ensembles.session import Combination, Session
 from athanor.engine.runs.run import read_checkpoint
 from athanor.tasks.classification import Classification
 from athanor.tasks.measure import written
 
+OF_UNSEEN = "each training image was predicted by the members that were not trained on it"
+OF_SEEN = (
+    "the members were trained on the images that they predicted for it, so they were surer than of new ones; all folds "
+    "of a cross-validation (-m data.folds=5 'data.fold=range(5)') predict images that they have not seen"
+)
 
-def distill(session: Session, ensemble: Combination, folder: Path) -> str:
-    """Train a fresh network with the settings of the first member on the ensemble's probabilities, in place of labels.
 
-    The targets of a training image are those of the image as it is, also where it is augmented. Validation and test are
-    by the true labels. `folder` becomes a run's directory; gives a line that says how good the student is.
+def distill(session: Session, ensemble: Combination, folder: Path, config: dict[str, Any], data: ImageData) -> str:
+    """Train a fresh network on the ensemble's probabilities, in place of labels; gives lines on how good it is.
+
+    config, data: of `student`. `folder` becomes a run's directory. The targets of a training image are those of the
+    image as it is, also where it is augmented. Validation and test are by the true labels.
     """
-    config = student_config(session)
+    temperature = config["loss"]["temperature"]
     L.seed_everything(config["seed"], verbose=False)
-    data = session.data
     data.seed = config["seed"]
     data.soft_targets = torch.zeros(len(data.source.train_targets), len(data.class_names))
-    data.soft_targets[data.train_index] = ensemble.predict("train").exp()
+    data.soft_targets[data.train_index] = teacher_probabilities(session, ensemble, temperature)
     classifier = assemble.task(config, data)
     trainer = assemble.trainer(config, str(folder), data, classifier.network)
     trainer.fit(classifier, data)
@@ -36,23 +45,52 @@ def distill(session: Session, ensemble: Combination, folder: Path) -> str:
     stages = [stage for stage in ("val", "test") if f"{stage}/loss" in metrics]
     scores = {stage: {name: metrics[f"{stage}/{name}"] for name in Classification.measures} for stage in stages}
     teacher = [session.members[index].name for index in ensemble.weights]
-    session.write(folder, config, {"made": "student", "teacher": teacher, "seed": config["seed"], **scores})
+    made = {
+        "made": "student",
+        "teacher": teacher,
+        "temperature": temperature,
+        "out_of_fold": session.is_cross_validated,
+    }
+    session.write(folder, config, {**made, "seed": config["seed"], **scores})
     text = [f"{stage} {written(of, Classification.measures)}" for stage, of in scores.items()]
-    return f"  student of {len(teacher)} members: {'   '.join(text)}"
+    said = OF_UNSEEN if session.is_cross_validated else OF_SEEN
+    return f"  student of {len(teacher)} members: {'   '.join(text)}\n  {said}"
 
 
-def student_config(session: Session) -> dict[str, Any]:
-    """The config of the first member, with a loss that takes probabilities, on one device, logged to metrics.csv."""
-    first = session.members[0]
-    recorded = first.record["config"]
+def teacher_probabilities(session: Session, ensemble: Combination, temperature: float) -> Tensor:
+    """What the ensemble says of the training images, [N, num_classes], its members' logits divided by the temperature.
+
+    Where the members are folds of a cross-validation, an image is predicted by those that were not trained on it.
+    """
+    used, shares = list(ensemble.weights), torch.tensor(list(ensemble.weights.values()))
+    logits, how = session.logits("train", used) / temperature, ensemble.checkpoint["athanor"]["combine"]
+    asked = session.held_out[used] if session.is_cross_validated else torch.ones(logits.shape[:2], dtype=torch.bool)
+    probabilities = torch.empty(logits.shape[1:])
+    for members in asked.unique(dim=1).T:
+        images = (asked == members[:, None]).all(0)
+        probabilities[images] = combined(logits[members][:, images], how, shares[members]).exp()
+    return probabilities
+
+
+def student(session: Session, settings: dict | None, temperature: float) -> tuple[dict[str, Any], ImageData]:
+    """The config of a student, on one device and logged to metrics.csv, and its data.
+
+    settings: None, those of the first member. Raises UserError where they choose other training images than it had.
+    """
+    own = settings or session.members[0].record["config"]
     config = {
-        **first.config,
-        "name": f"student_{recorded['name']}",
-        "loss": PLAIN_LOSS,
-        "callbacks": {key: node for key, node in (recorded.get("callbacks") or {}).items() if key != "ensemble"},
+        **own,
+        "name": f"student_{own['name']}",
+        "resume": None,
+        "run": None,
+        "loss": {"_target_": "athanor.tasks.losses.Distillation", "temperature": temperature},
+        "callbacks": {key: node for key, node in (own.get("callbacks") or {}).items() if key != "ensemble"},
         "logger": {"csv": {"_target_": "athanor.training.loggers.CSVLog"}},
-        "trainer": {**recorded["trainer"], "devices": 1, "strategy": "auto"},
+        "trainer": {**own["trainer"], "devices": 1, "strategy": "auto"},
     }
     trust.check_targets(config)
     check.check(config)
-    return config
+    data = assemble.data(config) if settings else session.data
+    if data.split_hash != session.data.split_hash:
+        raise UserError("--student cannot choose other images than the teacher had; leave out data= and the split")
+    return config, data

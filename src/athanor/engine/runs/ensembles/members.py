@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from athanor.base.errors import UserError
 from athanor.craft.ensembles.predictions import SavedClassifier
@@ -87,8 +88,10 @@ def member_checkpoints(word: Path, all_checkpoints: bool) -> Iterator[tuple[Path
         yield from ((path, str(shown(path))) for path in kept)
 
 
-def shared_data(members: list[Member]) -> ImageData:
-    """The data of the first member, on which all are judged. Raises UserError where that would not be fair."""
+def shared_data(members: list[Member]) -> tuple[ImageData, list[Tensor]]:
+    """The data of the first member, on which all are judged, and for each the numbers of the images that it was trained
+    on. Raises UserError where members are of other data.
+    """
     first = members[0]
     for member in members[1:]:
         for key in "class_names", "input_shape":
@@ -99,25 +102,31 @@ def shared_data(members: list[Member]) -> ImageData:
                 )
     data = assemble.data(first.config)
     assemble.refuse_other_data(first.record, data)
-    for member in members:
-        if member.record.get("split_hash") != data.split_hash:
-            refuse_seen_images(member, data, first.name)
-    return data
+    return data, [trained_images(member, data, first.name) for member in members]
 
 
-def refuse_seen_images(member: Member, data: ImageData, first: str) -> None:
-    """Raise UserError where a member of another split has been trained on some of the validation images of `data`."""
+def trained_images(member: Member, data: ImageData, first: str) -> Tensor:
+    """Which images of `data` a member was trained on, int64; it may be of another split, but not of other images."""
+    if member.record.get("split_hash") == data.split_hash:
+        return data.train_index
     other = assemble.data(member.config)
     if other.split_hash != member.record.get("split_hash"):
         raise UserError(f"the images or the split of {member.name} are not those that it was trained on any more")
     hashes = [hash_of(each.source.train_images, each.source.train_targets) for each in (data, other)]
     if hashes[0] != hashes[1]:
         raise UserError(f"{member.name} was trained on other images than {first}; an ensemble needs one data set")
-    if seen := int(torch.isin(data.val_index, other.train_index).sum()):
-        raise UserError(
-            f"{member.name} was trained on {seen} of the {len(data.val_index)} validation images of {first}\n"
-            "  members need one split: the same data.split_seed, data.val_fraction, data.limit and data.fold"
-        )
+    return other.train_index
+
+
+def refuse_seen_images(members: list[Member], trained: list[Tensor], data: ImageData) -> None:
+    """Raise UserError where a member has been trained on some of the validation images of `data`."""
+    for member, index in zip(members, trained, strict=True):
+        if seen := int(torch.isin(data.val_index, index).sum()):
+            raise UserError(
+                f"{member.name} was trained on {seen} of the {len(data.val_index)} validation images of "
+                f"{members[0].name}\n  members need one split: the same data.split_seed, data.val_fraction, data.limit "
+                "and data.fold; all folds together can teach a student (--distill)"
+            )
 
 
 def refuse_other_starts(members: list[Member]) -> None:

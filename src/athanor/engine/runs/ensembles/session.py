@@ -15,7 +15,7 @@ from athanor.craft.ensembles import soup as soups
 from athanor.craft.ensembles.predictions import Stage, stacked_logits, stage_batches, stage_labels
 from athanor.craft.ensembles.report import Report
 from athanor.engine.config import assemble
-from athanor.engine.runs.ensembles.members import find_members, refuse_other_starts, shared_data
+from athanor.engine.runs.ensembles.members import find_members, refuse_other_starts, refuse_seen_images, shared_data
 from athanor.engine.runs.provenance import count_test_read, describe_data, environment
 from athanor.engine.runs.run import Run, fill, load_classifier, read_checkpoint
 from athanor.tasks import tta
@@ -44,12 +44,20 @@ class Session:
 
     words: runs, sweeps and checkpoint files. all_checkpoints: all that a run kept, instead of the chosen one. kind: the
     views of each image that logits are averaged over. stage: val leaves the test set unread, test reads it; None reads
-    it if the runs of all members did.
+    it if the runs of all members did. distills: the members teach a student; then they may be all folds of a
+    cross-validation, of which each has seen the validation images of the others, so none of these judge them.
     """
 
-    def __init__(self, words: list[str], all_checkpoints: bool, kind: tta.Kind, stage: Stage | None) -> None:
+    def __init__(
+        self, words: list[str], all_checkpoints: bool, kind: tta.Kind, stage: Stage | None, distills: bool = False
+    ) -> None:
         self.members = find_members(words, all_checkpoints)
-        self.data = shared_data(self.members)
+        self.data, trained = shared_data(self.members)
+        # which training images of the data each member was not trained on, bool [M, N]
+        self.held_out = torch.stack([~torch.isin(self.data.train_index, index) for index in trained])
+        self.is_cross_validated = distills and bool(self.held_out.any(0).all())
+        if not self.is_cross_validated:
+            refuse_seen_images(self.members, trained, self.data)
         self.kind = kind
         if kind == "flip_shift" and min(self.data.input_shape[1:]) < 2:
             raise UserError("--tta flip_shift moves images by a pixel, and these are one pixel wide; use flip or none")
@@ -60,9 +68,9 @@ class Session:
         unread = [member.name for member in self.members if not member.record["config"]["eval"]["test"]]
         if stage is None and unread:
             log.warning("the test set stays unread, as %s has eval.test=false; type --stage test to read it", unread[0])
-        self.has_validation = len(self.data.val_index) > 0
+        self.has_validation = len(self.data.val_index) > 0 and not self.is_cross_validated
         self.reads_test = stage == "test" or (stage is None and not unread)
-        if not (self.has_validation or self.reads_test):
+        if not (self.has_validation or self.reads_test or self.is_cross_validated):
             raise UserError("these members have no validation images; type --stage test to read the test set")
         self.stacked: dict[Stage, Tensor] = {}  # logits that are computed already
         self.losses = self.best = None  # on validation: of each member, and the name of the best member
@@ -89,7 +97,7 @@ class Session:
             logits, labels = self.logits(stage, indices), stage_labels(self.data, stage)
             reports.append(Report(stage, weights, logits, combination.predict(stage), labels))
         if combination.kind == "ensemble":
-            refuse_stale(self, combination, reports[0].stage)
+            refuse_stale(self, combination, reports[0].stage if reports else "train")
         return reports
 
     def write(self, directory: Path, config: dict[str, Any], results: dict[str, Any]) -> None:
