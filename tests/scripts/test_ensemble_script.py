@@ -53,7 +53,7 @@ def ensemble(here, run_here):
 
 def evaluated(ran):
     assert ran.code == 0, ran.err
-    rows = [line.split("  ") for line in ran.out.splitlines() if "/" in line]
+    rows = [line.split("  ") for line in ran.out.splitlines() if line.startswith(("test/", "val/"))]
     return {name.partition("/")[2]: float(value) for name, value, *_ in rows}
 
 

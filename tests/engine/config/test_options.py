@@ -180,7 +180,7 @@ def test_debug_overfit_ends_when_the_loss_is_0_whatever_the_model_and_the_loss(w
 
 
 def test_a_key_that_a_person_typed_beside_debug_is_still_checked(train):
-    ran = train("debug=overfit", "model=linear", "+model.dropout=0.5", "hydra.run.dir=a")
+    ran = train("debug=overfit", "model=linear", "model.dropout=0.5", "hydra.run.dir=a")
     assert ran.code == 1 and ran.err.startswith("error: model.dropout: Linear has no 'dropout'")
 
 

@@ -163,7 +163,9 @@ def settle(cfg: dict, overrides: list[str]) -> list[str]:
     recipes = (override for override in overrides if override.startswith(("experiment=", "study=")))
     source = f"run={cfg['run']}" if cfg["run"] else next(recipes, None)
     notices = []
-    for group in (group for group in schema.top_groups() if source and group in typed and "_target_" in cfg[group]):
+    for group in (
+        group for group in schema.top_groups() if source and group in typed and "_target_" in (cfg.get(group) or {})
+    ):
         choice = next(o for o in reversed(overrides) if o.lstrip("+").startswith(f"{group}=")).lstrip("+")
         option = OmegaConf.to_container(compose("train", [choice])[group])
         names, takes_any_key = node_signature(group, cfg[group])
