@@ -223,6 +223,7 @@ MASTER = "MASTER_ADDR=127.0.0.1 MASTER_PORT=29500"
         (f"{MASTER} WORLD_SIZE=8 RANK=4 LOCAL_RANK=0", True, False),
         (f"{MASTER} WORLD_SIZE=8 LOCAL_RANK=0 NODE_RANK=1", True, False),
         (f"{MASTER} WORLD_SIZE=2 LOCAL_RANK=1", True, False),
+        (f"{MASTER} WORLD_SIZE=2 RANK=0 LOCAL_RANK=1", True, False),  # where a shell had the RANK
         (f"{MASTER} WORLD_SIZE=1 RANK=0 LOCAL_RANK=0", False, True),  # torchrun with one process
         ("SLURM_STEP_NUM_TASKS=4 SLURM_PROCID=3 SLURM_LOCALID=1", True, False),
         ("SLURM_STEP_NUM_TASKS=4 SLURM_PROCID=0 SLURM_LOCALID=0", True, True),

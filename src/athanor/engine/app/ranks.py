@@ -43,10 +43,9 @@ def check_environment() -> None:
 
 def is_main_process() -> bool:
     """Whether this is the one process of the job that writes files and speaks."""
-    if is_one_of_several(*TORCHRUN):
-        names = ("RANK",) if "RANK" in os.environ else ("LOCAL_RANK", "NODE_RANK")
-        return all(os.environ.get(name, "0") == "0" for name in names)
-    return not is_one_of_several(*SRUN) or os.environ["SLURM_PROCID"] == "0"
+    # all of them: a RANK=0 that every process has inherited says nothing. WORLD_SIZE is deleted by Lightning at the end
+    ranks = [os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "NODE_RANK")]
+    return ranks == ["0"] * 3 and (not is_one_of_several(*SRUN) or os.environ["SLURM_PROCID"] == "0")
 
 
 def started_elsewhere() -> bool:
