@@ -307,15 +307,6 @@ def test_what_cannot_be_drawn_is_said_before_a_job_begins(word, train, tmp_path)
     assert not (tmp_path / "sweep").exists()
 
 
-@pytest.mark.parametrize("word", ["eval.test=false", "study.reads_test=1"])
-def test_a_study_that_compares_test_results_is_refused_where_the_test_set_is_left_unread(word, train, tmp_path):
-    wrong = {"eval.test=false": "study=ensembles compares results on the test set; leave out eval.test, or "}
-    ran = train("study=ensembles", "hydra.sweep.dir=sweep", word)
-    assert ran.code == 1
-    assert ran.err.startswith(f"error: {wrong.get(word, 'study.reads_test=1: a study takes bool')}")
-    assert not (tmp_path / "sweep").exists()
-
-
 def test_a_wrong_key_beside_a_list_is_what_is_blamed(train):
     for word in "optim.lrr=0.1", "optim.lrr=0.1,0.2":
         ran = train("study=learning_rates", *TINY, "seed=0,1", word)

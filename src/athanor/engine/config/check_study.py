@@ -11,7 +11,7 @@ from athanor.engine.config.monitors import logged_metrics
 from athanor.engine.config.signatures import check_key, check_value
 
 COURSES = ("epoch", "step")  # an x against which a run's metrics.csv is drawn; any other x is a setting
-KEYS = {"title": str, "panels": list[dict], "conclude": str, "reads_test": bool}
+KEYS = {"title": str, "panels": list[dict], "conclude": str}
 PANEL = {"x": str, "y": str, "best": str, "log_x": bool, "log_y": bool, "y_range": tuple[float, float]}
 NUMBERS = ["epochs", "steps", "checkpoint_epoch", "seconds", "fit_seconds", "images_per_second", "parameters"]
 
@@ -45,8 +45,6 @@ def check_study(config: DictConfig) -> None:
     check_keys(node)
     if "conclude" in node:
         check_conclude(node["conclude"])
-    if node.get("reads_test") and OmegaConf.select(config, "eval.test") is not True:
-        raise UserError(f"study={name} compares results on the test set; leave out eval.test, or type eval.test=true")
     typed = [word.partition("=")[0] for word in config.hydra.overrides.task if not word.startswith("study")]
     varied = [key.lstrip("+") for key in [*(config.hydra.sweeper.get("params") or {}), *typed]]
     for i, panel in enumerate(node.get("panels", [])):
