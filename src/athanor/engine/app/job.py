@@ -206,19 +206,32 @@ class Job(Run):
         """Complete results.json and print the summary."""
         if not is_main_process():
             return
-        from athanor.callbacks.ending import ended_by
-        from athanor.callbacks.stopwatch import Stopwatch
         from athanor.training.loggers import TensorBoard
 
-        watch = next(callback for callback in trainer.callbacks if isinstance(callback, Stopwatch))
         tested = {name: value for name, value in logged_metrics(trainer).items() if name.startswith("test/")}
         metrics = {**self.chosen["metrics"], **tested}
         for logger in (logger for logger in trainer.loggers if isinstance(logger, TensorBoard)):
             logger.log_chosen(metrics, self.chosen.get("step", trainer.global_step))
-        stages = {stage: of_stage(metrics, stage) for stage in ("train", "val", "test")}
         if tested:
             self.write(test_reads=provenance.count_test_read(self.results["data"]["test_hash"], shown(self.dir)))
-        own = dict(
+        own = self.outcome(trainer, task, metrics)
+        added = {key: value for c in trainer.callbacks for key, value in getattr(c, "results", {}).items()}
+        for name in added.keys() & {*self.results, *own}:
+            log.warning("results.json has a %s of the run itself; the result of a callback needs another name", name)
+        self.write(**{**added, **self.results, **own})
+        (self.dir / "checkpoints" / "previous.ckpt").unlink(missing_ok=True)  # the last one is written and synced
+        log.info(summary(self.results, self.config, self.measures, shown(self.dir)))
+        if earlier := self.config["run"]:
+            log.info("%s\n", provenance.compare_metrics(Run(earlier).results, self.results, shown(Path(earlier))))
+
+    def outcome(self, trainer: "L.Trainer", task: "Task", metrics: dict[str, float]) -> dict[str, Any]:
+        """What results.json says of a run that has finished, with the metrics of the chosen checkpoint."""
+        from athanor.callbacks.ending import ended_by
+        from athanor.callbacks.stopwatch import Stopwatch
+
+        watch = next(callback for callback in trainer.callbacks if isinstance(callback, Stopwatch))
+        stages = {stage: of_stage(metrics, stage) for stage in ("train", "val", "test")}
+        return dict(
             status="finished",
             **{stage: values for stage, values in stages.items() if values},
             checkpoint=self.chosen["file"] and f"checkpoints/{self.chosen['file']}",
@@ -237,14 +250,6 @@ class Job(Run):
             devices=trainer.world_size,
             precision=trainer.precision,
         )
-        added = {key: value for c in trainer.callbacks for key, value in getattr(c, "results", {}).items()}
-        for name in added.keys() & {*self.results, *own}:
-            log.warning("results.json has a %s of the run itself; the result of a callback needs another name", name)
-        self.write(**{**added, **self.results, **own})
-        (self.dir / "checkpoints" / "previous.ckpt").unlink(missing_ok=True)  # the last one is written and synced
-        log.info(summary(self.results, self.config, self.measures, shown(self.dir)))
-        if earlier := self.config["run"]:
-            log.info("%s\n", provenance.compare_metrics(Run(earlier).results, self.results, shown(Path(earlier))))
 
 
 def hold(lock: FileLock, directory: Path) -> None:

@@ -80,15 +80,17 @@ def compared_methods(runs: list[Run]) -> list[Row]:
             averaged = [by_seed[plain[index].results["seed"]] for index in pairs]
             trainings = fmean(run.results["fit_seconds"] for run in averaged) / seconds
             rows.append(method_row(name, stage, predictions(averaged), single[pairs], labels, trainings, 1))
-    if len(plain) > 1:
-        session = Session([str(run.dir) for run in plain], False, "none", stage)
-        ensemble = make_ensemble(session, "probabilities", "all", None)
-        report = session.reports(ensemble)[-1]  # of that stage
-        log_p = ensemble.predict(stage)[None]
-        rows.append(method_row(f"{len(plain)} seeds", stage, log_p, single, labels, len(plain), ensemble.passes))
-        if session.best is not None:
-            rows[-1]["best member"] = report.members[session.best][HEADLINE]
-    return rows
+    return [*rows, seeds_row(plain, stage, single, labels)] if len(plain) > 1 else rows
+
+
+def seeds_row(runs: list[Run], stage: Stage, single: Tensor, labels: Tensor) -> Row:
+    """The row of all seeds as one ensemble, with the score of its best member."""
+    session = Session([str(run.dir) for run in runs], False, "none", stage)
+    ensemble = make_ensemble(session, "probabilities", "all", None)
+    report = session.reports(ensemble)[-1]  # of that stage
+    log_p = ensemble.predict(stage)[None]
+    row = method_row(f"{len(runs)} seeds", stage, log_p, single, labels, len(runs), ensemble.passes)
+    return row if session.best is None else {**row, "best member": report.members[session.best][HEADLINE]}
 
 
 def combinations_of(run: Run, alone: Tensor, stage: Stage) -> tuple[Tensor, Tensor, int]:
