@@ -59,7 +59,7 @@ def test_the_main_job_ends_with_a_summary(main_job):
     assert "warning" not in ran.out.lower()
     summary = ran.out.split("\n\n")[-2]
     rows = {line.split()[0]: line for line in summary.splitlines()}
-    assert list(rows) == ["run", "data", "train", "val", "test", "time", "results", "look"]
+    assert list(rows) == ["run", "data", "train", "val", "test", "time", "ended", "results", "look"]
     assert "cnn_digits" in rows["run"] and "99,370 parameters, Adam, seed 0" in rows["run"]
     assert f"acc {run.results['test']['acc']:7.2%}" in rows["test"]
     assert rows["look"].split()[1:3] == ["tensorboard", "--logdir"]
@@ -76,7 +76,8 @@ def test_a_run_is_a_directory_that_holds_everything(main_job):
     names = {path.relative_to(run.dir).as_posix().partition("tfevents")[0] for path in run.dir.rglob("*")}
     files = {"config.yaml", "results.json", "metrics.csv", "train.log", "events.out."}
     names.discard("changes.diff")  # where the code that ran was not committed
-    assert names == files | {"checkpoints", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+    folders = {"checkpoints", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "chosen", "chosen/events.out."}
+    assert names == files | folders
     assert {path.name for path in run.dir.parents[2].iterdir()} == {"outputs"}
 
 
@@ -121,7 +122,7 @@ def test_a_recorded_config_is_plain_values_and_enough_to_compose_again(main_job,
 
     _, run = main_job
     assert "${" not in (run.dir / "config.yaml").read_text()
-    composed = check.plain(compose("model=cnn", "optim=adam", "trainer.max_epochs=2"))
+    composed = check.plain(compose("model=cnn", "optim=adam", "trainer.max_epochs=2", "eval.test=true"))  # of auto
     assert run.config == composed
 
 
@@ -465,8 +466,8 @@ def test_tensorboards_table_compares_all_jobs_of_a_multirun(sweep):
 def test_tensorboards_table_has_validation_and_test_of_the_chosen_checkpoint(train, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    words = ["model=mlp", "optim.lr=1", "data.limit=300", "trainer.max_epochs=5", "hydra.run.dir=a"]
-    assert train(*words, "monitor.metric=val/acc", "monitor.mode=max").code == 0
+    words = ["model=mlp", "init=default", "optim.lr=1", "data.limit=300", "trainer.max_epochs=5"]
+    assert train(*words, "hydra.run.dir=a", "monitor.metric=val/acc", "monitor.mode=max").code == 0
     results = Run("a").results
     assert results["checkpoint_epoch"] < 5  # else the last epoch has the same values
     events = EventAccumulator(str(tmp_path / "a" / "chosen")).Reload()

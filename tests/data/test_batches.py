@@ -80,7 +80,7 @@ def test_resuming_in_mid_epoch_gives_the_remaining_batches_bit_for_bit(epoch, do
 
 def test_augmentation_differs_between_epochs_and_steps():
     images = torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8).repeat(100, 1, 1, 1)
-    knobs = dict(images=images, labels=torch.zeros(100).long(), index=INDEX, batch_size=8, seed=0, augment=EVERYTHING)
+    knobs = dict(images=images, targets=torch.zeros(100).long(), index=INDEX, batch_size=8, seed=0, augment=EVERYTHING)
     seen = [images for epoch in (0, 1) for images, _ in TrainBatches(**knobs, position=lambda e=epoch: (e, 0))]
     assert len(torch.stack(seen).unique(dim=0)) == 16
 

@@ -19,6 +19,7 @@ WORDS = [
     "data.limit=400",
     "data.batch_size=32",
     "trainer.max_epochs=3",
+    "init=default",
     "compute.threads=1",
 ]
 
