@@ -58,8 +58,10 @@ def test_the_main_job_ends_with_a_summary(main_job):
     assert (ran.code, ran.err) == (0, "")
     assert "warning" not in ran.out.lower()
     summary = ran.out.split("\n\n")[-2]
-    rows = {line.split()[0]: line for line in summary.splitlines()}
+    lines = summary.splitlines()
+    rows = {line.split()[0]: line for line in lines if line[2] != " "}
     assert list(rows) == ["run", "data", "train", "val", "test", "time", "ended", "results", "look"]
+    assert any("test set of this data read once" in line for line in lines)
     assert "cnn_digits" in rows["run"] and "99,370 parameters, Adam, seed 0" in rows["run"]
     assert f"acc {run.results['test']['acc']:7.2%}" in rows["test"]
     assert rows["look"].split()[1:3] == ["tensorboard", "--logdir"]
