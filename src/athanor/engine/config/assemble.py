@@ -158,7 +158,9 @@ def from_record(record: dict, targets: torch.Tensor | None = None, compiled: boo
         schedule=schedule(cfg),
         lr_scaling=LRScaling(**divided(cfg, "optim")[1]),
         monitor=cfg["monitor"]["metric"],
-        metrics={name: build(node, "metrics", **facts) for name, node in (cfg.get("metrics") or {}).items() if node},
+        metrics={
+            name: build(node, f"metrics.{name}", **facts) for name, node in (cfg.get("metrics") or {}).items() if node
+        },
         tta=cfg["eval"]["tta"],
         seed=cfg["seed"],
         **parts,
