@@ -9,6 +9,7 @@ import runpy
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -34,7 +35,13 @@ REPO = Path(__file__).resolve().parents[1]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide the GPUs from all tests but those of `-m gpu`: what they expect, often to the bit, is of a processor."""
+    """Hide the GPUs from all tests but those of `-m gpu`: what they expect, often to the bit, is of a processor.
+
+    The list of what was built here is a new one for each process of tests.
+    """
+    state = tempfile.TemporaryDirectory(prefix="athanor-state-")
+    config.add_cleanup(state.cleanup)
+    os.environ["XDG_STATE_HOME"] = state.name
     if "gpu" in config.option.markexpr:
         # trainer.deterministic sets it for a process, but torch looks once, at the first product on a GPU
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"

@@ -115,20 +115,20 @@ def refuse_renamed(config: dict, path: Path) -> None:
         raise UserError(f"{path}: {renamed}; {'train again' if path.suffix == '.ckpt' else 'change it in the file'}")
 
 
-def refuse_strange(node: object, where: str) -> None:
-    """Raise UserError for what is no plain value, and interpolations but ${oc.env:NAME}, which is a secret's."""
+def refuse_strange(node: object, where: str, of_logger: bool = False) -> None:
+    """Raise UserError for what is no plain value, and interpolations but ${oc.env:NAME} of a logger, a secret's."""
     if isinstance(node, dict):
         for key, value in node.items():
             is_number = type(key) is int and "_target_" not in node  # of a class, in a mapping that is an argument
             if not is_number and not (isinstance(key, str) and key.isprintable() and key):
                 raise UserError(f"{where}: {str(key)[:80]!r} is no key of a config")
-            refuse_strange(value, f"{where}: {str(key)[:80]}")
+            refuse_strange(value, f"{where}: {str(key)[:80]}", of_logger or key == "logger")
     elif isinstance(node, list):
         for value in node:
-            refuse_strange(value, where)
+            refuse_strange(value, where, of_logger)
     elif isinstance(node, str):
-        if "${" in INTERPOLATION.sub("", node):
-            raise UserError(f"{where} has an interpolation; in a recorded config only ${{oc.env:NAME}} can stand")
+        if "${" in (INTERPOLATION.sub("", node) if of_logger else node):
+            raise UserError(f"{where} has an interpolation; a recorded config has ${{oc.env:NAME}} in logger alone")
     elif not isinstance(node, (bool, int, float, type(None))):
         raise UserError(f"{where} is no plain value but a {type(node).__name__}")
 

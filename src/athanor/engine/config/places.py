@@ -1,0 +1,62 @@
+"""Paths, URLs and environment variables in a config that comes from a file: where it could write, read or send."""
+
+import re
+from collections.abc import Collection, Iterator
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from athanor.base.errors import UserError
+from athanor.engine.config import options, secrets
+
+# arguments that are places whatever stands in them, as `save_dir: src`; `settings` of wandb has the address of a server
+PLACE = re.compile(
+    r"^_args_$|(^|_)(dir|dirpath|path|file|filename|folder|root|uri|url|host|address|endpoint|location|settings)$"
+)
+ELSEWHERE = re.compile(r"[/\\~]|[A-Za-z][\w+.-]*:[/\\]")  # how an absolute path or a URL begins
+FREE = ("name", "tags", "notes", "extra", "monitor", "data", "data_dir")  # texts, and the places of the data
+
+
+def check(config: dict, typed: Collection[str] = ()) -> None:
+    """Raise UserError at the first text of a loaded config that names a place outside the run, or a variable.
+
+    Those of the data may do so, those that the person's own configs/ have under the same key, and those that one of
+    the words `typed` replaces.
+    """
+    replaced = tuple(f"{word.lstrip('+~').partition('=')[0]}." for word in typed)
+    own: set[tuple[str, str]] | None = None
+    for where, key, text in texts({name: node for name, node in config.items() if name not in FREE}):
+        if is_harmless(where, key, text) or f"{where}.".startswith(replaced):
+            continue
+        own = own_texts() if own is None else own
+        if (key, text) not in own:
+            raise UserError(
+                f"{where}={text[:80]!r}: what is outside of a run is not taken from its file, as it was not made here\n"
+                f"  if it is right, type run=<run> {where}=<value>, or put it into configs/local/default.yaml"
+            )
+
+
+def is_harmless(where: str, key: str, text: str) -> bool:
+    is_place = PLACE.search(key) or where == "weights" or ELSEWHERE.match(text) or ".." in re.split(r"[/\\]", text)
+    return not text or not (is_place or "${" in text)
+
+
+def texts(node: object, where: str = "", key: str = "") -> Iterator[tuple[str, str, str]]:
+    """Each text in a config, but targets, with its path and the key that it, or the list around it, stands under."""
+    if isinstance(node, str) and key != "_target_":
+        yield where, key, node
+    parts = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for name, part in parts:
+        yield from texts(part, f"{where}.{name}".lstrip("."), key if isinstance(node, list) else str(name))
+
+
+def own_texts() -> set[tuple[str, str]]:
+    """All texts of the person's own configs/, with the keys that they stand under, as a run would record them."""
+    found = set()
+    for path in options.CONFIGS.rglob("*.yaml"):
+        for _, key, text in texts(OmegaConf.to_container(OmegaConf.load(path))):
+            try:
+                found.add((key, secrets.resolve(OmegaConf.create({"logger": {key: text}}))["logger"][key]))
+            except OmegaConfBaseException:  # it needs what the command line has chosen
+                continue
+    return found
