@@ -29,7 +29,7 @@ from athanor.data.augment import Augment
 from athanor.data.module import ImageData
 from athanor.data.sources.source import Source
 from athanor.engine.app import command_line
-from athanor.engine.config import hydra_versions, options
+from athanor.engine.config import hydra_versions, options, trust
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -56,6 +56,12 @@ class Ran:
     code: int
     out: str
     err: str
+
+
+@pytest.fixture
+def trusting(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Trust these modules, as `trust:` in configs/local/default.yaml does."""
+    return lambda *modules: monkeypatch.setattr(trust, "trusted_modules", lambda: list(modules))
 
 
 @pytest.fixture(scope="session")

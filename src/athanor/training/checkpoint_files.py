@@ -85,6 +85,8 @@ def read_checkpoint_file(path: Path, weights: bool = True) -> Any:
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise zipfile.BadZipFile("what is in it is larger than the file")  # packed, it could fill the memory
             damaged = weights and archive.testzip()  # torch compares no checksums: a flipped bit would be a weight
         if damaged:
             raise zipfile.BadZipFile(f"{damaged} in it has a wrong checksum")

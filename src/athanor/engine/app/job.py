@@ -24,7 +24,7 @@ from athanor.base.files import append
 from athanor.engine.app.explain import explain
 from athanor.engine.app.logs import set_up_logging
 from athanor.engine.app.ranks import PARENT, is_main_process
-from athanor.engine.config import built_here, schema, secrets
+from athanor.engine.config import built_here, places, schema, secrets
 from athanor.engine.config.settings import REMARKS
 from athanor.engine.runs import provenance
 from athanor.engine.runs.run import Run, read_checkpoint, shown
@@ -85,11 +85,22 @@ class Job(Run):
         recorded = {key: value for key, value in config.items() if key not in schema.UNRECORDED}
         if not self.is_resumed or built_here.is_listed(self.config):
             built_here.add(recorded)
+        else:
+            self.check_states()
         if self.is_again and not self.is_resumed:
             return self.trusted_config
         if is_main_process():
             self.write_config({**recorded, "resume": None})
         return recorded
+
+    def check_states(self) -> None:
+        """Raise UserError where a checkpoint of a run that somebody sent would have a callback act elsewhere."""
+        for path in self.checkpoints:
+            try:
+                contents = read_checkpoint(path, weights=False)
+            except UserError:  # torn
+                continue
+            places.check_states(contents.get("callbacks"), path)
 
     def resume_point(self) -> tuple[Path | None, int | None]:
         """The newest checkpoint that can be read, and its step: 0 where there is none, None where nothing is resumed.

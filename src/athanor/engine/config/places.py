@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterator
+from pathlib import Path
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -37,8 +38,26 @@ def check(config: dict, typed: Collection[str] = ()) -> None:
 
 
 def is_harmless(where: str, key: str, text: str) -> bool:
-    is_place = PLACE.search(key) or where == "weights" or ELSEWHERE.match(text) or ".." in re.split(r"[/\\]", text)
-    return not text or not (is_place or "${" in text)
+    return not text or not (PLACE.search(key) or where == "weights" or is_elsewhere(text) or "${" in text)
+
+
+def is_elsewhere(text: str) -> bool:
+    return bool(ELSEWHERE.match(text)) or ".." in re.split(r"[/\\]", text)
+
+
+def check_states(callbacks: object, path: Path) -> None:
+    """Raise UserError at the first text that names a place elsewhere, in the states that a checkpoint has of callbacks:
+    Lightning's ModelCheckpoint deletes files that its state lists.
+    """
+    if isinstance(callbacks, (dict, list)):
+        parts = [*callbacks, *callbacks.values()] if isinstance(callbacks, dict) else callbacks
+        for part in parts:
+            check_states(part, path)
+    elif isinstance(callbacks, str) and is_elsewhere(callbacks):
+        raise UserError(
+            f"{path}: the state of a callback names {callbacks[:80]!r}, and the run was not made here\n"
+            "  train on from its weights instead: weights=<run>"
+        )
 
 
 def texts(node: object, where: str = "", key: str = "") -> Iterator[tuple[str, str, str]]:

@@ -14,6 +14,7 @@ from athanor.base.errors import UserError, first_line, require
 from athanor.engine.config import schema, settings
 from athanor.engine.config.secrets import INTERPOLATION
 
+MAX_BYTES = 2**20  # of a config; of ours, with hundreds of classes and settings, it has 10,000
 STRANGE_TOKENS = (yaml.AliasToken, yaml.TagToken, yaml.DirectiveToken)  # of which we write none
 
 
@@ -23,6 +24,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises UserError where it cannot be read, or holds what no run records: other keys, other interpolations.
     """
     try:
+        require(path.stat().st_size <= MAX_BYTES, f"it has more than {MAX_BYTES:,} bytes")
         text = path.read_text(encoding="utf-8")
         strange = next((token for token in yaml.scan(text) if isinstance(token, STRANGE_TOKENS)), None)
         config = None if strange else OmegaConf.to_container(OmegaConf.create(text))

@@ -78,8 +78,8 @@ class Sweep:
         if not built_here.is_listed(typed):
             for word in (word for word in typed if word not in again):
                 if not is_plain(word):
-                    shown_word = repr(word)[:80]
-                    raise UserError(f"resume={self.dir}: it was started with {shown_word}; type it again after resume=")
+                    printable = ascii(str(word)[:80])[1:-1]
+                    raise UserError(f"resume={self.dir}: it was started with {printable}; type it again after resume=")
         left_out = ("-m", "--multirun", *again)
         return [word for word in typed if word not in left_out and not word.startswith("hydra.sweep.dir=")] + ["-m"]
 
