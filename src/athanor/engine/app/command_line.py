@@ -89,7 +89,8 @@ def expand(words: list[str], unbuilt: tuple[str, ...] = ()) -> list[str]:
                 refuse_changes(run.dir, others)
                 others.append(f"hydra.run.dir={quoted(run.dir)}")
             others = [to_addition(other) for other in others]
-            register(run.trusted(unbuilt, others))
+            unread = ["weights="] if verb == "resume" and run.checkpoints else []  # checkpoints take their place
+            register(run.trusted(unbuilt, [*others, *unread]))
             words = ["--config-name", RECORDED, f"{verb}={quoted(run.dir)}", *SETTINGS, *others]
             break
     return sorted(words, key=lambda word: word not in MULTIRUN)  # argparse wants them first

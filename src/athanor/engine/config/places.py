@@ -1,9 +1,11 @@
 """Paths, URLs and environment variables in a config that comes from a file: where it could write, read or send."""
 
+import contextlib
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -25,12 +27,9 @@ def check(config: dict, typed: Collection[str] = ()) -> None:
     the words `typed` replaces.
     """
     replaced = tuple(f"{word.lstrip('+~').partition('=')[0]}." for word in typed)
-    own: set[tuple[str, str]] | None = None
     for where, key, text in texts({name: node for name, node in config.items() if name not in FREE}):
-        if is_harmless(where, key, text) or f"{where}.".startswith(replaced):
-            continue
-        own = own_texts() if own is None else own
-        if (key, text) not in own:
+        is_right = is_harmless(where, key, text) or f"{where}.".startswith(replaced)
+        if not is_right and text not in own_texts(key):
             raise UserError(
                 f"{where}={text[:80]!r}: what is outside of a run is not taken from its file, as it was not made here\n"
                 f"  if it is right, type run=<run> {where}=<value>, or put it into configs/local/default.yaml"
@@ -69,13 +68,13 @@ def texts(node: object, where: str = "", key: str = "") -> Iterator[tuple[str, s
         yield from texts(part, f"{where}.{name}".lstrip("."), key if isinstance(node, list) else str(name))
 
 
-def own_texts() -> set[tuple[str, str]]:
-    """All texts of the person's own configs/, with the keys that they stand under, as a run would record them."""
+def own_texts(key: str) -> set[str]:
+    """All texts under this key in the person's own configs/, as a run would record them."""
     found = set()
     for path in options.CONFIGS.rglob("*.yaml"):
-        for _, key, text in texts(OmegaConf.to_container(OmegaConf.load(path))):
-            try:
-                found.add((key, secrets.resolve(OmegaConf.create({"logger": {key: text}}))["logger"][key]))
-            except OmegaConfBaseException:  # it needs what the command line has chosen
-                continue
+        contents = path.read_text(encoding="utf-8")
+        nodes = texts(yaml.safe_load(contents)) if f"{key}:" in contents else ()
+        for text in (text for _, name, text in nodes if name == key):
+            with contextlib.suppress(OmegaConfBaseException):  # it needs what the command line has chosen
+                found.add(secrets.resolve(OmegaConf.create({"logger": {key: text}}))["logger"][key])
     return found
