@@ -40,7 +40,7 @@ EVENTS += ("shutil.rmtree", "shutil.copyfile", "socket.connect")
 
 
 class Watch:
-    """What this process does while it is on, as {event: first arguments}; an audit hook cannot be taken away again."""
+    """What this process does while it is on, as (event, path); an audit hook cannot be taken away again."""
 
     def __init__(self):
         self.seen = None
@@ -48,7 +48,8 @@ class Watch:
 
     def hook(self, event, arguments):
         if self.seen is not None and event in EVENTS:
-            self.seen.append((event, arguments))
+            paths = [os.fsdecode(a) for a in arguments[:2] if isinstance(a, (str, bytes, Path))]
+            self.seen += [(event, os.path.realpath(path)) for path in paths if "\0" not in path]
 
     @contextlib.contextmanager
     def on(self):
@@ -109,12 +110,7 @@ class Place:
 
     def touched(self, seen):
         """What the process did to the folder outside, or told somebody."""
-        root = str(self.outside)
-        paths = [
-            (event, str(a)) for event, arguments in seen for a in arguments[:2] if isinstance(a, (str, bytes, Path))
-        ]
-        real = [(event, os.path.realpath(path)) for event, path in paths if "\0" not in path]
-        return sorted({(event, path) for event, path in real if path.startswith(root)}) + self.told
+        return sorted({(event, path) for event, path in seen if path.startswith(str(self.outside))}) + self.told
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +201,7 @@ def keeper_state(contents, place):
     """The best checkpoint so far is a folder outside, which a better one replaces."""
     name = f"{place.outside}/folder"
     state = {"monitor": "val/loss", "best_model_score": torch.tensor(99.0), "best_model_path": name}
-    state |= {"current_score": torch.tensor(99.0), "dirpath": str(place.run / "kept"), "kth_best_model_path": name}
+    state |= {"current_score": torch.tensor(99.0), "dirpath": str(place.outside), "kth_best_model_path": name}
     state |= {"best_k_models": {name: torch.tensor(99.0)}, "kth_value": torch.tensor(99.0), "last_model_path": ""}
     key = "ModelCheckpoint" + repr(
         dict(monitor="val/loss", mode="min", every_n_train_steps=0, every_n_epochs=1, train_time_interval=None)
@@ -246,7 +242,7 @@ PLACES = {
     "a logger": ("run resume", setting("logger.x", {"_target_": BOARD, "save_dir": "OUT/folder"})),
     "a relative folder": ("run", setting("logger.x", {"_target_": BOARD, "save_dir": "outside"})),
     "a folder above": ("run", setting("logger.x", {"_target_": CSV, "save_dir": "crafted/../outside"})),
-    "an argument without a name": ("run", setting("logger.x", {"_target_": CSV, "_args_": ["outside"]})),
+    "an argument without a name": ("run", setting("callbacks.x", {**KEEPER, "_args_": ["outside/folder"]})),
     "a variable": (
         "run",
         setting("logger.x", {"_target_": BOARD, "save_dir": "outside/${oc.env:AWS_SECRET_ACCESS_KEY}"}),
@@ -257,7 +253,7 @@ PLACES = {
     ),
     "weights": ("run", setting("weights", "OUT/theirs")),
     "a profiler": ("run", setting("trainer.profiler", {**PROFILER, "dirpath": "OUT/folder"})),
-    "a profiler's file": ("run", setting("trainer.profiler", {**PROFILER, "filename": "../outside/file"})),
+    "a profiler's relative folder": ("run", setting("trainer.profiler", {**PROFILER, "dirpath": "outside"})),
     "a logger of Lightning's": (
         "run",
         setting("logger.x", {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": "OUT", "name": "folder"}),
@@ -265,7 +261,7 @@ PLACES = {
     "a callback of Lightning's": ("run", setting("callbacks.x", {**KEEPER, "dirpath": "OUT/folder"})),
     "a state that names a folder to remove": (
         "resume",
-        both(setting("callbacks.x", {**KEEPER, "dirpath": "crafted/kept"}), change_checkpoints(keeper_state)),
+        both(setting("callbacks.x", {**KEEPER, "dirpath": "OUT"}), change_checkpoints(keeper_state)),
     ),
 }
 CASES = [
@@ -411,7 +407,7 @@ def test_a_run_with_weights_from_elsewhere_is_resumed_as_its_checkpoint_takes_th
     command_line.expand([f"run={place.run}", "weights=other"])
     for path in (place.run / "checkpoints").iterdir():
         path.unlink()
-    with pytest.raises(UserError, match="^weights="):
+    with pytest.raises(UserError, match=r"^weights="):
         command_line.expand([f"resume={place.run}"])
 
 
