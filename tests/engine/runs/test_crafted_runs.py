@@ -69,7 +69,7 @@ def server():
     told, listening = [], socket.create_server(("127.0.0.1", 0))
 
     def talk(connection):
-        with contextlib.suppress(OSError), connection, connection.makefile("rw", newline="\r\n") as stream:
+        with contextlib.suppress(OSError), connection, connection.makefile("rw", newline="") as stream:
             told.append("connected")
             answers = {"USER": "331 .", "PASS": "230 .", "MKD": '257 "."', "PWD": '257 "/"', "QUIT": "221 ."}
             stream.write("220 .\r\n")
@@ -309,7 +309,9 @@ def test_a_crafted_run_reaches_nothing_outside(verb, put, place, run_here):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("verb, put", CASES)
-def test_control_each_of_them_reaches_the_outside_where_nothing_stops_it(verb, put, place, run_here, monkeypatch):
+def test_control_each_of_them_reaches_the_outside_where_nothing_stops_it(
+    verb, put, place, run_here, monkeypatch, request
+):
     for module in (files, runs, members, sweep):
         monkeypatch.setattr(module, "refuse_links", lambda folder: None)
     for module in (files, checkpoint_files):
@@ -320,6 +322,10 @@ def test_control_each_of_them_reaches_the_outside_where_nothing_stops_it(verb, p
     put(place)
     _, touched, changed = command(verb, place, run_here)
     assert touched or changed
+    if "URL" in request.node.callspec.id:
+        assert any(SECRET in line for line in place.told), place.told
+    if "to remove" in request.node.callspec.id:
+        assert not (place.outside / "folder").exists()
 
 
 def test_a_state_cannot_name_the_file_that_is_tested(place, run_here):
