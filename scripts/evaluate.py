@@ -27,7 +27,8 @@ def main() -> None:
     set_up_logging()
     path = checkpoint_of(arguments.run)
     contents = read_checkpoint(path)
-    config = command_line.composed([f"run={Run.at(arguments.run).dir}", *arguments.overrides])
+    words = [f"run={Run.at(arguments.run).dir}", *arguments.overrides]
+    config = command_line.composed(words, unbuilt=("logger", "callbacks"))
     data = assemble.data(config)
     assemble.refuse_other_data(contents["athanor"], data)
     task = assemble.from_record({**contents["athanor"], "config": config})

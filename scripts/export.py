@@ -60,7 +60,7 @@ def images_to_check(record: dict) -> "tuple[Tensor, str]":
 
     most = max(sum(BATCHES), min(IMAGES, PIXELS // math.prod(record["input_shape"])))
     try:
-        trust.check_targets({"data": record["config"]["data"]})  # a checkpoint may be anybody's
+        trust.check(record["config"], {"data": record["config"]["data"]})  # a checkpoint may be anybody's
         data = assemble.data(record["config"])
         assemble.refuse_other_data(record, data)
         count = min(most, len(data.test_index))

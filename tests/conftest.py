@@ -9,6 +9,7 @@ import runpy
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -28,13 +29,19 @@ from athanor.data.augment import Augment
 from athanor.data.module import ImageData
 from athanor.data.sources.source import Source
 from athanor.engine.app import command_line
-from athanor.engine.config import hydra_versions, options
+from athanor.engine.config import hydra_versions, options, trust
 
 REPO = Path(__file__).resolve().parents[1]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide the GPUs from all tests but those of `-m gpu`: what they expect, often to the bit, is of a processor."""
+    """Hide the GPUs from all tests but those of `-m gpu`: what they expect, often to the bit, is of a processor.
+
+    The list of what was built here is a new one for each process of tests.
+    """
+    state = tempfile.TemporaryDirectory(prefix="athanor-state-")
+    config.add_cleanup(state.cleanup)
+    os.environ["XDG_STATE_HOME"] = state.name
     if "gpu" in config.option.markexpr:
         # trainer.deterministic sets it for a process, but torch looks once, at the first product on a GPU
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
@@ -49,6 +56,12 @@ class Ran:
     code: int
     out: str
     err: str
+
+
+@pytest.fixture
+def trusting(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Trust these modules, as `trust:` in configs/local/default.yaml does."""
+    return lambda *modules: monkeypatch.setattr(trust, "trusted_modules", lambda: list(modules))
 
 
 @pytest.fixture(scope="session")

@@ -210,7 +210,6 @@ class Brighter(Augment):
 """,
     "configs/data/preprocess/mine.yaml": "_target_: mine_pixels.Darkest\nscale: 100.0\n",
 }
-MODULES = "mine_model,mine_optim,mine_loss,mine_metric,mine_pixels"
 WORDS = ["--config-dir", "configs", "model=mine", "data=mine"]
 OF_LIBRARIES = ["optim=radam", "scheduler=halving", "metrics=recall", "callbacks=summary", "logger=[csv,lightning]"]
 OWN = ["optim=mine", "scheduler=mine", "loss=mine", "metrics=mine", "callbacks=mine", "logger=[csv,mine]"]
@@ -280,8 +279,7 @@ def test_a_schedule_of_ones_own(own):
     assert column(own, "lr") == pytest.approx([0.004, 0.004, 0.002, 0.002, 0.001])
 
 
-def test_a_loss_of_ones_own_is_handed_the_counts_of_the_classes(own, with_code, monkeypatch):
-    monkeypatch.setenv("ATHANOR_TRUST", MODULES)
+def test_a_loss_of_ones_own_is_handed_the_counts_of_the_classes(own, with_code):
     loss = own.classifier().loss
     assert (loss.noise, loss.seed, loss.weight.tolist()) == (0.1, 3, [1.0, 1.0])
 
@@ -305,18 +303,14 @@ def test_a_logger_of_ones_own(own):
     assert [row["val/acc"] for row in rows if "val/acc" in row] == column(own, "val/acc")
 
 
-def test_preprocessing_and_augmentation_of_ones_own(own, with_code, monkeypatch):
-    monkeypatch.setenv("ATHANOR_TRUST", MODULES)
+def test_preprocessing_and_augmentation_of_ones_own(own, with_code):
     preprocess = own.classifier().preprocess
     assert (type(preprocess).__name__, preprocess.scale, preprocess.darkest.item()) == ("Darkest", 100.0, 0.0)
     assert own.config["data"]["augment"]["_target_"] == "mine_pixels.Brighter"
     assert own.config["data"]["augment"]["crop"] == 0
 
 
-def test_what_is_ones_own_evaluates_to_the_recorded_accuracy(own, with_code, run_here, monkeypatch):
-    with pytest.raises(UserError, match="ATHANOR_TRUST="):
-        own.trusted_config  # noqa: B018
-    monkeypatch.setenv("ATHANOR_TRUST", f"{MODULES},mine_data,mine_callback,mine_logger")
+def test_what_is_ones_own_evaluates_to_the_recorded_accuracy(own, with_code, run_here):
     ran = run_here("scripts/evaluate.py", own.dir)
     assert (ran.code, ran.err) == (0, "")
     values = re.findall(r"^test/(\w+)  (\S+)  \(recorded (\S+)\)$", ran.out, re.MULTILINE)

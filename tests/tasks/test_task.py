@@ -76,7 +76,6 @@ def brightness(tmp_path, monkeypatch, train):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text.lstrip())
     monkeypatch.syspath_prepend(str(tmp_path / "code"))
-    monkeypatch.setenv("ATHANOR_TRUST", "brightness")
     words = ["--config-dir", tmp_path / "configs", "task=brightness", "data=grey", "model=mlp", "data.limit=400"]
     return lambda *more: train(*words, "trainer.max_epochs=1", *more)
 

@@ -1,11 +1,52 @@
-"""Writing, linking and syncing files such that a reader, or a run after a crash, never meets half a file."""
+"""Files of a run: a reader, or a run after a crash, never meets half a file, and none is written outside its folder.
+
+A run's folder may come from anybody, and a symbolic link in it leads elsewhere. So `refuse_links` looks at a folder
+before anything in it is used, and what is written is a new file, or is appended to a file that is no link.
+"""
 
 import csv
 import io
 import os
 import shutil
+import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from athanor.base.errors import UserError
+
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # Windows lacks it; making links takes the rights of an administrator there
+LOGGER_FOLDERS = ("wandb",)  # which make links of their own, in which nothing else reads or writes
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise UserError where a link below `folder`, which may be one itself, leads out of it, or a file is none to read.
+
+    A link that leads elsewhere within the folder does no harm, and a pipe or a device would be waited for without end.
+    """
+    root = folder.resolve()
+    for above, folders, files in os.walk(root):
+        for path in (Path(above, name) for name in (*folders, *files)):
+            mode = path.lstat().st_mode
+            if stat.S_ISLNK(mode) and not path.resolve().is_relative_to(root):
+                raise UserError(
+                    f"{path} is a link that leads out of {folder}, and a run may have none\n"
+                    "  copy what it leads to in its place, or remove it"
+                )
+            if not (stat.S_ISLNK(mode) or stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise UserError(f"{path} is neither a file nor a folder; remove it")
+        folders[:] = [name for name in folders if name not in LOGGER_FOLDERS]
+
+
+def open_new(path: Path) -> BinaryIO:
+    """A new file to write to. What had its name, such as a link or the rest of a killed process, is removed."""
+    path.unlink(missing_ok=True)
+    return open(path, "xb")
+
+
+def append(path: Path, text: str) -> None:
+    """Append a text to a file, which is made where it is missing. Raises OSError where it is a link."""
+    with open(path, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags | NO_LINK, 0o666)) as file:
+        file.write(text)
 
 
 def write_atomically(path: Path, contents: str | bytes) -> None:
@@ -15,7 +56,8 @@ def write_atomically(path: Path, contents: str | bytes) -> None:
     """
     part = part_of(path)
     try:
-        part.write_bytes(contents.encode() if isinstance(contents, str) else contents)
+        with open_new(part) as file:
+            file.write(contents.encode() if isinstance(contents, str) else contents)
         os.replace(part, path)
     except OSError:
         part.unlink(missing_ok=True)  # on a full disk the incomplete file would stay in the way

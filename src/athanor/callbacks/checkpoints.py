@@ -193,7 +193,7 @@ class Checkpoints(Checkpoint):
     @property
     def chosen(self) -> dict:
         """The epoch that is tested, with the name of its `file`: the best, or the last where none has a score."""
-        return {"file": "best.ckpt", **self.best} if self.best else {"file": "last.ckpt", **self.last}
+        return {**self.best, "file": "best.ckpt"} if self.best else {**self.last, "file": "last.ckpt"}
 
     # what a checkpoint holds
 

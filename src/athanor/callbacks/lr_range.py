@@ -1,6 +1,5 @@
 """Finds a learning rate before the first step of a run, which then trains with it."""
 
-import csv
 import logging
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +9,7 @@ from typing import Literal
 import lightning.pytorch as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from athanor.base import files
 from athanor.base.errors import UserError, require
 from athanor.craft.figure import save_figure
 from athanor.craft.lr_range.range_report import draw_range_test, rules_table
@@ -104,8 +104,9 @@ def scaled_lrs(pl_module: L.LightningModule, lr: float) -> dict[str, float]:
 
 
 def write_csv(test: RangeTest, path: Path) -> None:
-    with open(path, "w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["sweep", "lr", "loss", "smoothed"])
-        for number, sweep in enumerate(test.sweeps):
-            rows.writerows(zip([number] * len(sweep.lrs), sweep.lrs, sweep.losses, sweep.smoothed, strict=True))
+    rows = [
+        {"sweep": number, "lr": lr, "loss": loss, "smoothed": smoothed}
+        for number, sweep in enumerate(test.sweeps)
+        for lr, loss, smoothed in zip(sweep.lrs, sweep.losses, sweep.smoothed, strict=True)
+    ]
+    files.write_csv(path, rows)

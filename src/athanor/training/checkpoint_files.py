@@ -16,7 +16,7 @@ from lightning.fabric.utilities.apply_func import apply_to_collection
 from torch import Tensor
 
 from athanor.base.errors import UserError, first_line
-from athanor.base.files import hard_link, part_of, sync_folder
+from athanor.base.files import hard_link, open_new, part_of, sync_folder
 
 
 class BackgroundCheckpointIO(TorchCheckpointIO):
@@ -64,7 +64,7 @@ def write_checkpoint(checkpoint: dict, path: Path) -> None:
     """Write the file beside its target, sync it to the disk and rename it. What was last.ckpt becomes previous.ckpt."""
     part = part_of(path)
     try:
-        with open(part, "wb") as file:
+        with open_new(part) as file:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
@@ -85,6 +85,8 @@ def read_checkpoint_file(path: Path, weights: bool = True) -> Any:
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise zipfile.BadZipFile("what is in it is larger than the file")  # packed, it could fill the memory
             damaged = weights and archive.testzip()  # torch compares no checksums: a flipped bit would be a weight
         if damaged:
             raise zipfile.BadZipFile(f"{damaged} in it has a wrong checksum")

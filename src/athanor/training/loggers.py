@@ -8,7 +8,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from athanor.base.files import write_atomically
+from athanor.base.files import append, write_atomically
 
 HEADER = "step,epoch,metric,value\n"
 
@@ -106,8 +106,7 @@ class CSVLog(Logger):
         if self.rows:
             header = "" if self.path.exists() else HEADER
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "a") as file:
-                file.write(header + "".join(self.rows))
+            append(self.path, header + "".join(self.rows))
             self.rows.clear()
 
     @rank_zero_only

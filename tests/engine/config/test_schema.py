@@ -26,16 +26,16 @@ class Taxed(Classification):
 
 
 @pytest.fixture
-def penalty(tmp_path, monkeypatch):
+def penalty(tmp_path, monkeypatch, trusting):
     """A group `penalty` with one option: a row, a YAML and a class; the task takes what is built from it."""
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "tax.py").write_text(CODE)
     (tmp_path / "configs" / "penalty").mkdir(parents=True)
     (tmp_path / "configs" / "penalty" / "tax.yaml").write_text("_target_: tax.Tax\nstrength: 0.5\n")
     monkeypatch.syspath_prepend(str(tmp_path / "code"))
-    row = dataclasses.replace(schema.GROUPS["loss"], what="a penalty", modules=("tax",), recorded=None)
+    row = dataclasses.replace(schema.GROUPS["loss"], what="a penalty", recorded=None)
     monkeypatch.setitem(schema.GROUPS, "penalty", row)
-    monkeypatch.setenv("ATHANOR_TRUST", "tax")
+    trusting("tax")
     words = ["+penalty=tax", "task._target_=tax.Taxed", "model=linear", "data.limit=100"]
     return ("--config-dir", tmp_path / "configs", *words)
 

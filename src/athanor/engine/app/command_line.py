@@ -5,16 +5,12 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
 from athanor.base.errors import UserError
 from athanor.engine.app.explain import explain
 from athanor.engine.config import options, schema, settings
-
-if TYPE_CHECKING:
-    from athanor.engine.runs.run import Run
 
 RECORDED = "_recorded_run"  # the name under which Hydra finds the config of the run that a command names
 FLAGS = ("--help", "--hydra", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--shell")
@@ -65,8 +61,10 @@ def hydra_words(typed: list[str]) -> list[str]:
     return [*words[:first], override, *words[first:]]
 
 
-def expand(words: list[str]) -> list[str]:
-    """Words that people type, changed to what Hydra takes: `resume=` and `run=` become the config of that run."""
+def expand(words: list[str], unbuilt: tuple[str, ...] = ()) -> list[str]:
+    """Words that people type, changed to what Hydra takes: `resume=` and `run=` become the config of that run, of which
+    the groups `unbuilt` are only read.
+    """
     for word in words:
         if word in ("resume=", "run=", "weights="):  # of a shell variable that is empty
             raise UserError(f"{word} names no run; type {word}<run>")
@@ -91,7 +89,8 @@ def expand(words: list[str]) -> list[str]:
                 refuse_changes(run.dir, others)
                 others.append(f"hydra.run.dir={quoted(run.dir)}")
             others = [to_addition(other) for other in others]
-            register(run)
+            unread = ["weights="] if verb == "resume" and run.checkpoints else []  # checkpoints take their place
+            register(run.trusted(unbuilt, [*others, *unread]))
             words = ["--config-name", RECORDED, f"{verb}={quoted(run.dir)}", *SETTINGS, *others]
             break
     return sorted(words, key=lambda word: word not in MULTIRUN)  # argparse wants them first
@@ -111,7 +110,7 @@ def words_of_sweep(words: list[str]) -> list[str]:
             return words
         others = [other for other in words if other is not word]
         place = [f"hydra.sweep.dir={quoted(directory)}", "hydra.callbacks.directories.resume=true"]
-        return [*Sweep(directory).words(), *others, *place]
+        return [*Sweep(directory).words(others), *others, *place]
     return words
 
 
@@ -149,13 +148,13 @@ def refuse_changes(directory: Path, words: list[str]) -> None:
             )
 
 
-def register(run: "Run") -> None:
+def register(config: dict) -> None:
     """Hand the checked config of a run to Hydra, which would build objects from a file that it reads itself."""
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
     store.repo.pop(f"{RECORDED}.yaml", None)  # of another run that this process had
-    store.store(RECORDED, run.trusted_config)
+    store.store(RECORDED, config)
 
 
 def quoted(text: str | Path) -> str:
@@ -164,17 +163,17 @@ def quoted(text: str | Path) -> str:
     return "'" + doubled.replace("${", "\\${") + "'"
 
 
-def composed(words: list[str]) -> dict:
+def composed(words: list[str], unbuilt: tuple[str, ...] = ("logger",)) -> dict:
     """The checked config that train.py would have for these words, for scripts that ask before any run begins.
 
-    It is what a job gets and records, apart from the loggers: scripts log nothing anywhere.
+    It is what a job gets and records, apart from the groups `unbuilt`: scripts log nothing anywhere.
     """
     from hydra import compose, initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
 
     from athanor.engine.config import check, hydra_versions
 
-    name, arguments = "train", expand(words)
+    name, arguments = "train", expand(words, unbuilt)
     if arguments[:1] == ["--config-name"]:  # of run=<run>
         name, arguments = arguments[1], arguments[2:]
     before = HydraConfig.instance().cfg
@@ -182,9 +181,9 @@ def composed(words: list[str]) -> dict:
         with initialize_config_dir(str(options.CONFIGS), **hydra_versions.COMPOSE):
             cfg = compose(name, ["hydra.mode=RUN", *arguments], return_hydra_config=True)
             HydraConfig.instance().set_config(cfg)  # ${name} asks it what was chosen
-            left_out = ("hydra", "logger", *schema.UNRECORDED)
+            left_out = ("hydra", *unbuilt, *schema.UNRECORDED)
             config = check.plain(OmegaConf.masked_copy(cfg, [key for key in cfg if key not in left_out]))
-            config["logger"] = {}
+            config |= {name: {} for name in unbuilt}
             for notice in check.settle(config, arguments):
                 print(notice)
     finally:

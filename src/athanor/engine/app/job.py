@@ -20,10 +20,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from athanor.base.errors import UserError
+from athanor.base.files import append
 from athanor.engine.app.explain import explain
 from athanor.engine.app.logs import set_up_logging
 from athanor.engine.app.ranks import PARENT, is_main_process
-from athanor.engine.config import schema, secrets, trust
+from athanor.engine.config import built_here, places, schema, secrets
 from athanor.engine.config.settings import REMARKS
 from athanor.engine.runs import provenance
 from athanor.engine.runs.run import Run, read_checkpoint, shown
@@ -76,18 +77,30 @@ class Job(Run):
         self.secrets = secrets.find(config)
         for handler in logging.getLogger().handlers:
             handler.addFilter(partial(secrets.redact, secrets=self.secrets))
-        if self.is_again and not self.is_resumed:
-            trust.extend(trust.modules_of(config))  # the recorded config may name what a person's own configs name
-            return self.trusted_config
         for notice in check.settle(config, self.overrides):
             log.info(notice)
         check.check(config)
         config["eval"]["test"] = bool(config["eval"]["test"])  # auto: a multirun has told its jobs, so this is no job
         self.settings = config
         recorded = {key: value for key, value in config.items() if key not in schema.UNRECORDED}
+        if not self.is_resumed or built_here.is_listed(self.config):
+            built_here.add(recorded)
+        else:
+            self.check_states()
+        if self.is_again and not self.is_resumed:
+            return self.trusted_config
         if is_main_process():
             self.write_config({**recorded, "resume": None})
         return recorded
+
+    def check_states(self) -> None:
+        """Raise UserError where a checkpoint of a run that somebody sent would have a callback act elsewhere."""
+        for path in self.checkpoints:
+            try:
+                contents = read_checkpoint(path, weights=False)
+            except UserError:  # torn
+                continue
+            places.check_states(contents.get("callbacks"), path)
 
     def resume_point(self) -> tuple[Path | None, int | None]:
         """The newest checkpoint that can be read, and its step: 0 where there is none, None where nothing is resumed.
@@ -159,8 +172,8 @@ class Job(Run):
             text = secrets.hide(f"{type(error).__name__}: {error}", self.secrets)
             with contextlib.suppress(OSError):  # the disk may be full, or the folder gone
                 self.write_results({**self.results, "status": "failed", "error": text})
-        with contextlib.suppress(OSError), open(self.dir / "train.log", "a") as file:
-            file.write(secrets.hide("".join(traceback.format_exception(error)), self.secrets))
+        with contextlib.suppress(OSError):
+            append(self.dir / "train.log", secrets.hide("".join(traceback.format_exception(error)), self.secrets))
         if isinstance(error, UserError) and self.is_single and not (self.dir / "config.yaml").exists():
             shutil.rmtree(self.dir, ignore_errors=True)  # a mistyped override leaves no run behind
 

@@ -73,9 +73,6 @@ def spread(config: dict, directory: Path) -> bool:
     number = devices.count(config["trainer"])
     if number < 2 or "spawn" in str(config["trainer"]["strategy"]) or started_elsewhere():
         return False
-    from athanor.engine.config import trust
-
-    trust.extend(trust.modules_of(config))  # the processes load from a file the config that was composed here
     reading, writing = os.pipe()
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))

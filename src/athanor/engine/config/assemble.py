@@ -1,4 +1,4 @@
-"""The only file in which a config becomes objects. The config may name secrets, whose values are put in here."""
+"""The only file in which a config becomes objects. Loggers may name secrets, whose values are put in here."""
 
 import math
 import pkgutil
@@ -68,7 +68,6 @@ def divided(cfg: dict, path: str) -> tuple[dict, dict]:
 
 def data(cfg: dict) -> ImageData:
     """The data module, with its source loaded and split."""
-    cfg = reveal(cfg)
     source, own = divided(cfg, "data")
     del own["preprocess"]
     if own["augment"]:
@@ -94,7 +93,7 @@ def task(cfg: dict, data: ImageData) -> Task:
 def set_first_weights(module: Task, network: nn.Module, cfg: dict, data: ImageData) -> nn.Module:
     """A network that was just built, with the weights that the config and, for `init_from_data`, images give it."""
     counts = class_counts(data.source.train_targets[data.train_index], len(module.record["class_names"]))
-    build(reveal(cfg)["init"], "init", class_counts=counts)(network)
+    build(cfg["init"], "init", class_counts=counts)(network)
     if hasattr(network, "init_from_data"):
         limit = min(INIT_IMAGES, max(INIT_BYTES // (4 * math.prod(data.input_shape)), 1))
         sample = data.train_index[:: -(-len(data.train_index) // limit)]  # images may be sorted by class
@@ -128,7 +127,7 @@ def facts_of(record: dict) -> dict[str, Any]:
 
 def model(record: dict) -> nn.Module:
     """The network alone, with the weights that its own code sets."""
-    return build(reveal(schema.rebuilt_part(record["config"]))["model"], "model", **facts_of(record))
+    return build(record["config"]["model"], "model", **facts_of(record))
 
 
 def from_record(record: dict, targets: torch.Tensor | None = None, compiled: bool = True) -> Task:
@@ -138,7 +137,7 @@ def from_record(record: dict, targets: torch.Tensor | None = None, compiled: boo
     under their own names. targets: of the training inputs, which only a training loss may need. compiled: whether
     a network is compiled where the config asks for it.
     """
-    cfg = reveal(schema.rebuilt_part(record["config"]))
+    cfg = schema.rebuilt_part(record["config"])
     facts = facts_of(record)
     counts = class_counts(targets, facts["num_classes"])
     facts["class_counts"] = torch.ones(facts["num_classes"]) if counts is None else counts
@@ -186,7 +185,7 @@ def ensemble_network(record: dict) -> Ensemble:
     """The network of an ensemble. A file describes its members, whoever asks, so each must pass trust.py."""
     members = []
     for member in record["members"]:
-        trust.check_targets(schema.rebuilt_part(member["config"]))
+        trust.check(member["config"], schema.rebuilt_part(member["config"]))
         members.append(from_record({**member, "config": {**member["config"], "metrics": {}}}, compiled=False))
     return Ensemble(members, record["combine"], record["weights"], record["tta"])
 

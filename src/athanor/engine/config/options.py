@@ -12,6 +12,8 @@ def find_configs() -> Path:
 
 
 CONFIGS = find_configs()
+# where a person's own packages lie beside this one: scripts/ and the processes of launchers do not look there
+sys.path += [str(place) for place in (CONFIGS.parent, CONFIGS.parent / "src") if str(place) not in sys.path]
 
 
 def options(group: str) -> list[str]:

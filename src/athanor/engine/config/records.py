@@ -14,6 +14,7 @@ from athanor.base.errors import UserError, first_line, require
 from athanor.engine.config import schema, settings
 from athanor.engine.config.secrets import INTERPOLATION
 
+MAX_BYTES = 2**20  # of a config; of ours, with hundreds of classes and settings, it has 10,000
 STRANGE_TOKENS = (yaml.AliasToken, yaml.TagToken, yaml.DirectiveToken)  # of which we write none
 
 
@@ -23,6 +24,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises UserError where it cannot be read, or holds what no run records: other keys, other interpolations.
     """
     try:
+        require(path.stat().st_size <= MAX_BYTES, f"it has more than {MAX_BYTES:,} bytes")
         text = path.read_text(encoding="utf-8")
         strange = next((token for token in yaml.scan(text) if isinstance(token, STRANGE_TOKENS)), None)
         config = None if strange else OmegaConf.to_container(OmegaConf.create(text))
@@ -115,20 +117,20 @@ def refuse_renamed(config: dict, path: Path) -> None:
         raise UserError(f"{path}: {renamed}; {'train again' if path.suffix == '.ckpt' else 'change it in the file'}")
 
 
-def refuse_strange(node: object, where: str) -> None:
-    """Raise UserError for what is no plain value, and interpolations but ${oc.env:NAME}, which is a secret's."""
+def refuse_strange(node: object, where: str, of_logger: bool = False) -> None:
+    """Raise UserError for what is no plain value, and interpolations but ${oc.env:NAME} of a logger, a secret's."""
     if isinstance(node, dict):
         for key, value in node.items():
             is_number = type(key) is int and "_target_" not in node  # of a class, in a mapping that is an argument
             if not is_number and not (isinstance(key, str) and key.isprintable() and key):
                 raise UserError(f"{where}: {str(key)[:80]!r} is no key of a config")
-            refuse_strange(value, f"{where}: {str(key)[:80]}")
+            refuse_strange(value, f"{where}: {str(key)[:80]}", of_logger or key == "logger")
     elif isinstance(node, list):
         for value in node:
-            refuse_strange(value, where)
+            refuse_strange(value, where, of_logger)
     elif isinstance(node, str):
-        if "${" in INTERPOLATION.sub("", node):
-            raise UserError(f"{where} has an interpolation; in a recorded config only ${{oc.env:NAME}} can stand")
+        if "${" in (INTERPOLATION.sub("", node) if of_logger else node):
+            raise UserError(f"{where} has an interpolation; a recorded config has ${{oc.env:NAME}} in logger alone")
     elif not isinstance(node, (bool, int, float, type(None))):
         raise UserError(f"{where} is no plain value but a {type(node).__name__}")
 

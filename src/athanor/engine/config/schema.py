@@ -30,18 +30,16 @@ MADE = (
     "metrics",
     "tta",
 )  # what a task takes
-UNRECORDED = ("launcher", "study")  # nodes on which no result depends, so no run records them
+UNRECORDED = ("launcher", "study", "trust")  # on which no result depends, so no run records them
 NODE_KEYS: dict[str, Any] = {"_target_": str, "_partial_": bool, "_args_": list}  # that are no arguments by name
 
 
 @dataclass(frozen=True)
 class Group:
-    """A group of the config, or a node within one. The first four fields judge targets that come from a file.
+    """A group of the config, or a node within one. The first two fields judge targets that come from a file.
 
     what: the kind of object, for messages.
     accepts: whether an object is of that kind.
-    modules: modules that may define it, including those below them.
-    shortcuts: modules from which it may be imported besides, as torch.nn for torch.nn.modules.linear.
     several: the config takes any number of options, each under a name of its own, or none.
     partial: the target is completed later, so the node says `_partial_: true`.
     beside: keys and type hints that stand beside the target's arguments and are taken out before it is built.
@@ -55,8 +53,6 @@ class Group:
 
     what: str
     accepts: Callable[[Any], bool]
-    modules: tuple[str, ...]
-    shortcuts: tuple[str, ...] = ()
     several: bool = False
     partial: bool = False
     beside: dict[str, Any] = field(default_factory=dict)
@@ -84,11 +80,11 @@ def returns_source(target: Any) -> bool:
 
 
 def is_schedule(target: Any) -> bool:
-    """One of torch's scheduler classes, or a closed form: a function of t, both floats."""
+    """One of torch's scheduler classes, or a closed form: a function of t, both floats where it has annotations."""
     if isinstance(target, type):
         return subclass_of("torch.optim.lr_scheduler.LRScheduler")(target)
     first, hints = next(iter(inspect.signature(target).parameters), None), evaluated_hints(target)
-    return first == "t" and hints.get("t") is hints.get("return") is float
+    return first == "t" and hints.get("t", float) is hints.get("return", float) is float
 
 
 UNIT = "athanor.optim.schedules.Unit"
@@ -98,7 +94,6 @@ GROUPS: dict[str, Group] = {  # by the path of the node
     "task": Group(
         "a Task",
         subclass_of("athanor.tasks.task.Task"),
-        ("athanor.tasks",),
         rebuilt=True,
         compared="all",
         facts=("seed", "record", *MADE),
@@ -106,7 +101,6 @@ GROUPS: dict[str, Group] = {  # by the path of the node
     "data": Group(
         "a function with the annotation -> Source",
         returns_source,
-        ("athanor.data",),
         beside={"preprocess": dict},
         beside_of="athanor.data.module.ImageData",
         recorded=("_target_", "split_seed"),
@@ -117,15 +111,12 @@ GROUPS: dict[str, Group] = {  # by the path of the node
     "data.preprocess": Group(
         "a Preprocess",
         subclass_of("athanor.data.preprocess.Preprocess"),
-        ("athanor.data",),
         rebuilt=True,
         facts=("input_shape",),
     ),
-    "data.augment": Group("an Augment", subclass_of("athanor.data.augment.Augment"), ("athanor.data",)),
+    "data.augment": Group("an Augment", subclass_of("athanor.data.augment.Augment")),
     "model": Group(
         *MODULE,
-        ("athanor.models", "torch.nn.modules"),
-        ("torch.nn",),
         rebuilt=True,
         compared="all",
         facts=("input_shape", "num_classes", "seed"),
@@ -133,14 +124,11 @@ GROUPS: dict[str, Group] = {  # by the path of the node
     "init": Group(
         "an Initialise",
         subclass_of("athanor.models.initialise.Initialise"),
-        ("athanor.models",),
         compared="all",
         facts=("class_counts",),
     ),
     "loss": Group(
         *MODULE,
-        ("athanor.tasks", "torch.nn.modules"),
-        ("torch.nn",),
         rebuilt=True,
         compared="all",
         facts=("input_shape", "num_classes", "class_counts", "seed"),
@@ -148,7 +136,6 @@ GROUPS: dict[str, Group] = {  # by the path of the node
     "optim": Group(
         "an optimizer",
         subclass_of("torch.optim.Optimizer"),
-        ("torch.optim", "athanor.optim"),
         partial=True,
         beside={"lr_scaling": "athanor.optim.scaling.Rule", "base_batch": int},
         rebuilt=True,
@@ -157,7 +144,6 @@ GROUPS: dict[str, Group] = {  # by the path of the node
     "scheduler": Group(
         "a schedule",
         is_schedule,
-        ("torch.optim.lr_scheduler", "athanor.optim"),
         partial=True,
         beside={
             "unit": UNIT,
@@ -169,13 +155,10 @@ GROUPS: dict[str, Group] = {  # by the path of the node
         rebuilt=True,
         compared="all",
     ),
-    "scheduler.momentum": Group("a schedule", is_schedule, ("athanor.optim",), beside={"length": float}, recorded=None),
+    "scheduler.momentum": Group("a schedule", is_schedule, beside={"length": float}, recorded=None),
     "metrics": Group(
         "a metric",
         subclass_of("torchmetrics.Metric"),
-        # the rest of torchmetrics has metrics that load networks from a path
-        ("athanor.tasks", "torchmetrics.classification"),
-        ("torchmetrics",),
         several=True,
         rebuilt=True,
         facts=("input_shape", "num_classes", "seed"),
@@ -183,14 +166,12 @@ GROUPS: dict[str, Group] = {  # by the path of the node
     "callbacks": Group(
         "a callback",
         subclass_of("lightning.pytorch.callbacks.Callback"),
-        ("lightning.pytorch.callbacks", "athanor.callbacks"),
         several=True,
         facts=("agreement", "seed"),
     ),
     "logger": Group(
         "a logger",
         subclass_of("lightning.pytorch.loggers.logger.Logger"),
-        ("lightning.pytorch.loggers", "athanor.training"),
         several=True,
         facts=("parameters", "purge_step"),
         defaults=("save_dir",),
@@ -198,8 +179,6 @@ GROUPS: dict[str, Group] = {  # by the path of the node
     "trainer": Group(
         "Lightning's Trainer",
         subclass_of("lightning.pytorch.trainer.trainer.Trainer"),
-        ("lightning.pytorch.trainer.trainer",),
-        ("lightning.pytorch", "lightning"),
         beside={"precision": Literal["auto"]},
         recorded=("_target_", "accelerator", "devices", "strategy", "precision", "accumulate_grad_batches"),
         compared=("precision", "max_epochs", "accumulate_grad_batches"),
@@ -216,7 +195,6 @@ GROUPS: dict[str, Group] = {  # by the path of the node
     "trainer.profiler": Group(
         "a profiler",
         subclass_of("lightning.pytorch.profilers.Profiler"),
-        ("lightning.pytorch.profilers",),
         recorded=None,
         defaults=("dirpath",),
     ),

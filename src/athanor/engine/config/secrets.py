@@ -1,7 +1,8 @@
-"""Values of environment variables that a config takes by ${oc.env:NAME}: they are used, and never written to disk.
+"""Values of environment variables that loggers take by ${oc.env:NAME}: they are used, and never written to disk.
 
-The config of a process keeps the text ${oc.env:NAME} in their place, which is what goes into every file, and what a
-recorded config is resolved from again where it is loaded. Values are put in where something is checked or built.
+In `logger.*` the config of a process keeps the text ${oc.env:NAME} in their place, which is what goes into every file,
+and what a recorded config is resolved from again where it is loaded. Values are put in where something is checked or
+built. All other settings are recorded with their values, as a result may depend on them.
 """
 
 import logging
@@ -23,7 +24,7 @@ INTERPOLATION = re.compile(r"\$\{oc\.env:([A-Za-z_]\w*)\}", re.ASCII)  # the onl
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
-    """A composed config in plain values, in which the text ${oc.env:NAME} stands for each value that comes from there.
+    """A composed config in plain values, in which the text ${oc.env:NAME} stands for each value of a logger from there.
 
     The text is kept by its place: the same value elsewhere, or a part of another word, is left alone.
     """
@@ -36,7 +37,7 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
 
     register_resolver("oc.env", text, replace=True)
     try:
-        return {key: keep_text(value, cfg, key) for key, value in values.items()}
+        return {key: keep_text(value, cfg, key) if key == "logger" else value for key, value in values.items()}
     finally:
         register_resolver("oc.env", oc.env, replace=True)
 

@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from athanor.base.files import append
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -71,8 +73,7 @@ def count_test_read(test_hash: str, reader: Path) -> int | None:
     """
     try:
         TEST_READS.parent.mkdir(exist_ok=True)
-        with open(TEST_READS, "a") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {test_hash} {reader}\n")
+        append(TEST_READS, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {test_hash} {reader}\n")
         return sum(f" {test_hash} " in line for line in TEST_READS.read_text().splitlines())
     except OSError as error:
         log.warning("this reading of the test set is not counted: %s: %s", TEST_READS, error.strerror)

@@ -2,12 +2,13 @@
 
 import json
 import logging
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from athanor.base.errors import UserError, first_line, require
-from athanor.base.files import write_atomically
+from athanor.base.files import refuse_links, write_atomically
 from athanor.engine.config import records, schema, trust
 from athanor.engine.config.settings import REMARKS
 from athanor.tasks.measure import Measure
@@ -32,6 +33,7 @@ class Run:
         directory = path.parent.parent if path.suffix == ".ckpt" else path
         if not (directory / "config.yaml").is_file():
             raise UserError(f"{path} is not a run: there is no {directory / 'config.yaml'}")
+        refuse_links(directory)
         return cls(directory)
 
     @classmethod
@@ -62,11 +64,19 @@ class Run:
 
     @property
     def trusted_config(self) -> dict[str, Any]:
-        """The config to train or evaluate with: complete, and with no target that trust.py refuses."""
+        """The config to train with: see `trusted`."""
+        return self.trusted()
+
+    def trusted(self, unbuilt: Collection[str] = (), typed: Collection[str] = ()) -> dict[str, Any]:
+        """The config to train or evaluate with: complete, and with nothing that trust.py refuses.
+
+        unbuilt: groups from which nothing is going to be built. typed: words that replace settings of it.
+        """
+        refuse_links(self.dir)
         config = {**self.config, "resume": None, "run": None}
         config |= {key: config.get(key, empty) for key, empty in REMARKS.items()}
         records.check_config(config, self.dir / "config.yaml")
-        trust.check_targets(config)
+        trust.check(config, {name: node for name, node in config.items() if name not in unbuilt}, typed)
         return config
 
     def write_config(self, config: dict[str, Any]) -> None:
@@ -143,7 +153,7 @@ def load_task(checkpoint: Path) -> "Task":
     contents = read_checkpoint(checkpoint)
     record = contents["athanor"]
     records.check_complete(record["config"], checkpoint, rebuilt_only=True)
-    trust.check_targets(schema.rebuilt_part(record["config"]))
+    trust.check(record["config"], schema.rebuilt_part(record["config"]))
     try:
         # compiling does not pay for the few images that a script looks at
         task = assemble.from_record(record, compiled=False)

@@ -4,15 +4,33 @@ import json
 import math
 import re
 import statistics
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from athanor.base.errors import UserError
-from athanor.base.files import write_atomically, write_csv
+from athanor.base.errors import UserError, require
+from athanor.base.files import refuse_links, write_atomically, write_csv
+from athanor.engine.config import built_here
 from athanor.engine.runs import repeats
 from athanor.engine.runs.run import Run, shown
 from athanor.tasks.measure import written
+
+STRANGE = ("_target_", "..", "@", "hydra", "${")
+FLAGS = ("-m", "--multirun")
+OTHERS = r"[+~]*(launcher|logger|study\.|weights|resume|run|trust)"  # keys that a file may not set
+PLACE = r"[=,\[]['\" ]*([/\\~]|\w+:[/\\])"  # a value that is a path or a URL
+
+
+def is_plain(word: object) -> bool:
+    """Whether a word that a file says was typed sets nothing but numbers, names, and places of the data."""
+    if not isinstance(word, str) or not word.isprintable() or (word.startswith("-") and word not in FLAGS):
+        return False
+    if re.match(r"\+*(tags|notes|extra(\.\w+)*)=", word):  # nothing is built from these: "..." may stand in them
+        return "${" not in word
+    is_of_data = re.match(r"\+*data(_dir=|\.root=)", word)
+    has_place = re.search(PLACE, word) and not is_of_data
+    return not (has_place or re.match(OTHERS, word) or any(part in word for part in STRANGE))
 
 
 class JobRun(Run):
@@ -35,29 +53,35 @@ class Sweep:
     def recorded(self) -> dict[str, Any]:
         """What was typed, and the number of the SLURM job, if any; {} where nothing is recorded."""
         try:
-            return json.loads((self.dir / "sweep.json").read_text())
+            recorded = json.loads((self.dir / "sweep.json").read_text())
         except (OSError, ValueError):
             return {}
+        is_record = isinstance(recorded, dict) and isinstance(recorded.get("typed"), list)
+        require(is_record, f"{self.dir / 'sweep.json'} is not the record of a sweep")
+        return recorded
 
     def record(self, typed: list[str], slurm_job: str | None) -> None:
         """Write down what was typed, and the job of SLURM, if any; a sweep that is continued keeps its record."""
         if not self.recorded:
             text = json.dumps({"typed": typed, "slurm_job": slurm_job}, indent=1)
             write_atomically(self.dir / "sweep.json", text + "\n")
+            built_here.add(typed)
 
-    def words(self) -> list[str]:
-        """What was typed, for starting the sweep again.
+    def words(self, again: Collection[str] = ()) -> list[str]:
+        """What was typed, for starting the sweep again, without the words `again`, which are typed once more.
 
-        Raises UserError for words with which a file could make Hydra build objects or read other configs.
+        Raises UserError for words of a sweep that was not started here with which a file could make Hydra build objects
+        or read other configs, or could choose a launcher, a logger or a place.
         """
-        typed = [word for word in self.recorded.get("typed", []) if not str(word).startswith("hydra.sweep.dir=")]
-        for word in typed:
-            if re.match(r"\+*(tags|notes|extra(\.\w+)*)=", str(word)):
-                continue  # nothing is built from these, and "..." may stand in a person's own text
-            strange = [part for part in ("_target_", "..", "@", "hydra") if part in str(word)]
-            if strange or (str(word).startswith("-") and word not in ("-m", "--multirun")):
-                raise UserError(f"resume={self.dir}: it was started with {word}; type it again after resume=")
-        return [word for word in typed if word not in ("-m", "--multirun")] + ["-m"]
+        refuse_links(self.dir)
+        typed = self.recorded.get("typed", [])
+        if not built_here.is_listed(typed):
+            for word in (word for word in typed if word not in again):
+                if not is_plain(word):
+                    printable = ascii(str(word)[:80])[1:-1]
+                    raise UserError(f"resume={self.dir}: it was started with {printable}; type it again after resume=")
+        left_out = ("-m", "--multirun", *again)
+        return [word for word in typed if word not in left_out and not word.startswith("hydra.sweep.dir=")] + ["-m"]
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each job: what was asked for, how it ended, its metrics."""

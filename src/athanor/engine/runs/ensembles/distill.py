@@ -78,6 +78,7 @@ def student(session: Session, settings: dict | None, temperature: float) -> tupl
     settings: None, those of the first member. Raises UserError where they choose other training images than it had.
     """
     own = settings or session.members[0].record["config"]
+    trust.check(own, {name: node for name, node in own.items() if name not in ("loss", "logger")})
     config = {
         **own,
         "name": f"student_{own['name']}",
@@ -88,7 +89,6 @@ def student(session: Session, settings: dict | None, temperature: float) -> tupl
         "logger": {"csv": {"_target_": "athanor.training.loggers.CSVLog"}},
         "trainer": {**own["trainer"], "devices": 1, "strategy": "auto"},
     }
-    trust.check_targets(config)
     check.check(config)
     data = assemble.data(config) if settings else session.data
     if data.split_hash != session.data.split_hash:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from athanor.base.errors import UserError
+from athanor.base.files import refuse_links
 from athanor.craft.ensembles.predictions import SavedClassifier
 from athanor.data.module import ImageData
 from athanor.engine.config import assemble, check, records, trust
@@ -40,7 +41,7 @@ class Member:
         """The config to load its data by: complete, checked and trusted, as a checkpoint may be anybody's."""
         config = {**self.record["config"], "resume": None, "run": None, "logger": {}, "callbacks": {}}
         records.check_config(config, self.path)
-        trust.check_targets(config)
+        trust.check(self.record["config"], config)
         check.check(config)
         return config
 
@@ -79,6 +80,7 @@ def member_checkpoints(word: Path, all_checkpoints: bool) -> Iterator[tuple[Path
     if missing := len(runs) - len(finished):
         log.warning("%d of %d jobs of %s have not finished and are left out", missing, len(runs), word)
     for run in finished:
+        refuse_links(run.dir)
         if not all_checkpoints:
             yield run.checkpoint, str(shown(run.dir))
             continue

@@ -12,20 +12,18 @@ from torch import Tensor
 from athanor.base.errors import UserError
 from athanor.craft.ensembles import combine, selection
 from athanor.craft.ensembles import soup as soups
-from athanor.craft.ensembles.predictions import Stage, stacked_logits, stage_batches, stage_labels
+from athanor.craft.ensembles.predictions import Stage, stacked_logits, stage_labels
 from athanor.craft.ensembles.report import Report
-from athanor.engine.config import assemble
+from athanor.engine.config import assemble, built_here
 from athanor.engine.runs.ensembles.members import find_members, refuse_other_starts, refuse_seen_images, shared_data
 from athanor.engine.runs.provenance import count_test_read, describe_data, environment
-from athanor.engine.runs.run import Run, fill, load_classifier, read_checkpoint
+from athanor.engine.runs.run import Run, load_classifier, read_checkpoint
 from athanor.tasks import tta
 from athanor.training import devices
 
 log = logging.getLogger(__name__)
 VIEWS: dict[tta.Kind, int] = {"none": 1, "flip": 2, "flip_shift": 6}  # forward passes of a member for an image
 PLAIN_LOSS = {"_target_": "athanor.tasks.losses.CrossEntropy", "label_smoothing": 0.0, "class_weights": None}
-CHECKED = 32  # images that are predicted again, to see whether kept predictions still hold
-TOLERANCE = 1e-2  # of a logit, relative to max(1, |logit|): an accelerator rounds by the size of a batch
 
 
 @dataclass(frozen=True)
@@ -96,8 +94,6 @@ class Session:
             weights = {self.members[index].name: combination.weights.get(index, 0.0) for index in indices}
             logits, labels = self.logits(stage, indices), stage_labels(self.data, stage)
             reports.append(Report(stage, weights, logits, combination.predict(stage), labels))
-        if combination.kind == "ensemble":
-            refuse_stale(self, combination, reports[0].stage if reports else "train")
         return reports
 
     def write(self, directory: Path, config: dict[str, Any], results: dict[str, Any]) -> None:
@@ -108,6 +104,8 @@ class Session:
         measures = {name: asdict(measure) for name, measure in combine.MEASURES.items()}
         Run(directory).write_results({"status": "finished", **results, "measures": measures, "overrides": [], **origin})
         Run(directory).write_config(config)
+        if built_here.is_listed(self.members[0].record["config"]):  # of which the config is a part
+            built_here.add(config)
 
 
 def make_ensemble(session: Session, how: combine.How, select: selection.Select, k: int | None) -> Combination:
@@ -163,21 +161,3 @@ def evaluation_config(record: dict[str, Any], kind: str) -> dict[str, Any]:
     config = record["config"]
     own = {"name": f"{kind}_{config['name']}", "trainer": {**config["trainer"], "precision": "32-true"}}
     return {**config, **own, "loss": PLAIN_LOSS, "eval": {**config["eval"], "tta": "none"}}
-
-
-@torch.inference_mode()
-def refuse_stale(session: Session, ensemble: Combination, stage: Stage) -> None:
-    """Raise UserError where kept logits are not what a member gives now: its code has changed since."""
-    classifier = assemble.from_record(ensemble.checkpoint["athanor"])
-    fill(classifier, ensemble.checkpoint, "the ensemble")
-    batches = stage_batches(session.data, stage)
-    images = batches.images[batches.index[:CHECKED]].to(session.device)
-    current = classifier.to(session.device).eval().network.member_logits(images).cpu()
-    kept = session.logits(stage, list(ensemble.weights))[:, :CHECKED]
-    for index, new, old in zip(ensemble.weights, current, kept, strict=True):
-        if not ((new - old).abs() <= TOLERANCE * old.abs().clamp_min(1)).all():
-            member = session.members[index]
-            raise UserError(
-                f"{member.name} gives other logits than those kept in {member.saved.folder}: its code has changed\n"
-                "  delete that folder and try again"
-            )
