@@ -42,13 +42,18 @@ def main() -> None:
     for name, value in metrics.items():
         before = recorded.get(name)
         print(f"{arguments.stage}/{name}  {value!r}" + ("" if before is None else f"  (recorded {before!r})"))
+    read = int(trainer.callback_metrics[f"{arguments.stage}/inputs"])
+    there = len(data.test_index if arguments.stage == "test" else data.val_index)
+    if read < there:
+        print(f"of {read:,} of {there:,} images: the batches are limited")
     if arguments.stage == "test":
         described = describe_data(data, True)
         reads = count_test_read(described["test_hash"], shown(path))
         if reads:
             print(told_reads(reads))
         if not recorded and not arguments.overrides and path == run.checkpoint:
-            run.write_results({**run.results, "test": metrics, "data": described, "test_reads": reads})
+            counts = {**run.results.get("read", {}), "test": read}
+            run.write_results({**run.results, "test": metrics, "data": described, "test_reads": reads, "read": counts})
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Writing, linking and syncing files such that a reader, or a run after a crash, never meets half a file."""
 
-import csv
-import io
 import os
 import shutil
 from pathlib import Path
 from typing import Any
+
+from athanor.base.text import csv_text
 
 
 def write_atomically(path: Path, contents: str | bytes) -> None:
@@ -52,8 +52,5 @@ def sync_folder(folder: Path) -> None:
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows as CSV under the keys of them all, in the order in which they first occur; see `write_atomically`."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)))
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue())
+    heads = list(dict.fromkeys(key for row in rows for key in row))
+    write_atomically(path, csv_text([heads, *([row.get(head, "") for head in heads] for row in rows)]))

@@ -5,6 +5,7 @@ import traceback
 from pathlib import Path
 
 from athanor.base.errors import nearest
+from athanor.base.text import printable
 from athanor.engine.app.machine_errors import machine_error
 from athanor.engine.config import options, schema, settings
 from athanor.engine.config.facts import FACTS
@@ -15,6 +16,10 @@ def explain(error: BaseException, log: Path | None = None, config: dict | None =
 
     log: the file with the traceback, in the run's folder. config: what the run was made from, if it got so far.
     """
+    return printable(explanation(error, log, config), keep="\n\t")
+
+
+def explanation(error: BaseException, log: Path | None, config: dict | None) -> str:
     while type(error).__name__ == "InstantiationException" and error.__cause__:
         error = error.__cause__
     if refused := machine_error(error, log, config):
