@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Any
@@ -23,6 +24,12 @@ def printable(text: str, keep: str = "") -> str:
         else character
         for character in text
     )
+
+
+def file_name(text: str) -> str:
+    """A text as part of a file's name: what is no letter or digit of any script, `.`, `_` or `-` becomes `-`."""
+    kept = (c if c.isalnum() or c in "._-" or unicodedata.category(c)[0] == "M" else " " for c in text)  # M: accents
+    return re.sub(" +", "-", "".join(kept))
 
 
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:

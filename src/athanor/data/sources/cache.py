@@ -5,7 +5,6 @@ import json
 import logging
 import math
 import os
-import re
 import shutil
 import zlib
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from athanor.base.errors import UserError
+from athanor.base.text import file_name
 from athanor.data.sources.decode import decode_images, drop_colour, image_shape
 
 log = logging.getLogger(__name__)
@@ -53,8 +53,7 @@ def cached(tree: Tree, mode: str, size: int | None, data_dir: Path) -> tuple[Ten
     Raises UserError where an image cannot be read or the disk has too little space.
     """
     root = tree.root.resolve()
-    name = re.sub(r"[^A-Za-z0-9._-]+", "_", root.name)[:64] or "images"
-    place = data_dir / "cache" / f"{name}-{_digest(str(root))}"
+    place = data_dir / "cache" / f"{file_name(root.name)[:40]}-{_digest(str(root))}"
     folder = place / f"{mode}-{size or 'own'}-{_digest(repr((FORMAT, tree.files)))}"
     images = _read(folder)
     if images is None:

@@ -16,6 +16,7 @@ from athanor.engine.config import options, schema, settings
 if TYPE_CHECKING:
     from athanor.engine.runs.run import Run
 
+ONCE = ("resume", "run", "weights", "experiment", "study", "debug")  # of two, Hydra would take the last in silence
 RECORDED = "_recorded_run"  # the name under which Hydra finds the config of the run that a command names
 FLAGS = ("--help", "--hydra", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--shell")
 FLAGS += ("--config", "--info", "--exp")  # of Hydra's command line
@@ -72,17 +73,23 @@ def expand(words: list[str]) -> list[str]:
             raise UserError(f"{word} names no run; type {word}<run>")
     if any(word.startswith("--exp") for word in words):  # argparse takes any beginning of a flag
         raise UserError("--experimental-rerun loads a pickle, which can run code; type run=<run>")
+    refuse_seconds(words)
     for word in words:
         key, _, value = word.lstrip("+~").partition("=")
         if renamed := settings.renamed([key]):
             raise UserError(f"{renamed}; type {settings.RENAMED[key]}={value or '<value>'}")
-    words = [to_group(word) for word in words]
+    words = [in_quotes(to_group(word)) for word in words]
     for i, word in enumerate(words):
         verb, _, value = word.partition("=")
         if verb in ("resume", "run") and value not in ("", "null"):
             from athanor.engine.runs.run import Run
 
             run = Run.find_unfinished() if (verb, value) == ("resume", "last") else Run.at(value)
+            if verb == "resume" and value.endswith(".ckpt") and Path(value).name != "last.ckpt":
+                raise UserError(
+                    f"{word}: a run goes on from its newest checkpoint, which this may not be; type resume={run.dir}\n"
+                    f"  for a new run that starts from the weights of this one, type weights={value}"
+                )
             results = run.results  # damaged results are reported before Hydra starts
             if verb == "resume" and "members" in results:
                 raise UserError(f"resume={value}: an ensemble is not trained; make another with scripts/ensemble.py")
@@ -95,6 +102,23 @@ def expand(words: list[str]) -> list[str]:
             words = ["--config-name", RECORDED, f"{verb}={quoted(run.dir)}", *SETTINGS, *others]
             break
     return sorted(words, key=lambda word: word not in MULTIRUN)  # argparse wants them first
+
+
+def refuse_seconds(words: list[str]) -> None:
+    """Raise UserError for a second word, or a list, of what a command takes one of."""
+    for key in ONCE:
+        typed = [word for word in words if word.lstrip("+").startswith(f"{key}=")]
+        if len(typed) > 1:
+            raise UserError(f"{' '.join(typed)}: a command takes one {key}; leave out the others")
+        if typed and typed[0].partition("=")[2].startswith("["):
+            raise UserError(f"{typed[0]}: {key} takes one, and no list")
+
+
+def in_quotes(word: str) -> str:
+    """A word whose value has letters that Hydra's grammar lacks, as name=é, with the value in quotes."""
+    key, _, value = word.partition("=")
+    is_plain = not value.isascii() and not re.search(r"['\"\[\]{}(),$]", value)
+    return f"{key}={quoted(value)}" if is_plain and key not in ("resume", "run") else word
 
 
 def words_of_sweep(words: list[str]) -> list[str]:

@@ -38,8 +38,10 @@ class Directories(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.resume is None:
             HydraConfig.instance().set_config(config)  # the directory has the run's name in it
-            name = str(config.name)
-            wanted = config.hydra.run.dir.replace(name, name.replace("/", "-"))
+            wanted, name = config.hydra.run.dir, str(config.name)
+            if "/" in name:
+                before, found, after = wanted.rpartition(name)
+                wanted = before + found.replace("/", "-") + after
             with ending_at_errors():
                 set_hydra(config, "run", agreed(lambda: requeued_run(config, wanted) or claim(wanted)))
 

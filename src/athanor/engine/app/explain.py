@@ -20,7 +20,9 @@ def explain(error: BaseException, log: Path | None = None, config: dict | None =
 
 
 def explanation(error: BaseException, log: Path | None, config: dict | None) -> str:
-    while type(error).__name__ == "InstantiationException" and error.__cause__:
+    # of a logging handler, whose file cannot be opened, only the cause says why
+    wrapped = "InstantiationException", "ValueError: Unable to configure handler"
+    while f"{type(error).__name__}: {error}".startswith(wrapped) and error.__cause__:
         error = error.__cause__
     if refused := machine_error(error, log, config):
         return f"error: {refused}"
@@ -81,7 +83,5 @@ def shorten(error: BaseException) -> str:
         return "\n  ".join(lines[:2])
     reason = lines[0] if lines else ""
     if reason.startswith(("Error parsing override", "Lexer")):
-        reason = (
-            "type key=value without spaces; a value with a space or one of ;~( needs quotes in quotes: \"key='value'\""
-        )
+        reason = "type key=value without spaces; a value with a space or one of ;~( needs quotes in quotes: \"key='value'\""
     return f"cannot read {override!r}\n  {reason}"

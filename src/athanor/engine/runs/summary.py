@@ -47,7 +47,9 @@ def stage_rows(stage: str, results: dict[str, Any], measures: dict[str, Measure]
         return []
     values = results[stage]
     first = {name: measures[name] for name in (next(iter(measures)), "loss")}
-    further = "   ".join(f"{name} {value:.4f}".replace(" ", "\u00a0") for name, value in values.items() if name not in first)
+    further = "   ".join(
+        f"{name} {value:.4f}".replace(" ", "\u00a0") for name, value in values.items() if name not in first
+    )
     return [
         (stage, f"{written(values, first, gap='   ')}{told_count(stage, results, measures)}"),
         *(("", line.replace("\u00a0", " ")) for line in textwrap.wrap(further, 100)),
