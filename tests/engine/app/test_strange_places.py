@@ -113,6 +113,43 @@ def test_a_checkpoint_with_control_characters_in_its_class_names_is_refused(run_
     assert ran.code == 1 and "its class_names have control characters" in ran.err and "\x1b" not in ran.err
 
 
+def test_the_last_run_is_none_of_another_tool_and_none_with_damaged_results(run_here, tmp_path, caplog):
+    assert run_here("train.py", *SMALL, "+trainer.limit_test_batches=1", "hydra.run.dir=outputs/d/run").code == 0
+    results = Path("outputs/d/run/results.json")
+    results.write_text(results.read_text().replace('"finished"', '"interrupted"'))
+    os.utime("outputs/d/run/config.yaml", (1, 1))  # all others are newer
+    foreign = Path("outputs/d/run/wandb/latest/files/config.yaml")
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("_wandb: {value: 1}\n")
+    torn = Path("outputs/d/torn")
+    torn.mkdir()
+    (torn / "config.yaml").write_text("seed: 0\n")
+    (torn / "results.json").write_text('{"status": "run')
+    shutil.copytree("outputs/d/run", tmp_path / "elsewhere")
+    Path("outputs/linked").symlink_to(tmp_path / "elsewhere")
+    Path("outputs/circle").symlink_to(".")
+    assert Run.find_unfinished().dir == Path("outputs/d/run")
+    assert "resume=last passes over a run: outputs/d/torn/results.json is torn" in caplog.text
+    ran = run_here("train.py", "resume=last", "trainer.max_epochs=2")
+    assert ran.code == 0 and "epoch   2/2" in ran.out, ran.err
+
+
+def test_names_in_all_scripts_name_folders(run_here, tmp_path):
+    for name, folder in ("猫", "猫"), ("é/ü ö", "é-ü-ö"), ("/", "-"):
+        ran = run_here("train.py", *SMALL, f"name={name}", "eval.test=false")
+        assert ran.code == 0, ran.err
+        assert len(list(tmp_path.glob(f"outputs/*/*_{folder}/config.yaml"))) == 1
+
+
+def test_a_run_that_cannot_be_written_is_named(run_here, tmp_path):
+    assert run_here("train.py", *SMALL, "hydra.run.dir=run").code == 0
+    Path("run/train.log").unlink()
+    Path("run/train.log").mkdir()  # root may write into any file, but into no folder
+    ran = run_here("train.py", "resume=run", "trainer.max_epochs=2")
+    assert ran.code == 1 and "Unable to configure" not in ran.err
+    assert "Is a directory" in ran.err and "run/train.log" in ran.err
+
+
 def test_an_error_shows_no_control_characters(run_here, tmp_path):
     (tmp_path / "p" / "a\x1b[31m").mkdir(parents=True)
     ran = run_here("train.py", *SMALL, "data=image_folder", "data.root=p", "data.image_size=8", "data_dir=d")

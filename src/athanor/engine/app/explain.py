@@ -83,5 +83,7 @@ def shorten(error: BaseException) -> str:
         return "\n  ".join(lines[:2])
     reason = lines[0] if lines else ""
     if reason.startswith(("Error parsing override", "Lexer")):
-        reason = "type key=value without spaces; a value with a space or one of ;~( needs quotes in quotes: \"key='value'\""
+        reason = (
+            "type key=value without spaces; a value with a space or one of ;~( needs quotes in quotes: \"key='value'\""
+        )
     return f"cannot read {override!r}\n  {reason}"

@@ -142,9 +142,7 @@ def check_trainer(trainer: dict) -> None:
     if isinstance(devices, list):
         require(len({*map(str, devices)}) == len(devices), f"trainer.devices={devices}: name each device once")
         if device_type(trainer.get("accelerator", "auto")) == "cpu":
-            raise UserError(
-                f"trainer.devices={devices}: a CPU has no numbers; use trainer.devices={len(devices)}"
-            )
+            raise UserError(f"trainer.devices={devices}: a CPU has no numbers; use trainer.devices={len(devices)}")
 
 
 def check_optim(optim: dict) -> None:
