@@ -141,6 +141,19 @@ def test_names_in_all_scripts_name_folders(run_here, tmp_path):
         assert len(list(tmp_path.glob(f"outputs/*/*_{folder}/config.yaml"))) == 1
 
 
+def test_names_that_are_not_utf_8_are_refused_before_anything_is_made(run_here, tmp_path, monkeypatch):
+    ran = run_here("train.py", *SMALL, "data=image_folder", f"data.root=/tmp/{NAMES[4]}")
+    assert ran.code == 1 and "data.root=/tmp/latin\\udce9: this name is not in UTF-8" in ran.err
+    try:
+        (tmp_path / NAMES[4]).mkdir()
+    except (OSError, UnicodeError):
+        pytest.skip("this file system does not take such names")
+    monkeypatch.chdir(tmp_path / NAMES[4])
+    ran = run_here("train.py", *SMALL)
+    assert ran.code == 1 and "latin\\udce9: this name is not in UTF-8" in ran.err
+    assert [path.name for path in tmp_path.rglob("*")] == [NAMES[4]]
+
+
 def test_a_run_that_cannot_be_written_is_named(run_here, tmp_path):
     assert run_here("train.py", *SMALL, "hydra.run.dir=run").code == 0
     Path("run/train.log").unlink()

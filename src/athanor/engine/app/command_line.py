@@ -52,6 +52,9 @@ def hydra_words(typed: list[str]) -> list[str]:
     for word in typed:
         if word.startswith("--") and not word.startswith(FLAGS):  # argparse would list all flags of Hydra
             raise UserError(f"{word}: settings have no dashes; type <key>=<value>, as optim.lr=0.1")
+    for name in [*typed, os.getcwd()]:
+        if re.search("[\ud800-\udfff]", name):  # how Python reads bytes of a file's name that are no UTF-8
+            raise UserError(f"{name}: this name is not in UTF-8, as the files of a run are; rename it")
     words = expand(words_of_sweep(typed))
     is_sweep = any(word.lstrip("+").startswith(("study=", "launcher=")) for word in words)
     flags = [word for word in words if word.startswith(("-", "hydra.mode=")) and not word.startswith(CONFIG_DIR)]
