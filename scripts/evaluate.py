@@ -38,7 +38,10 @@ def main() -> None:
     evaluate = trainer.test if arguments.stage == "test" else trainer.validate
     run = Run(path.parent.parent)
     recorded = run.results.get(arguments.stage, {})
-    metrics = {name.partition("/")[2]: value for name, value in evaluate(task, data, verbose=False)[0].items()}
+    values = evaluate(task, data, verbose=False)
+    if not values:
+        raise UserError(f"trainer.limit_{arguments.stage}_batches=0 leaves nothing to evaluate; use 1 or more, or 1.0")
+    metrics = {name.partition("/")[2]: value for name, value in values[0].items()}
     for name, value in metrics.items():
         before = recorded.get(name)
         print(f"{arguments.stage}/{name}  {value!r}" + ("" if before is None else f"  (recorded {before!r})"))

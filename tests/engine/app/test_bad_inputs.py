@@ -288,6 +288,7 @@ ROWS = {
             "scripts/evaluate.py done data.val_fraction=0 --stage val",
             "there are no validation images; use --stage test",
         ),
+        ("scripts/evaluate.py done +trainer.limit_test_batches=0", "trainer.limit_test_batches=0 leaves nothing to"),
         ("scripts/evaluate.py done done", "cannot read 'done'", "type key=value"),
         ("scripts/predict.py", "the following arguments are required: run, images"),
         ("scripts/predict.py done", "the following arguments are required: images"),

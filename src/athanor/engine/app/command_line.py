@@ -88,17 +88,12 @@ def expand(words: list[str]) -> list[str]:
             from athanor.engine.runs.run import Run
 
             run = Run.find_unfinished() if (verb, value) == ("resume", "last") else Run.at(value)
-            if verb == "resume" and value.endswith(".ckpt") and Path(value).name != "last.ckpt":
-                raise UserError(
-                    f"{word}: a run goes on from its newest checkpoint, which this may not be; type resume={run.dir}\n"
-                    f"  for a new run that starts from the weights of this one, type weights={value}"
-                )
             results = run.results  # damaged results are reported before Hydra starts
             if verb == "resume" and "members" in results:
                 raise UserError(f"resume={value}: an ensemble is not trained; make another with scripts/ensemble.py")
             others = words[:i] + words[i + 1 :]
             if verb == "resume":
-                refuse_changes(run.dir, others)
+                refuse_changes(run.dir, value, others)
                 others.append(f"hydra.run.dir={quoted(run.dir)}")
             others = [to_addition(other) for other in others]
             register(run)
@@ -166,8 +161,13 @@ def to_addition(word: str) -> str:
     return f"+{word}" if equals and (options.CONFIGS / key).is_dir() else word
 
 
-def refuse_changes(directory: Path, words: list[str]) -> None:
-    """Raise UserError for a word that would change a run which is resumed."""
+def refuse_changes(directory: Path, value: str, words: list[str]) -> None:
+    """Raise UserError where resume=<value> names a checkpoint, and for a word that would change the run."""
+    if value.endswith(".ckpt") and Path(value).name != "last.ckpt":
+        raise UserError(
+            f"resume={value}: a run goes on from its newest checkpoint, which this may not be; type resume={directory}"
+            f"\n  for a new run that starts from the weights of this one, type weights={value}"
+        )
     for word in words:
         if not word.startswith(("trainer.max_", "+trainer.max_", "-", "hydra.")):
             raise UserError(
