@@ -7,9 +7,16 @@ the settings that belong to them, stay those of the checkpoint.
 """
 
 import argparse
+from typing import TYPE_CHECKING, Literal
 
 from athanor.base.errors import UserError
 from athanor.engine.app import command_line
+
+if TYPE_CHECKING:
+    import lightning.pytorch as L
+
+    from athanor.data.module import ImageData
+    from athanor.tasks.task import Task
 
 
 def main() -> None:
@@ -36,10 +43,9 @@ def main() -> None:
     if arguments.stage == "val" and not len(data.val_index):
         raise UserError("there are no validation images; use --stage test, or data.val_fraction above 0")
     trainer = assemble.bare_trainer(config, str(path.parent), data, task.network)
-    evaluate = trainer.test if arguments.stage == "test" else trainer.validate
     run = Run(path.parent.parent)
     recorded = run.results.get(arguments.stage, {})
-    metrics = {name.partition("/")[2]: value for name, value in evaluate(task, data, verbose=False)[0].items()}
+    metrics, read = evaluated(trainer, task, data, arguments.stage)
     for name, value in metrics.items():
         before = recorded.get(name)
         print(f"{arguments.stage}/{name}  {value!r}" + ("" if before is None else f"  (recorded {before!r})"))
@@ -49,7 +55,22 @@ def main() -> None:
         if reads:
             print(told_reads(reads))
         if not recorded and not arguments.overrides and path == run.checkpoint:
-            run.write_results({**run.results, "test": metrics, "data": described, "test_reads": reads})
+            counts = {**run.results.get("read", {}), "test": read}
+            run.write_results({**run.results, "test": metrics, "data": described, "test_reads": reads, "read": counts})
+
+
+def evaluated(
+    trainer: "L.Trainer", task: "Task", data: "ImageData", stage: Literal["test", "val"]
+) -> tuple[dict[str, float], int]:
+    """The metrics of a stage, by their names without it, and the number of images that they are of."""
+    evaluate, index = (trainer.test, data.test_index) if stage == "test" else (trainer.validate, data.val_index)
+    values = evaluate(task, data, verbose=False)
+    if not values:
+        raise UserError(f"trainer.limit_{stage}_batches=0 leaves nothing to evaluate; use 1 or more, or 1.0")
+    read = int(trainer.callback_metrics[f"{stage}/inputs"])
+    if read < len(index):
+        print(f"of {read:,} of {len(index):,} images: the batches are limited")
+    return {name.partition("/")[2]: value for name, value in values[0].items()}, read
 
 
 if __name__ == "__main__":

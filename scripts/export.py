@@ -7,11 +7,11 @@ test images.
 
 import argparse
 import math
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from athanor.base.errors import UserError
+from athanor.base.text import file_name
 from athanor.engine.app import command_line
 from athanor.engine.runs.run import checkpoint_of, folder_of, load_classifier, shown
 
@@ -48,7 +48,7 @@ def output_path(checkpoint: Path, name: str, suffix: str, output: str | None) ->
         if not output.endswith(suffix) or Path(output).is_dir():
             raise UserError(f"--output {output}: name a file that ends with {suffix}, as in --output model{suffix}")
         return Path(output)
-    return folder_of(checkpoint) / (re.sub(r"[^A-Za-z0-9._-]+", "-", name) + suffix)
+    return folder_of(checkpoint) / (file_name(name) + suffix)
 
 
 def images_to_check(record: dict) -> "tuple[Tensor, str]":

@@ -4,10 +4,11 @@ Prints what the task says of each image: of classes the most probable one and it
 """
 
 import argparse
-import csv
 import sys
+from pathlib import Path
 
 from athanor.base.errors import UserError
+from athanor.base.text import csv_text, printable
 from athanor.engine.app import command_line
 
 
@@ -33,12 +34,12 @@ def main() -> None:
             if image.shape[1:] != (height, width):
                 raise UserError(f"{file} is {image.shape[2]}x{image.shape[1]}, the model takes {width}x{height} only")
             line, cells = task.described(task.prediction(task(image[None]))[0])
-            print(f"{file}  {line}")
+            print(printable(f"{file}  {line}"))
             rows.append([("file", file), *cells])
     if arguments.csv:
-        with open(arguments.csv, "w", newline="") as out:
-            heads = [head for head, _ in rows[0]]
-            csv.writer(out).writerows([heads, *([text for _, text in row] for row in rows)])
+        heads = [head for head, _ in rows[0]]
+        table = csv_text([heads, *([text for _, text in row] for row in rows)])
+        Path(arguments.csv).write_text(table, encoding="utf-8", newline="")
         print(f"wrote {arguments.csv}", file=sys.stderr)
 
 

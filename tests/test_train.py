@@ -11,6 +11,7 @@ from PIL import Image
 from athanor.data.sources.digits import digits
 from athanor.data.sources.source import Source
 from athanor.engine.runs.run import Run, read_checkpoint
+from athanor.tasks.measure import sampling_interval
 
 TINY = ["model=linear", "data.limit=200", "trainer.max_epochs=1", "logger=csv"]
 
@@ -91,6 +92,7 @@ def test_results_hold_every_field_of_the_design(main_job):
         assert results[stage].keys() == {"loss", "acc"}
     assert results["data"].keys() == {"origin", "train", "val", "test", "train_hash", "test_hash", "split_hash"}
     assert [results["data"][stage] for stage in ("train", "val", "test")] == [1295, 143, 359]
+    assert results["read"] == {"train": 1280, "val": 143, "test": 359}  # the last 15 of 1,295 make no batch of 64
     assert results["overrides"] == ["model=cnn", "optim=adam", "trainer.max_epochs=2"]
     assert (results["epochs"], results["steps"], results["seed"], results["device"]) == (2, 40, 0, "cpu")
     assert results["parameters"] == 99_370
@@ -99,6 +101,23 @@ def test_results_hold_every_field_of_the_design(main_job):
     assert results["images_per_second"] > 100
     assert results["versions"].keys() >= {"python", "torch", "lightning", "athanor"}
     assert results["git"] is None or len(results["git"]["commit"]) == 40
+
+
+def test_counts_are_of_the_images_that_were_read(train, run_here):
+    limits = [f"+trainer.limit_{stage}_batches={n}" for stage, n in (("train", 3), ("val", 2), ("test", 1))]
+    small = ["model=mlp", "model.widths=[8]", "data.batch_size=8", "data.eval_batch_size=4", "logger=null"]
+    ran = train(*small, "trainer=cpu", "trainer.max_epochs=1", *limits, "hydra.run.dir=run")
+    run = Run("run")
+    assert run.results["read"] == {"train": 24, "val": 8, "test": 4}
+    assert [run.results["data"][stage] for stage in ("train", "val", "test")] == [1295, 143, 359]
+    for stage, told in ("train", "24 of 1,295 images"), ("val", "8 of 143 images"), ("test", "4 of 359 images"):
+        (line,) = (line for line in ran.out.splitlines() if line.startswith(f"  {stage} "))
+        low, high = sampling_interval(run.results[stage]["acc"], run.results["read"][stage])
+        limited = ", a limited test" if stage == "test" else ""
+        assert line.endswith(f"   {told}{limited} (95 % interval of acc {low:.2%} to {high:.2%})")
+    ran = train("resume=run", "trainer.max_epochs=1")  # nothing is left to train: the counts are the checkpoint's
+    assert run.results["read"] == {"train": 24, "val": 8, "test": 4}
+    assert "of 8 of 143 images: the batches are limited" in run_here("scripts/evaluate.py", "run", "--stage", "val").out
 
 
 def test_the_log_has_what_was_said_and_no_advertisement(main_job):

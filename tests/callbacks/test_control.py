@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -264,10 +265,13 @@ def test_a_stop_ends_the_run_as_early_stopping_does_and_a_resumed_run_goes_on(tr
     assert results["test"] and results["checkpoint"] == "checkpoints/best.ckpt"
     assert results["control"] == [{"step": 6, "edit": "lr 0.1 -> 0.02"}, {"step": 6, "edit": "stop"}]
     assert "edited   by hand (control.yaml) at step 6\n" in ran.out
-    ran = train("resume=run", "trainer.max_epochs=4")
-    assert (ran.code, ran.err) == (0, "")
-    results = Run("run").results
-    assert (results["steps"], results["epochs"], len(results["control"])) == (16, 4, 2)
+    shutil.copytree("run", "copy")
+    os.utime("copy/control.yaml", (1, 1))  # as `cp -r` gives it a time of its own
+    for folder in "run", "copy":
+        ran = train(f"resume={folder}", "trainer.max_epochs=4")
+        assert (ran.code, ran.err) == (0, "")
+        results = Run(folder).results
+        assert (results["steps"], results["epochs"], len(results["control"])) == (16, 4, 2)
     assert results["ended_by"] == "max_epochs"
 
 

@@ -218,6 +218,16 @@ def test_a_file_with_other_logits_is_refused_and_deleted(form, train, run_here, 
     assert file.read_text() == "an older file"
 
 
+def test_what_a_killed_export_left_is_removed_by_the_next(classifier, tmp_path):
+    made, _ = classifier("model=mlp", "model.widths=[8]")
+    left = tmp_path / ".x.pt2.part"
+    left.mkdir()
+    (left / "x.pt2").write_bytes(b"half a file")
+    images = torch.randint(0, 256, (9, *made.record["input_shape"]), dtype=torch.uint8)
+    export.export(made, export.FORMATS["torch"], tmp_path / "x.pt2", images)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pt2"]
+
+
 def test_logits_that_are_not_numbers_are_refused(classifier, tmp_path):
     made, images = classifier("model=linear")
     made.network.head.bias.data[3] = torch.nan

@@ -9,6 +9,7 @@ import torch
 from athanor.base.errors import UserError
 from athanor.engine.config import monitors
 from athanor.engine.runs.run import Run, read_checkpoint
+from athanor.tasks import measure
 from athanor.tasks.classification import Classification
 from athanor.tasks.measure import LOSS, Measure, measure_of
 from athanor.tasks.task import Task
@@ -220,3 +221,11 @@ def test_what_a_run_logs_is_asked_of_the_task(compose):
     assert logged == {
         "train/acc": "max", "train/loss": "min", "val/acc": "max", "val/loss": "min", "val/macro_f1": None
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("share", "count", "low", "high"),
+    [(0.25, 4, 0.0456, 0.6994), (0.5, 100, 0.4038, 0.5962), (1.0, 10, 0.7225, 1.0), (0.0, 359, 0.0, 0.0106)],
+)
+def test_the_interval_of_a_share_is_that_of_wilson(share, count, low, high):
+    assert measure.sampling_interval(share, count) == pytest.approx((low, high), abs=1e-4)

@@ -59,6 +59,29 @@ def test_csv_writes_what_is_left_at_the_end_and_nothing_where_nothing_was_logged
     assert rows(tmp_path)[0]["value"] == "nan"
 
 
+def test_csv_takes_any_name_and_is_resumed_with_it(tmp_path):
+    log = CSVLog(str(tmp_path))
+    names = ["acc/crane, bird", 'acc/"x"', "acc/new\nline", "=1+1"]
+    for step in 1, 2:
+        log.log_metrics(dict.fromkeys(names, 0.5), step=step)
+    log.save()
+    text = (tmp_path / "metrics.csv").read_text()
+    (tmp_path / "metrics.csv").write_text(text + "3,,acc/half a r")
+    CSVLog(str(tmp_path), purge_step=2)
+    assert [(row["step"], row["metric"]) for row in rows(tmp_path)] == [
+        ("1", "acc/crane, bird"),
+        ("1", 'acc/"x"'),
+        ("1", "acc/new\\nline"),
+        ("1", "'=1+1"),
+    ]
+
+
+def test_a_name_that_an_old_version_broke_over_two_lines_does_not_stop_a_resumed_run(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,epoch,metric,value\n1,0,a,1\n1,0,new\nline,0\n2,0,a,1\n")
+    CSVLog(str(tmp_path), purge_step=2)
+    assert [row["metric"] for row in rows(tmp_path)] == ["a", "new"]
+
+
 @pytest.fixture
 def events(tmp_path):
     """The file of a run that logged, ended its fit, and then was tested."""

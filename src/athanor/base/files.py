@@ -4,8 +4,6 @@ A run's folder may come from anybody, and a symbolic link in it leads elsewhere.
 before anything in it is used, and what is written is a new file, or is appended to a file that is no link.
 """
 
-import csv
-import io
 import os
 import shutil
 import stat
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from athanor.base.errors import UserError
+from athanor.base.text import csv_text
 
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # Windows lacks it; making links takes the rights of an administrator there
 LOGGER_FOLDERS = ("wandb",)  # which make links of their own, in which nothing else reads or writes
@@ -94,8 +93,5 @@ def sync_folder(folder: Path) -> None:
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows as CSV under the keys of them all, in the order in which they first occur; see `write_atomically`."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)))
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue())
+    heads = list(dict.fromkeys(key for row in rows for key in row))
+    write_atomically(path, csv_text([heads, *([row.get(head, "") for head in heads] for row in rows)]))

@@ -1,5 +1,6 @@
 """Lets a person steer a run while it trains, by editing control.yaml in its directory."""
 
+import hashlib
 import logging
 import os
 import time
@@ -17,7 +18,7 @@ from athanor.training.agreement import Agreement
 log = logging.getLogger(__name__)
 
 INTERVAL = 0.05  # seconds between two looks at the file
-SAVED_STATE = ("seen", "values", "edits", "pending", "logged")
+SAVED_STATE = ("seen", "digest", "values", "edits", "pending", "logged")
 
 
 class Control(L.Callback):
@@ -35,6 +36,7 @@ class Control(L.Callback):
         self.agreement = agreement or Agreement()
         self.agreement.sources["control"] = self._has_changed
         self.seen: list[int] | None = None  # time and size of the file when it was last read
+        self.digest = ""  # of its contents then
         self.values: dict[str, float] = {}  # lr, momentum and weight_decay as the file last had them
         self.edits: list[dict] = []  # {step, edit}, for results.json
         self.pending: list[str] = []  # `validate` and `stop`, until the step is made
@@ -46,6 +48,8 @@ class Control(L.Callback):
         self.next_look = 0.0 if trainer.is_global_zero else float("inf")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.digest and self._digest() == self.digest:  # in a copy of a run the file has another time
+            self.seen = self._time_and_size()
         if self.logged["step"] == trainer.global_step:  # loggers of a resumed run have removed the step it begins with
             self._log(trainer)
 
@@ -73,9 +77,16 @@ class Control(L.Callback):
             return None
         return [status.st_mtime_ns, status.st_size]  # the size, as two writes may fall into one tick of the clock
 
+    def _digest(self) -> str:
+        try:
+            return hashlib.sha256(self.path.read_bytes()).hexdigest()
+        except OSError:
+            return ""
+
     def _read(self, trainer: L.Trainer) -> dict[str, float | bool]:
         """What the file asks for. Nothing if it has a mistake, which is logged as a warning."""
         self.seen = self._time_and_size()  # before reading: what is written meanwhile will be read next time
+        self.digest = self._digest()
         try:
             contents = control_file.read_control_file(self.path)
             values = {key: value for key, value in contents.items() if key in control_file.VALUES}
@@ -125,7 +136,7 @@ class Control(L.Callback):
 
     def load_state_dict(self, state: dict) -> None:
         for name in SAVED_STATE:
-            setattr(self, name, state[name])
+            setattr(self, name, state.get(name, ""))
 
 
 def why_impossible(trainer: L.Trainer, key: str) -> str | None:

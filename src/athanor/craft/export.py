@@ -5,7 +5,7 @@ import io
 import json
 import logging
 import os
-import tempfile
+import shutil
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from athanor.base.errors import UserError, first_line
+from athanor.base.files import part_of
 from athanor.tasks.classification import Classification
 
 TOLERANCE = 1e-4  # of a logit, relative to max(1, |logit|)
@@ -135,14 +136,17 @@ def largest_difference(exported: Callable[[Tensor], Tensor], images: Tensor, exp
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
     """A file to write in the same folder: it replaces `path` at the end, or is deleted where an error is raised."""
+    folder = part_of(path)
+    shutil.rmtree(folder, ignore_errors=True)  # of an export that was killed
     try:
-        folder = tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent)
+        folder.mkdir()
     except OSError as error:
         raise UserError(f"cannot write into {path.parent} ({error.strerror}); choose a file with --output") from error
-    with folder:
-        part = Path(folder.name) / path.name
-        yield part
-        os.replace(part, path)
+    try:
+        yield folder / path.name
+        os.replace(folder / path.name, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

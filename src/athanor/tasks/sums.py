@@ -15,6 +15,7 @@ class EpochSums:
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names
         self.stages: dict[str, list[Tensor]] = {}
+        self.counts: dict[str, int] = {}  # inputs of all processes that were taken last of each stage
         self.resumed: Tensor | None = None  # [processes, 3 + names] of the epoch in which the checkpoint was written
 
     def add(self, stage: str, loss: Tensor, count: int, weight: Tensor | int, sums: dict[str, Tensor]) -> None:
@@ -32,6 +33,7 @@ class EpochSums:
         """Mean loss, number of inputs and sums of a stage over all processes; the stage begins anew."""
         own = torch.stack(self.stages.pop(stage, None) or self._zeros(strategy.root_device))
         loss, weight, count, *totals = strategy.reduce(own, reduce_op="sum").tolist()
+        self.counts[stage] = int(count)
         return loss / (weight or 1), int(count), dict(zip(self.names, totals, strict=True))
 
     def gathered(self, stage: str, device: torch.device, world_size: int) -> Tensor:

@@ -233,6 +233,8 @@ class Task(Optimized):
         if not values:
             return
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
+        # how many that is; of the metrics of a checkpoint, and not of the loggers
+        self.log(f"{stage}/inputs", float(self.epoch_sums.counts[stage]), logger=False)
         self.check_finite(values["loss"], stage)
         if stage == "train" and (warning := non_finite.useless_loss(values["loss"], self.loss_of_guessing)):
             log.warning(warning)

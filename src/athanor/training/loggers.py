@@ -9,6 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from athanor.base.files import append, write_atomically
+from athanor.base.text import csv_text
 
 HEADER = "step,epoch,metric,value\n"
 
@@ -73,7 +74,7 @@ class CSVLog(Logger):
     def __init__(self, save_dir: str, purge_step: int | None = None) -> None:
         super().__init__()
         self.path = Path(save_dir) / "metrics.csv"
-        self.rows: list[str] = []
+        self.rows: list[tuple] = []
         if purge_step is not None and self.path.exists():
             self._purge(purge_step)
 
@@ -81,7 +82,8 @@ class CSVLog(Logger):
     def _purge(self, step: int) -> None:
         header, *rows = self.path.read_text().splitlines(keepends=True) or [HEADER]
         complete = [row for row in rows if row.endswith("\n")]  # a killed run may have written half of its last row
-        kept = [row for row in complete if int(row.partition(",")[0]) < step]
+        steps = [row.partition(",")[0] for row in complete]  # no number where an old version broke a name over lines
+        kept = [row for row, text in zip(complete, steps, strict=True) if text.isdecimal() and int(text) < step]
         write_atomically(self.path, header + "".join(kept))
 
     @property
@@ -95,7 +97,7 @@ class CSVLog(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         epoch = int(metrics["epoch"]) if "epoch" in metrics else ""
-        self.rows += [f"{step},{epoch},{name},{float(v):.9g}\n" for name, v in metrics.items() if name != "epoch"]
+        self.rows += [(step, epoch, name, f"{float(v):.9g}") for name, v in metrics.items() if name != "epoch"]
 
     @rank_zero_only
     def log_hyperparams(self, params: object, *args: object, **kwargs: object) -> None:
@@ -106,7 +108,7 @@ class CSVLog(Logger):
         if self.rows:
             header = "" if self.path.exists() else HEADER
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            append(self.path, header + "".join(self.rows))
+            append(self.path, header + csv_text(self.rows))
             self.rows.clear()
 
     @rank_zero_only

@@ -1,3 +1,4 @@
+import errno
 import logging
 import os
 import re
@@ -13,6 +14,7 @@ from athanor.base.errors import UserError
 from athanor.data.sources import cache, decode
 from athanor.data.sources.image_file import load_image
 from athanor.data.sources.image_folder import image_folder
+from athanor.engine.app.explain import explain
 
 
 def save(path, colour=(10, 20, 30), size=(8, 8), mode="RGB", **settings):
@@ -36,6 +38,17 @@ def split_root(tmp_path):
             for i in range(n):
                 save(tmp_path / "pets" / split / name / f"{i}.png", (label, i, 7))
     return tmp_path / "pets"
+
+
+@pytest.fixture(autouse=True)
+def new_process(monkeypatch):
+    monkeypatch.setattr(cache, "_verified", set())
+
+
+@pytest.fixture
+def caches(tmp_path):
+    """The finished caches, and what else lies in their folders."""
+    return lambda: sorted((tmp_path / "data" / "cache").glob("*/*"))
 
 
 @pytest.fixture
@@ -129,7 +142,7 @@ def test_the_second_read_decodes_nothing(root, read, decoded_paths):
 
 
 @pytest.mark.parametrize("change", ["pixels", "new file", "gone file", "touched"])
-def test_a_changed_folder_is_decoded_anew_and_the_old_cache_removed(root, read, decoded_paths, tmp_path, change):
+def test_a_changed_folder_is_decoded_anew_and_the_old_cache_removed(root, read, decoded_paths, caches, change):
     read(root)
     if change == "pixels":
         save(root / "cat" / "0.png", (200, 0, 0))
@@ -143,27 +156,91 @@ def test_a_changed_folder_is_decoded_anew_and_the_old_cache_removed(root, read, 
     assert len(decoded_paths) > 30
     if change == "pixels":
         assert 200 in torch.cat([source.train_images, source.test_images])[:, 0]
-    assert len(list((tmp_path / "data" / "cache").glob("pets-*"))) == 1
+    assert len(caches()) == 1
 
 
-def test_other_settings_have_their_own_cache(root, read, tmp_path):
+def test_other_settings_have_their_own_cache(root, read, caches):
     read(root)
     read(root, image_size=4)
     read(root, mode="L")
-    assert len(list((tmp_path / "data" / "cache").glob("pets-*"))) == 3
+    assert [path.name.rpartition("-")[0] for path in caches()] == ["L-8", "RGB-4", "RGB-8"]
 
 
-def test_a_failed_decoding_leaves_no_cache(root, read, tmp_path):
+def test_a_failed_decoding_leaves_no_cache(root, read, caches):
     (root / "cat" / "0.png").write_bytes(b"")
     with pytest.raises(UserError, match="cannot be read"):
         read(root)
-    assert [path.name for path in (tmp_path / "data" / "cache").iterdir()] == ["pets.lock"]
+    assert caches() == []
 
 
-def test_the_leftovers_of_a_killed_process_are_removed(root, read, tmp_path):
-    (tmp_path / "data" / "cache" / "pets-0.partial").mkdir(parents=True)
+def test_the_leftovers_of_a_killed_process_are_removed_and_those_of_other_folders_left(root, read, caches, tmp_path):
+    root.rename(tmp_path / "pets-2")
+    read(tmp_path / "pets-2")
+    half_built = caches()[0].with_name("partial")
+    half_built.mkdir()
+    (tmp_path / "pets-2").rename(root)
     read(root)
-    assert not list((tmp_path / "data" / "cache").glob("*.partial"))
+    assert half_built.is_dir()  # pets-2 may be decoded by another process right now
+    root.rename(tmp_path / "pets-2")
+    read(tmp_path / "pets-2", image_size=4)
+    assert not half_built.exists() and len(caches()) == 3
+
+
+def test_folders_in_two_places_with_equal_names_sizes_and_times_have_a_cache_each(tmp_path, read):
+    for place, grey in ("one", 50), ("two", 200):
+        for file in "cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png":
+            path = tmp_path / place / "pets" / file
+            save(path, (grey,) * 3, compress_level=0)
+            os.utime(path, ns=(10**18, 10**18))
+    assert [read(tmp_path / place / "pets").train_images.unique().item() for place in ("one", "two")] == [50, 200]
+
+
+@pytest.mark.parametrize("damage", ["changed", "short", "empty", "gone", "other about", "no about"])
+def test_a_damaged_cache_is_said_and_decoded_again(root, read, caches, decoded_paths, monkeypatch, caplog, damage):
+    good = read(root)
+    (folder,) = caches()
+    file = folder / "images.npy"
+    content = file.read_bytes()
+    if damage == "changed":
+        file.write_bytes(content[:-9] + b"strange!!")
+    elif damage in ("short", "empty"):
+        file.write_bytes(content[: 300 if damage == "short" else 0])
+    elif damage == "gone":
+        file.unlink()
+    else:
+        (folder / "about.json").write_text("[]" if damage == "other about" else "")
+    monkeypatch.setattr(cache, "_verified", set())  # as in a new process
+    again = read(root)
+    assert caplog.messages == [f"the decoded images in {folder} are damaged: they are decoded again"]
+    assert torch.equal(again.train_images, good.train_images) and len(decoded_paths) == 40
+    monkeypatch.setattr(cache, "_verified", set())
+    read(root)
+    assert len(decoded_paths) == 40 and caches() == [folder]
+
+
+def test_the_checksum_is_compared_once_a_process(root, read, monkeypatch):
+    read(root)
+    monkeypatch.setattr(cache, "_checksum", lambda file: pytest.fail("computed again"))
+    read(root)
+
+
+def test_a_full_disk_names_the_folder_and_leaves_nothing(root, read, caches, monkeypatch, tmp_path):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cache, "decode_images", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        read(root)
+    explanation = explain(error.value, log=tmp_path / "run" / "train.log")
+    assert str(tmp_path / "data" / "cache") in explanation
+    assert explanation.endswith("make room on the disk, or set data_dir=<a folder you can write to>")
+    assert caches() == []
+
+
+def test_a_finished_cache_is_read_where_nothing_can_be_written(root, read, monkeypatch):
+    first = read(root)
+    monkeypatch.setattr(cache, "locked", lambda *arguments: pytest.fail("it writes a lock"))
+    assert torch.equal(read(root).train_images, first.train_images)
 
 
 def test_two_processes_at_once_decode_once(root, tmp_path):

@@ -68,7 +68,15 @@ ROWS = {
         ("seed=4294967296", "seed=4294967296 is not a seed; use 0 to 4294967295"),
         ("name=null", "name=null: train.yaml takes str"),
         ("name=[a]", "name=['a']: train.yaml takes str"),
-        ("compute.threads=-1", "compute.threads=-1: use 1 or more, or null for all cores"),
+        ("compute.threads=-1", "compute.threads=-1: use 1 or more, up to 1024, or null for all cores"),
+        ("compute.threads=1000000", "compute.threads=1000000: use 1 or more, up to 1024, or null for all cores"),
+        ("+trainer.val_check_interval=0", "trainer.val_check_interval=0: use a number of batches, or a fraction of"),
+        ("+trainer.limit_train_batches=0.0", "trainer.limit_train_batches=0: use a number of batches, or a fraction"),
+        ("data.split_seed=9223372036854775808", "data.split_seed=9223372036854775808 is too large to compute with"),
+        ("model=mlp model.widths=[1,100000000000000000000]", "model.widths.1=100000000000000000000 is too large"),
+        ("trainer.devices=[0,0]", "trainer.devices=[0, 0]: name each device once"),
+        ("trainer=cpu trainer.devices=[3]", "trainer.devices=[3]: a CPU has no numbers; use trainer.devices=1"),
+        ("name=${name}", "Recursive interpolation detected"),
         ("compute.threads=two", "compute.threads=two: train.yaml takes int or null"),
         (
             "compute.matmul_precision=best",
@@ -123,6 +131,9 @@ ROWS = {
         ("--optim=adam", "--optim=adam: settings have no dashes; type <key>=<value>"),
         ("optim.lr=${nothing}", "Interpolation key 'nothing' not found"),
         ("optim.lr=${optim.lr}", "Recursive interpolation detected"),
+        ("experiment=mnist_mlp experiment=mnist_cnn", "a command takes one experiment; leave out the others"),
+        ("experiment=[mnist_mlp,mnist_cnn]", "experiment=[mnist_mlp,mnist_cnn]: experiment takes one, and no list"),
+        ("data=image_folder data.root=/José/猫", "data.root=/José/猫 is not a folder; it must hold <class>/ folders"),
         ("~model", "model is missing: choose one with model=<option>"),
         ("~trainer", "trainer is missing: choose one with trainer=<option>"),
         ("~seed", "seed is missing"),
@@ -142,6 +153,13 @@ ROWS = {
     ],
     "runs": [
         ("resume= model=linear trainer.max_epochs=1", "resume= names no run"),
+        ("resume=done resume=new", "resume=done resume=new: a command takes one resume; leave out the others"),
+        ("run=done run=new", "run=done run=new: a command takes one run; leave out the others"),
+        (
+            "resume=done/checkpoints/best.ckpt",
+            "a run goes on from its newest checkpoint, which this may not be; type resume=done",
+            "for a new run that starts from the weights of this one, type weights=done/checkpoints/best.ckpt",
+        ),
         ("resume=text.txt", "text.txt is not a run: there is no text.txt/config.yaml"),
         ("resume=nothing", "nothing is not a run: there is no nothing/config.yaml"),
         ("resume=done/checkpoints", "done/checkpoints is not a run"),
@@ -182,6 +200,13 @@ ROWS = {
             "broken/a/empty.png: not an image",
             "broken/a/text.png: not an image",
             "broken/b/torn.png: image file is truncated",
+        ),
+        (
+            "data=image_folder data.root=decoders",
+            "3 of 23 images cannot be read; repair or remove them",
+            "decoders/a/torn.avif: ",
+            "decoders/a/torn.blp: ",
+            "decoders/a/torn.dds: ",
         ),
         ("data=image_folder data.root=broken data.image_size=null", "3 of 23 images cannot be read"),
         ("data=image_folder data.root=sizes data.image_size=null", "sizes/b/0.png is 9x9", "data.image_size=64"),
@@ -263,6 +288,7 @@ ROWS = {
             "scripts/evaluate.py done data.val_fraction=0 --stage val",
             "there are no validation images; use --stage test",
         ),
+        ("scripts/evaluate.py done +trainer.limit_test_batches=0", "trainer.limit_test_batches=0 leaves nothing to"),
         ("scripts/evaluate.py done done", "cannot read 'done'", "type key=value"),
         ("scripts/predict.py", "the following arguments are required: run, images"),
         ("scripts/predict.py done", "the following arguments are required: images"),
@@ -332,12 +358,28 @@ def make_pictures(folder):
         Image.effect_noise((size, size), 50).convert("RGB").save(path)
         return path
 
-    for name in "photos", "broken", "bomb", "linked", "dangling", "untested/train", "uneven/train", "uneven/test":
+    for name in (
+        "photos",
+        "broken",
+        "decoders",
+        "bomb",
+        "linked",
+        "dangling",
+        "untested/train",
+        "uneven/train",
+        "uneven/test",
+    ):
         for label in "abcd":
             for number in range(5):
                 picture(f"{name}/{label}/{number}.png")
     (folder / "broken/a/empty.png").touch()
     (folder / "broken/a/text.png").write_text("hello\n")
+    # headers that are right and name kinds of pixels which no decoder of Pillow knows, each with its own exception
+    (folder / "decoders/a/torn.dds").write_bytes(b"DDS " + struct.pack("<7I", 124, 0x1007, 8, 8, 0, 0, 0) + bytes(96))
+    (folder / "decoders/a/torn.blp").write_bytes(b"BLP2" + struct.pack("<iBBBB2I", 9, 9, 9, 9, 0, 8, 8) + bytes(2000))
+    (folder / "decoders/a/torn.avif").write_bytes(
+        struct.pack(">I", 28) + b"ftypavif" + bytes(4) + b"mif1avif" + bytes(60)
+    )
     whole = picture("broken/b/torn.png", 64)
     whole.write_bytes(whole.read_bytes()[:300])
     head = b"IHDR" + struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)  # 4.8 GB of pixels in 60 bytes

@@ -2,6 +2,7 @@
 
 import inspect
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from athanor.base.errors import UserError
 from athanor.data.sources import cifar10, mnist
 from athanor.data.sources.source import Source
-from athanor.engine.config import assemble, check
+from athanor.engine.config import assemble, check, options
 from athanor.engine.runs.run import Run
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -210,6 +211,12 @@ def test_the_default_config_is_plain_values(compose):
     assert not [text for text in leaves(config) if isinstance(text, str) and ("${" in text or "???" in text)]
     assert config["name"] == "cnn_digits"
     assert OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(config))) == config
+
+
+def test_the_options_are_found_from_any_folder_and_without_a_script(repo, monkeypatch):
+    monkeypatch.chdir("/")
+    monkeypatch.setattr(sys, "argv", ["-c"])
+    assert options.find_configs() == repo / "configs"
 
 
 def test_a_default_lives_in_one_place():

@@ -5,8 +5,8 @@ import json
 import logging
 import math
 import os
-import re
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,11 +18,13 @@ from filelock import FileLock
 from torch import Tensor
 
 from athanor.base.errors import UserError
+from athanor.base.text import file_name
 from athanor.data.sources.decode import decode_images, drop_colour, image_shape
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1  # part of the cache's name; raise it when a change of the code decodes the same files to other pixels
+_verified: set[Path] = set()  # caches whose checksum this process has compared
 
 
 @dataclass(frozen=True)
@@ -44,20 +46,54 @@ def cached(tree: Tree, mode: str, size: int | None, data_dir: Path) -> tuple[Ten
     """Images uint8 [N, C, H, W], memory-mapped, and labels int64 [N], from `data_dir`/cache/<name>-<hash>/.
 
     mode: "RGB", "L" (grey), or "auto": L if every image is grey. size: of the square images, in pixels.
-    The hash covers the paths, sizes and times of the files, so a changed folder is decoded again. A folder that has
-    its final name never changes, so reading it needs no lock.
+    Each root has a folder of its own, and in it one for each mode and size, whose hash covers the paths, sizes and
+    times of the files: a changed folder is decoded again. The pixels have a checksum, which each process verifies once;
+    where they are damaged, the files are decoded again. What lies under its final name never changes, so that reading
+    needs no lock, and the place may be read-only.
     Raises UserError where an image cannot be read or the disk has too little space.
     """
-    name = re.sub(r"[^A-Za-z0-9._-]+", "_", tree.root.name) or "images"
-    key = repr((FORMAT, mode, size, tree.files)).encode("utf-8", "surrogateescape")
-    folder = data_dir / "cache" / f"{name}-{hashlib.sha256(key).hexdigest()[:16]}"
-    if not folder.is_dir():
-        with locked(folder.parent, name):
-            if not folder.is_dir():  # another process may have built it while this one waited
-                _build(tree, mode, size, folder, name)
-    # "c" is copy on write: torch warns about read-only arrays, and a write does not reach the file
-    images = np.load(folder / "images.npy", mmap_mode="c")
-    return torch.from_numpy(images), torch.from_numpy(np.load(folder / "labels.npy"))
+    root = tree.root.resolve()
+    place = data_dir / "cache" / f"{file_name(root.name)[:40]}-{_digest(str(root))}"
+    folder = place / f"{mode}-{size or 'own'}-{_digest(repr((FORMAT, tree.files)))}"
+    images = _read(folder)
+    if images is None:
+        if folder.is_dir():
+            log.warning("the decoded images in %s are damaged: they are decoded again", folder)
+        with locked(place.parent, place.name):
+            images = _read(folder)  # another process may have built it while this one waited
+            if images is None:
+                _build(tree, mode, size, folder)
+                images = _read(folder)
+    if images is None:
+        raise UserError(f"{folder} is damaged again after it was written; check the disk, or set data_dir=<a folder>")
+    return torch.from_numpy(images), torch.tensor(tree.labels)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _read(folder: Path) -> np.ndarray | None:
+    """The images of a cache, memory-mapped; None where it does not exist or is not what was written."""
+    file = folder / "images.npy"
+    try:
+        if folder not in _verified:
+            if json.loads((folder / "about.json").read_text())["crc32"] != _checksum(file):
+                return None
+            _verified.add(folder)
+        # "c" is copy on write: torch warns about read-only arrays, and a write does not reach the file
+        return np.load(file, mmap_mode="c")
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError):  # not of permission
+        return None
+
+
+def _checksum(file: Path) -> int:
+    """CRC-32, which reads 5 GB/s where SHA-256 reads 1.7: it is to find damage, not deceit."""
+    checksum = 0
+    with file.open("rb") as contents:
+        while block := contents.read(2**20):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
 
 
 @contextmanager
@@ -75,30 +111,33 @@ def locked(folder: Path, name: str) -> Iterator[None]:
         yield
 
 
-def _build(tree: Tree, mode: str, size: int | None, folder: Path, name: str) -> None:
-    for partial in folder.parent.glob(f"{name}-*.partial"):
-        shutil.rmtree(partial)  # of a process that was killed: this one holds the lock of the name
+def _build(tree: Tree, mode: str, size: int | None, folder: Path) -> None:
+    """Decode into `folder`; the caller holds the lock of the folder that it lies in."""
     paths = [os.path.join(tree.root, path) for path, *_ in tree.files]
     pixel_mode = "RGB" if mode == "auto" else mode
     shape = image_shape(paths, pixel_mode, size)
-    _check_space(tree, math.prod(shape) * len(paths), mode, folder)
-    partial = folder.with_name(f"{folder.name}.partial")
-    partial.mkdir()
+    partial = folder.with_name("partial")
     try:
+        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+        partial.mkdir(parents=True)
+        if folder.is_dir():
+            shutil.rmtree(folder)  # it is damaged; a process that reads it keeps the pages it has mapped
+        _check_space(tree, math.prod(shape) * len(paths), mode, folder)
         is_grey = decode_images(paths, pixel_mode, size, shape, partial / "images.npy")
         if mode == "auto" and is_grey:
             drop_colour(partial / "images.npy")
-        np.save(partial / "labels.npy", np.array(tree.labels, np.int64))
-        about = {"root": str(tree.root), "mode": mode, "size": size, "key": folder.name, "classes": tree.class_names}
+        about = {"root": str(tree.root), "classes": tree.class_names, "crc32": _checksum(partial / "images.npy")}
         (partial / "about.json").write_text(json.dumps(about, indent=1))
         os.replace(partial, folder)
+    except OSError as error:
+        error.filename = error.filename or str(partial)  # a full disk names no file
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     # Remove the caches of earlier states of this folder: without this, each edit of it would take the space of a copy.
-    for file in folder.parent.glob(f"{name}-*/about.json"):
-        other = json.loads(file.read_text())
-        if file.parent != folder and all(other[key] == about[key] for key in ("root", "mode", "size")):
-            shutil.rmtree(file.parent, ignore_errors=True)  # a process that reads it keeps the pages it has mapped
+    for other in folder.parent.glob(f"{folder.name.rpartition('-')[0]}-*"):
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _check_space(tree: Tree, num_bytes: int, mode: str, folder: Path) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import os
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,6 @@ from PIL import Image, ImageOps
 
 from athanor.base.errors import UserError
 
-# what Pillow's decoders raise on files that are broken, truncated or no images
-_UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error)
 _TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _PROGRAMS = ("EPS",)  # formats that Pillow hands to another program: PostScript could run any code in Ghostscript
 
@@ -37,7 +34,7 @@ def load_image(path: str | Path, mode: str, size: int | None) -> np.ndarray:
         raise UserError(f"{path} does not exist") from None
     except _TOO_LARGE as error:
         raise UserError(f"{path}: {error}") from error
-    except _UNREADABLE as error:
+    except Exception as error:  # the decoders of Pillow raise anything on a broken file, each its own
         reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error) or repr(error)
         raise UserError(f"{path}: {reason}") from error
     return np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1))

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from athanor.base.text import printable
+
 
 @dataclass(frozen=True)
 class Source:
@@ -11,6 +13,7 @@ class Source:
 
     Targets are what the task takes: class indices, int64 [N] in 0..len(class_names)-1, for task=classification. Targets
     of another type are split at random and not by class, and class_names may then be empty.
+    Control characters in a class name become escapes, as `\\n`: names reach screens, tables and the names of metrics.
     The arrays may be memory-mapped. `test_*` is the official test set, which is read once, after training.
     `origin` says in one line which files these are; it goes into the results of a run.
 
@@ -28,3 +31,7 @@ class Source:
     test_targets: Tensor
     class_names: tuple[str, ...]
     origin: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "class_names", tuple(map(printable, self.class_names)))
+        object.__setattr__(self, "origin", printable(self.origin))

@@ -12,6 +12,7 @@ from athanor.base.errors import UserError
 from athanor.engine.app.explain import explain
 from athanor.engine.config import options, schema, settings
 
+ONCE = ("resume", "run", "weights", "experiment", "study", "debug")  # of two, Hydra would take the last in silence
 RECORDED = "_recorded_run"  # the name under which Hydra finds the config of the run that a command names
 FLAGS = ("--help", "--hydra", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--shell")
 FLAGS += ("--config", "--info", "--exp")  # of Hydra's command line
@@ -47,6 +48,9 @@ def hydra_words(typed: list[str]) -> list[str]:
     for word in typed:
         if word.startswith("--") and not word.startswith(FLAGS):  # argparse would list all flags of Hydra
             raise UserError(f"{word}: settings have no dashes; type <key>=<value>, as optim.lr=0.1")
+    for name in [*typed, os.getcwd()]:
+        if re.search("[\ud800-\udfff]", name):  # how Python reads bytes of a file's name that are no UTF-8
+            raise UserError(f"{name}: this name is not in UTF-8, as the files of a run are; rename it")
     words = expand(words_of_sweep(typed))
     is_sweep = any(word.lstrip("+").startswith(("study=", "launcher=")) for word in words)
     flags = [word for word in words if word.startswith(("-", "hydra.mode=")) and not word.startswith(CONFIG_DIR)]
@@ -70,11 +74,12 @@ def expand(words: list[str], unbuilt: tuple[str, ...] = ()) -> list[str]:
             raise UserError(f"{word} names no run; type {word}<run>")
     if any(word.startswith("--exp") for word in words):  # argparse takes any beginning of a flag
         raise UserError("--experimental-rerun loads a pickle, which can run code; type run=<run>")
+    refuse_seconds(words)
     for word in words:
         key, _, value = word.lstrip("+~").partition("=")
         if renamed := settings.renamed([key]):
             raise UserError(f"{renamed}; type {settings.RENAMED[key]}={value or '<value>'}")
-    words = [to_group(word) for word in words]
+    words = [in_quotes(to_group(word)) for word in words]
     for i, word in enumerate(words):
         verb, _, value = word.partition("=")
         if verb in ("resume", "run") and value not in ("", "null"):
@@ -86,7 +91,7 @@ def expand(words: list[str], unbuilt: tuple[str, ...] = ()) -> list[str]:
                 raise UserError(f"resume={value}: an ensemble is not trained; make another with scripts/ensemble.py")
             others = words[:i] + words[i + 1 :]
             if verb == "resume":
-                refuse_changes(run.dir, others)
+                refuse_changes(run.dir, value, others)
                 others.append(f"hydra.run.dir={quoted(run.dir)}")
             others = [to_addition(other) for other in others]
             unread = ["weights="] if verb == "resume" and run.checkpoints else []  # checkpoints take their place
@@ -94,6 +99,23 @@ def expand(words: list[str], unbuilt: tuple[str, ...] = ()) -> list[str]:
             words = ["--config-name", RECORDED, f"{verb}={quoted(run.dir)}", *SETTINGS, *others]
             break
     return sorted(words, key=lambda word: word not in MULTIRUN)  # argparse wants them first
+
+
+def refuse_seconds(words: list[str]) -> None:
+    """Raise UserError for a second word, or a list, of what a command takes one of."""
+    for key in ONCE:
+        typed = [word for word in words if word.lstrip("+").startswith(f"{key}=")]
+        if len(typed) > 1:
+            raise UserError(f"{' '.join(typed)}: a command takes one {key}; leave out the others")
+        if typed and typed[0].partition("=")[2].startswith("["):
+            raise UserError(f"{typed[0]}: {key} takes one, and no list")
+
+
+def in_quotes(word: str) -> str:
+    """A word whose value has letters that Hydra's grammar lacks, as name=é, with the value in quotes."""
+    key, _, value = word.partition("=")
+    is_plain = not value.isascii() and not re.search(r"['\"\[\]{}(),$]", value)
+    return f"{key}={quoted(value)}" if is_plain and key not in ("resume", "run") else word
 
 
 def words_of_sweep(words: list[str]) -> list[str]:
@@ -138,8 +160,13 @@ def to_addition(word: str) -> str:
     return f"+{word}" if equals and (options.CONFIGS / key).is_dir() else word
 
 
-def refuse_changes(directory: Path, words: list[str]) -> None:
-    """Raise UserError for a word that would change a run which is resumed."""
+def refuse_changes(directory: Path, value: str, words: list[str]) -> None:
+    """Raise UserError where resume=<value> names a checkpoint, and for a word that would change the run."""
+    if value.endswith(".ckpt") and Path(value).name != "last.ckpt":
+        raise UserError(
+            f"resume={value}: a run goes on from its newest checkpoint, which this may not be; type resume={directory}"
+            f"\n  for a new run that starts from the weights of this one, type weights={value}"
+        )
     for word in words:
         if not word.startswith(("trainer.max_", "+trainer.max_", "-", "hydra.")):
             raise UserError(

@@ -13,7 +13,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from athanor.base.errors import require
+from athanor.base.text import printable
 from athanor.engine.app import slots
+from athanor.engine.app.command_line import quoted
 from athanor.engine.app.explain import explain
 from athanor.engine.app.ranks import agreed, is_main_process
 from athanor.engine.config.check_study import check_study
@@ -36,8 +38,10 @@ class Directories(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.resume is None:
             HydraConfig.instance().set_config(config)  # the directory has the run's name in it
-            name = str(config.name)
-            wanted = config.hydra.run.dir.replace(name, name.replace("/", "-"))
+            wanted, name = config.hydra.run.dir, str(config.name)
+            if "/" in name:
+                before, found, after = wanted.rpartition(name)
+                wanted = before + found.replace("/", "-") + after
             with ending_at_errors():
                 set_hydra(config, "run", agreed(lambda: requeued_run(config, wanted) or claim(wanted)))
 
@@ -56,7 +60,7 @@ class Directories(Callback):
             Sweep(directory).record(self.typed, slurm.slurm_job_id())
         set_hydra(config, "sweep", directory)
         with read_write(config.hydra), open_dict(config.hydra):  # each job is composed anew, from these words
-            config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{directory}'")
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(directory)}")
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.get("launcher") and config.hydra.launcher._target_.endswith(".LocalLauncher"):
@@ -69,7 +73,7 @@ class Directories(Callback):
             if config.get("study"):
                 node = OmegaConf.to_container(config.study, resolve=True)
                 table = conclude_study(config.hydra.runtime.choices.study, node, sweep)
-            print(sweep.collect(table))
+            print(printable(sweep.collect(table), keep="\n"))
             if any(run.results.get("status") != "finished" for run in sweep.runs):
                 raise SystemExit(1)
 

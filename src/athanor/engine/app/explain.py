@@ -5,6 +5,7 @@ import traceback
 from pathlib import Path
 
 from athanor.base.errors import nearest
+from athanor.base.text import printable
 from athanor.engine.app.machine_errors import machine_error
 from athanor.engine.config import options, schema, settings
 from athanor.engine.config.facts import FACTS
@@ -15,7 +16,13 @@ def explain(error: BaseException, log: Path | None = None, config: dict | None =
 
     log: the file with the traceback, in the run's folder. config: what the run was made from, if it got so far.
     """
-    while type(error).__name__ == "InstantiationException" and error.__cause__:
+    return printable(explanation(error, log, config), keep="\n\t")
+
+
+def explanation(error: BaseException, log: Path | None, config: dict | None) -> str:
+    # of a logging handler, whose file cannot be opened, only the cause says why
+    wrapped = "InstantiationException", "ValueError: Unable to configure handler"
+    while f"{type(error).__name__}: {error}".startswith(wrapped) and error.__cause__:
         error = error.__cause__
     if refused := machine_error(error, log, config):
         return f"error: {refused}"

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from athanor.base.errors import UserError
 from athanor.base.files import append
+from athanor.base.text import printable
 from athanor.engine.app.explain import explain
 from athanor.engine.app.logs import set_up_logging
 from athanor.engine.app.ranks import PARENT, is_main_process
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+STAGES = ("train", "val", "test")
 ORIGIN = ("threads", "hardware", "versions", "git", "data")  # keys of results.json: what the numbers depend on
 
 
@@ -172,8 +174,9 @@ class Job(Run):
             text = secrets.hide(f"{type(error).__name__}: {error}", self.secrets)
             with contextlib.suppress(OSError):  # the disk may be full, or the folder gone
                 self.write_results({**self.results, "status": "failed", "error": text})
+        lines = secrets.hide("".join(traceback.format_exception(error)), self.secrets)
         with contextlib.suppress(OSError):
-            append(self.dir / "train.log", secrets.hide("".join(traceback.format_exception(error)), self.secrets))
+            append(self.dir / "train.log", printable(lines, keep="\n"))
         if isinstance(error, UserError) and self.is_single and not (self.dir / "config.yaml").exists():
             shutil.rmtree(self.dir, ignore_errors=True)  # a mistyped override leaves no run behind
 
@@ -223,11 +226,13 @@ class Job(Run):
 
         tested = {name: value for name, value in logged_metrics(trainer).items() if name.startswith("test/")}
         metrics = {**self.chosen["metrics"], **tested}
+        counts = {stage: metrics.pop(f"{stage}/inputs", None) for stage in STAGES}
         for logger in (logger for logger in trainer.loggers if isinstance(logger, TensorBoard)):
             logger.log_chosen(metrics, self.chosen.get("step", trainer.global_step))
         if tested:
             self.write(test_reads=provenance.count_test_read(self.results["data"]["test_hash"], shown(self.dir)))
         own = self.outcome(trainer, task, metrics)
+        own["read"] = {stage: int(count) for stage, count in counts.items() if count}  # how many inputs
         added = {key: value for c in trainer.callbacks for key, value in getattr(c, "results", {}).items()}
         for name in added.keys() & {*self.results, *own}:
             log.warning("results.json has a %s of the run itself; the result of a callback needs another name", name)
@@ -243,7 +248,7 @@ class Job(Run):
         from athanor.callbacks.stopwatch import Stopwatch
 
         watch = next(callback for callback in trainer.callbacks if isinstance(callback, Stopwatch))
-        stages = {stage: of_stage(metrics, stage) for stage in ("train", "val", "test")}
+        stages = {stage: of_stage(metrics, stage) for stage in STAGES}
         return dict(
             status="finished",
             **{stage: values for stage, values in stages.items() if values},

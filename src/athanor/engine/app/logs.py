@@ -4,6 +4,7 @@ import logging
 import threading
 import warnings
 
+from athanor.base.text import printable
 from athanor.engine.app.ranks import is_main_process
 
 DROPPED = (  # lines that begin so
@@ -40,10 +41,17 @@ def set_up_logging() -> None:
         logging.getLogger().handlers.clear()
         logging.disable(logging.WARNING)
     for handler in logging.getLogger().handlers:
+        handler.addFilter(without_control_characters)
         handler.addFilter(for_file if isinstance(handler, logging.FileHandler) else for_terminal)
     logging.raiseExceptions = False  # else `python train.py | head` prints a traceback
     threading.excepthook = log_thread_error
     warnings.showwarning = lambda message, *_, **__: logging.getLogger("py.warnings").warning("warning: %s", message)
+
+
+def without_control_characters(record: logging.LogRecord) -> bool:
+    """The filter of all that is logged: names from files reach it, and a terminal would obey what is in them."""
+    record.msg, record.args = printable(record.getMessage(), keep="\n\t"), ()
+    return True
 
 
 def for_file(record: logging.LogRecord) -> bool:

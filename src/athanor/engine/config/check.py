@@ -11,6 +11,9 @@ from athanor.base.errors import UserError, require
 from athanor.engine.config import check_study, facts, monitors, options, schema, settings
 from athanor.engine.config.secrets import resolve, reveal
 from athanor.engine.config.signatures import check_key, check_value, signature, type_hint
+from athanor.training.devices import device_type
+
+MOST_THREADS = 1024  # many more cannot be started on any machine, and OpenMP ends the process
 
 
 def plain(cfg: DictConfig) -> dict:
@@ -58,8 +61,8 @@ def check_settings(cfg: dict) -> None:
             check_key(f"{top}.{key}", names, "train.yaml")
     require(0 <= cfg["seed"] < 2**32, f"seed={cfg['seed']} is not a seed; use 0 to {2**32 - 1}")
     threads = cfg["compute"]["threads"]
-    if threads is not None and threads < 1:
-        raise UserError(f"compute.threads={threads}: use 1 or more, or null for all cores")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise UserError(f"compute.threads={threads}: use 1 or more, up to {MOST_THREADS}, or null for all cores")
 
 
 def check_group(name: str, group: schema.Group, node: dict) -> None:
@@ -94,6 +97,8 @@ def check_part(path: str, value: object) -> None:
         check_part(f"{path}.{index}", part)
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{path}={value} is no number to compute with")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise UserError(f"{path}={value} is too large to compute with; use less than 2**63")
 
 
 def node_signature(path: str, node: dict) -> tuple[dict[str, Any], bool]:
@@ -125,11 +130,19 @@ def check_trainer(trainer: dict) -> None:
         require(value is None or value >= 1, f"trainer.{key}={value}: use 1 or more")
     if (value := trainer.get("gradient_clip_val")) is not None and value < 0:
         raise UserError(f"trainer.gradient_clip_val={value} clips nothing; use a number above 0, or null")
+    for key in "val_check_interval", "limit_train_batches":
+        value = trainer.get(key)
+        if isinstance(value, (int, float)) and value == 0:
+            raise UserError(f"trainer.{key}=0: use a number of batches, or a fraction of an epoch, as 0.5")
     devices = trainer.get("devices", "auto")
     is_number = isinstance(devices, int) or str(devices).removeprefix("-").isdigit()
     right = int(devices) >= 1 or int(devices) == -1 if is_number else devices == "auto" or isinstance(devices, list)
     if not right or devices == []:
         raise UserError(f"trainer.devices={devices}: use 1 or more, a list of their numbers, or -1 or auto for all")
+    if isinstance(devices, list):
+        require(len({*map(str, devices)}) == len(devices), f"trainer.devices={devices}: name each device once")
+        if device_type(trainer.get("accelerator", "auto")) == "cpu":
+            raise UserError(f"trainer.devices={devices}: a CPU has no numbers; use trainer.devices={len(devices)}")
 
 
 def check_optim(optim: dict) -> None:

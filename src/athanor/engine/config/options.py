@@ -7,7 +7,7 @@ from pathlib import Path
 def find_configs() -> Path:
     """The folder configs/ beside train.py, whichever script or launcher this process was started by."""
     script, package = Path(sys.argv[0]).resolve(), Path(__file__).resolve()
-    places = [script.parent / "configs", script.parents[1] / "configs", package.parents[4] / "configs"]
+    places = [script.parent / "configs", script.parent.parent / "configs", package.parents[4] / "configs"]
     return next((place for place in places if (place / "train.yaml").is_file()), places[0])
 
 

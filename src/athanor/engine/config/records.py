@@ -11,6 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from athanor.base.errors import UserError, first_line, require
+from athanor.base.text import printable
 from athanor.engine.config import schema, settings
 from athanor.engine.config.secrets import INTERPOLATION
 
@@ -74,6 +75,7 @@ def check_described(record: object, path: Path) -> None:
     require(is_shape, f"{foreign}: its input_shape is not [C, H, W]")
     are_names = isinstance(names, list) and names and all(isinstance(name, str) for name in names)
     require(are_names, f"{foreign}: its class_names are not a list of names")
+    require(all(printable(name) == name for name in names), f"{foreign}: its class_names have control characters")
     refuse_strange(record["config"], str(path))
     if "members" in record:
         check_ensemble(record, path)

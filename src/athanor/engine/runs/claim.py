@@ -2,21 +2,21 @@
 
 import contextlib
 import itertools
-import re
 from pathlib import Path
 
 from athanor.base.errors import UserError
+from athanor.base.text import file_name
 
 
 def claim(path: str) -> str:
     """Make a directory and give its path: `path`, or `path` with -2, -3, ... where that exists already.
 
-    What is no letter, digit, `.`, `_` or `-` in its name becomes `-`. Raises UserError where it cannot be made.
+    Its name is made one of a file, see `file_name`. Raises UserError where it cannot be made.
     """
     wanted = Path(path)
     if not wanted.name:
         raise UserError(f"hydra.run.dir={path!r} is no new folder; type hydra.run.dir=<folder>")
-    wanted = wanted.with_name(re.sub(r"[^A-Za-z0-9._-]+", "-", wanted.name))
+    wanted = wanted.with_name(file_name(wanted.name))
     try:
         wanted.parent.mkdir(parents=True, exist_ok=True)
         for number in itertools.count(1):

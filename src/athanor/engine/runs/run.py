@@ -38,11 +38,19 @@ class Run:
 
     @classmethod
     def find_unfinished(cls, outputs: Path = Path("outputs")) -> "Run":
-        """The newest run below a folder that has not finished, for resume=last."""
-        runs = [cls(path.parent) for path in outputs.glob("**/config.yaml")]
-        runs = [run for run in runs if run.results.get("status") != "finished"]
-        require(runs, f"resume=last: no unfinished run under {outputs}/; name one with resume=<directory>")
-        return max(runs, key=lambda run: (run.dir / "config.yaml").stat().st_mtime)
+        """The newest run below a folder that has not finished, for resume=last.
+
+        A config.yaml without results.json is another tool's, as those of wandb inside a run. Links are not followed.
+        """
+        paths = [path for path in outputs.glob("**/config.yaml") if path.with_name("results.json").is_file()]
+        for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
+            run = cls(path.parent)
+            try:
+                if run.results.get("status") != "finished":
+                    return run
+            except UserError as error:
+                log.warning("resume=last passes over a run: %s", error)
+        raise UserError(f"resume=last: no unfinished run under {outputs}/; name one with resume=<directory>")
 
     @property
     def results(self) -> dict[str, Any]:

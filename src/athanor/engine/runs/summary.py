@@ -6,7 +6,7 @@ from typing import Any
 
 from athanor.craft.ensembles.combine import MEASURES
 from athanor.engine.runs.provenance import told_reads
-from athanor.tasks.measure import Measure, written
+from athanor.tasks.measure import Measure, sampling_interval, written
 
 
 def summary(results: dict[str, Any], config: dict[str, Any], measures: dict[str, Measure], directory: Path) -> str:
@@ -47,11 +47,27 @@ def stage_rows(stage: str, results: dict[str, Any], measures: dict[str, Measure]
         return []
     values = results[stage]
     first = {name: measures[name] for name in (next(iter(measures)), "loss")}
-    further = "   ".join(f"{name}\u00a0{value:.4f}" for name, value in values.items() if name not in first)
+    further = "   ".join(
+        f"{name} {value:.4f}".replace(" ", "\u00a0") for name, value in values.items() if name not in first
+    )
     return [
-        (stage, f"{written(values, first, gap='   ')}   {results['data'][stage]:,} images"),
+        (stage, f"{written(values, first, gap='   ')}{told_count(stage, results, measures)}"),
         *(("", line.replace("\u00a0", " ")) for line in textwrap.wrap(further, 100)),
     ]
+
+
+def told_count(stage: str, results: dict[str, Any], measures: dict[str, Measure]) -> str:
+    """How many images the metrics of a stage are of, and how sure a share of so many is."""
+    read, there = results["read"].get(stage), results["data"][stage]
+    if read is None:  # of a LightningModule that counts nothing
+        return ""
+    limited = ", a limited test" if stage == "test" and read < there else ""
+    text = f"   {f'{read:,} of ' if read < there else ''}{there:,} images{limited}"
+    headline, measure = next(iter(measures.items()))
+    if measure.unit != "%":
+        return text
+    low, high = sampling_interval(results[stage][headline], read)
+    return f"{text} (95 % interval of {headline} {low:.2%} to {high:.2%})"
 
 
 def ensemble_rows(stage: str, ensemble: dict[str, Any]) -> list[tuple[str, str]]:
