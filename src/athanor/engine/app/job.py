@@ -1,6 +1,8 @@
 """The recorder of the run that this process makes: what train.py writes into the run's directory."""
 
 import contextlib
+import csv
+import json
 import logging
 import os
 import shutil
@@ -22,13 +24,14 @@ from omegaconf import DictConfig, OmegaConf
 from athanor.base.errors import UserError
 from athanor.engine.app.explain import explain
 from athanor.engine.app.logs import set_up_logging
-from athanor.engine.app.ranks import PARENT, is_main_process
+from athanor.engine.app.ranks import PARENT, agreed, is_main_process
 from athanor.engine.config import schema, secrets, trust
 from athanor.engine.config.settings import REMARKS
 from athanor.engine.runs import provenance
 from athanor.engine.runs.run import Run, read_checkpoint, shown
 from athanor.engine.runs.summary import summary
 from athanor.training import slurm
+from athanor.training.checkpoint_files import TornError, position_in, require_epoch
 from athanor.training.signals import signals
 
 if TYPE_CHECKING:
@@ -58,6 +61,8 @@ class Job(Run):
         self.settings: dict[str, Any] | None = None  # the checked config, for the message of a failure
         self.before = self.results  # those of the run that is continued, else {}
         self.is_again = (self.dir / "config.yaml").is_file()
+        self.begun: float | None = None  # when this process began to write into the run's directory
+        self.resume_point: tuple[str | None, int | None] = (None, None)
         self.is_resumed = any(override.startswith("resume=") for override in self.overrides)
 
     @property
@@ -89,26 +94,51 @@ class Job(Run):
             self.write_config({**recorded, "resume": None})
         return recorded
 
-    def resume_point(self) -> tuple[Path | None, int | None]:
+    def find_resume_point(self) -> tuple[str | None, int | None]:
         """The newest checkpoint that can be read, and its step: 0 where there is none, None where nothing is resumed.
 
-        A checkpoint that cannot be read is named in a warning and renamed to <name>.torn.
+        A damaged one is named in a warning and renamed to <name>.torn. Raises UserError, and changes nothing, where one
+        cannot be read for another reason, or where a run with a history has none.
         """
         if not self.is_again:
             return None, None
+        readable, torn = [], []
         for path in self.checkpoints:
             try:
-                step = read_checkpoint(path)["global_step"]
-            except (UserError, KeyError) as error:
-                log.warning("%s; the one before it is used", error)
-                if is_main_process():
-                    os.replace(path, path.with_name(f"{path.name}.torn"))
-                continue
-            log.info("resuming from %s", shown(path))
-            return path, step
-        if PARENT not in os.environ:  # a rank would say it of a run that its parent has just begun
-            log.info("there is no checkpoint yet; starting over in %s", shown(self.dir))
+                readable.append((position_in(read_checkpoint(path))[1], path))
+            except TornError as error:
+                log.warning("%s", error)
+                torn.append(path)
+            if readable and path.name == "last.ckpt":
+                break  # it is the newest
+        if readable:
+            step, newest = max(readable, key=lambda pair: pair[0])
+            for path in torn:
+                os.replace(path, path.with_name(f"{path.name}.torn"))
+            self.say(f"resuming from {shown(newest)}")
+            return str(newest), step
+        if history := self.history():
+            raise UserError(
+                f"{shown(self.dir)} has no checkpoint to go on from, but {history}; starting over would erase that\n"
+                f"  type run={shown(self.dir)} for the same run in a new folder, or delete this one"
+            )
+        self.say(f"there is no checkpoint yet; starting over in {shown(self.dir)}")
         return None, 0
+
+    def say(self, text: str) -> None:
+        if PARENT not in os.environ:  # a rank would repeat its parent
+            log.info(text)
+
+    def history(self) -> str:
+        """What starting over would erase, as a phrase; empty for a run that was stopped before its first checkpoint."""
+        folder = self.dir / "checkpoints"
+        if damaged := sorted(path.name for pattern in ("*.ckpt", "*.torn") for path in folder.glob(pattern)):
+            return f"there are {', '.join(damaged)}"
+        if epochs := self.before.get("epochs"):
+            return f"results.json is of {epochs} epochs"
+        # the first checkpoint is complete when the third epoch begins; a run without that callback never has one
+        has_had_one = (self.config.get("callbacks") or {}).get("checkpoints") and logged_epochs(self.dir) > 2
+        return "metrics.csv has more than two epochs" if has_had_one else ""
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
@@ -122,18 +152,22 @@ class Job(Run):
             hold(lock, self.dir)
         own = [] if PARENT in os.environ else self.overrides  # those of a rank are not what a person typed
         typed = list(dict.fromkeys([*self.before.get("overrides", []), *own]))
-        self.begun = time.monotonic()
         begun = {"status": "running", "started": time.strftime("%Y-%m-%d %H:%M:%S"), "overrides": typed}
         origin = {key: self.before[key] for key in ORIGIN if key in self.before}  # a rank compares its own with these
-        with contextlib.suppress(OSError):  # the next file that is written raises the same, where it is explained
-            self.write(fresh=True, **begun, slurm_job=slurm.slurm_job_id(), **origin)
         try:
             with signals.handled():
+                # before anything is written: a run that cannot go on stays as it is
+                answer = agreed(lambda: json.dumps(self.find_resume_point()), anew=True)
+                self.resume_point = tuple(json.loads(answer))
+                self.begun = time.monotonic()
+                with contextlib.suppress(OSError):  # the next file that is written raises it where it is explained
+                    self.write(fresh=True, **begun, slurm_job=slurm.slurm_job_id(), **origin)
                 yield
             has_failed = self.results.get("status") == "failed"  # because of one of its ranks, which has said why
         except (KeyboardInterrupt, SystemExit):
             with contextlib.suppress(OSError):
-                self.write(status="interrupted")
+                if self.begun is not None:
+                    self.write(status="interrupted")
             where = self.dir if self.is_single else self.dir.parent
             log.info("interrupted; go on with python train.py resume=%s", shown(where))
             raise
@@ -158,7 +192,8 @@ class Job(Run):
             print(secrets.hide(explanation, self.secrets), file=sys.stderr)
             text = secrets.hide(f"{type(error).__name__}: {error}", self.secrets)
             with contextlib.suppress(OSError):  # the disk may be full, or the folder gone
-                self.write_results({**self.results, "status": "failed", "error": text})
+                if self.begun is not None:
+                    self.write_results({**self.results, "status": "failed", "error": text})
         with contextlib.suppress(OSError), open(self.dir / "train.log", "a") as file:
             file.write(secrets.hide("".join(traceback.format_exception(error)), self.secrets))
         if isinstance(error, UserError) and self.is_single and not (self.dir / "config.yaml").exists():
@@ -199,8 +234,9 @@ class Job(Run):
             self.chosen = {"file": None, "metrics": logged_metrics(trainer), "averaged": averaged}
             return
         self.chosen = chosen
-        state = read_checkpoint(self.dir / "checkpoints" / chosen["file"])["state_dict"]
-        task.load_state_dict(state)
+        path = self.dir / "checkpoints" / chosen["file"]
+        require_epoch(path, chosen["epoch"], chosen["step"])
+        task.load_state_dict(read_checkpoint(path)["state_dict"])
 
     def finish(self, trainer: "L.Trainer", task: "Task") -> None:
         """Complete results.json and print the summary."""
@@ -218,8 +254,9 @@ class Job(Run):
         added = {key: value for c in trainer.callbacks for key, value in getattr(c, "results", {}).items()}
         for name in added.keys() & {*self.results, *own}:
             log.warning("results.json has a %s of the run itself; the result of a callback needs another name", name)
+        # the last one is written and synced; before `finished`, after which nobody would come back to remove it
+        (self.dir / "checkpoints" / "previous.ckpt").unlink(missing_ok=True)
         self.write(**{**added, **self.results, **own})
-        (self.dir / "checkpoints" / "previous.ckpt").unlink(missing_ok=True)  # the last one is written and synced
         log.info(summary(self.results, self.config, self.measures, shown(self.dir)))
         if earlier := self.config["run"]:
             log.info("%s\n", provenance.compare_metrics(Run(earlier).results, self.results, shown(Path(earlier))))
@@ -259,6 +296,16 @@ def hold(lock: FileLock, directory: Path) -> None:
     except Timeout:  # not an exception, because the run that is under way has not failed
         print(f"error: {shown(directory)} is being trained by another process; wait for it, or end it", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def logged_epochs(directory: Path) -> int:
+    """How many epochs a run's metrics.csv has rows of, the last perhaps not complete; 0 where there is no such file."""
+    path = directory / "metrics.csv"
+    if not path.is_file():
+        return 0
+    with open(path, newline="") as file:
+        numbers = [row["epoch"] for row in csv.DictReader(file)]
+    return max((int(number) + 1 for number in numbers if number and number.isdigit()), default=0)
 
 
 def logged_metrics(trainer: "L.Trainer") -> dict[str, float]:
