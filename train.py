@@ -32,6 +32,7 @@ def main(cfg: DictConfig) -> None:
         checkpoint, step = job.resume_point
         trainer = assemble.trainer(config, str(job.dir), data, task.network, step)
         job.record_origin(config, data, task)
+        job.extend(trainer)
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
         job.load_chosen(task, trainer)
         if config["eval"]["test"]:

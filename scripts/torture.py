@@ -30,7 +30,7 @@ OFTEN = "callbacks.checkpoints.every_minutes=1e-9"  # at each step
 SMALL = """data.limit=200 data.batch_size=32 compute.threads=1 trainer=cpu trainer.deterministic=true
     trainer.log_every_n_steps=2"""  # 5 steps an epoch; on a GPU, only deterministic algorithms give equal runs
 MLP = f"{SMALL} model=mlp model.widths=[16] trainer.max_epochs=4"
-CNN = f"{SMALL} model=cnn model.stages=[[4],[4]] model.head=[] trainer.max_epochs=3"
+CNN = f"{SMALL} model=cnn model.widths=[4,4] model.convs_per_stage=1 model.fc_widths=[] trainer.max_epochs=3"
 EDITS = {0: "lr: 0.02\n", 7: "momentum: 0.5\nvalidate: true\n", 11: "weight_decay: 1e-3\ncheckpoint: true\n"}
 EDITS[17] = "stop: true\n"
 RUNS: dict[str, str] = {
@@ -44,8 +44,8 @@ RUNS: dict[str, str] = {
     "lr_range": f"{MLP} callbacks=lr_range callbacks.lr_range.steps=20 callbacks.lr_range.sweeps=1",
     "muon, accumulating": f"""{MLP} model.widths=[16,16] optim=muon scheduler=one_cycle
         trainer.accumulate_grad_batches=2 {OFTEN}""",
-    "L-BFGS": f"{MLP} optim=lbfgs data.batch_size=160 {OFTEN}",
-    "max_time": f"{MLP} trainer.max_epochs=-1 trainer.max_time=00:00:00:13",
+    "L-BFGS": f"{MLP} optim=lbfgs data.batch_size=full {OFTEN}",
+    "max_time": f"{MLP} trainer.max_epochs=-1 +trainer.max_time=00:00:00:13",
     "control.yaml": f"{MLP} optim=momentum",
     "batch norm, augmented": f"""{CNN} data.augment.crop=1 data.augment.cutout=2 data.augment.flip=true
         optim=nesterov scheduler=cosine {OFTEN}""",

@@ -27,9 +27,11 @@ def outcome(folder: Path, said: str) -> dict[str, Any]:
     with open(folder / "metrics.csv") as file:
         values["metrics.csv"] = sorted(tuple(row.values()) for row in csv.DictReader(file))
     values["TensorBoard"] = tensorboard_scalars(folder)
-    # a lock is held by an open file; the name that a killed process leaves behind holds nothing
-    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.name != ".lock"}
-    values["files"] = sorted({re.sub(r"events\.out.*", "events", name) for name in names})
+    # without damaged checkpoints, and a lock: it is held by an open file, and the name that stays behind holds nothing
+    files = [path for path in folder.rglob("*") if path.name != ".lock" and path.suffix != ".torn"]
+    names = {str(path.relative_to(folder)) for path in files}
+    # a file of predictions is named after its checkpoint, which has times in it
+    values["files"] = sorted({re.sub(r"events\.out.*|[0-9a-f]{16}", "#", name) for name in names})
     return values
 
 

@@ -28,7 +28,7 @@ from athanor.training.signals import signals
 
 log = logging.getLogger(__name__)
 
-SAVED_STATE = ("best", "kept", "last", "validated", "stopped")
+SAVED_STATE = ("best", "kept", "last", "validated", "stopped", "ended")
 TIME_IS_UP = 1  # the answer `every_minutes` has passed to the question whether to save; signals are larger numbers
 
 
@@ -70,6 +70,8 @@ class Checkpoints(Checkpoint):
         # the state of the run
         self.validated = False  # in the epoch that is under way
         self.stopped = False  # by early stopping
+        self.ended = False  # by that, by control.yaml or by trainer.max_time
+        self.is_extended = False  # a person resumes a run that has ended, so that it goes on
         self.resumed = False  # from a checkpoint, and no batch has begun yet
         self.resumed_position: dict = {}  # epoch and step of that checkpoint
         self.resumed_metrics: dict[str, Tensor] = {}
@@ -96,7 +98,7 @@ class Checkpoints(Checkpoint):
         signals.saves_at_step = not trainer.fast_dev_run
         self.saved_at = time.monotonic()
         set_callback_metrics(trainer, self.resumed_metrics)
-        if self.stopped:  # which Lightning does not save
+        if self.stopped or (self.ended and not self.is_extended):  # which Lightning does not save
             trainer.should_stop = True
 
     # when to save, and when to publish what was saved
@@ -126,7 +128,8 @@ class Checkpoints(Checkpoint):
         score = metrics.get(self.monitor, math.nan)
         self.last = {"epoch": trainer.current_epoch, "step": trainer.global_step, "score": score, "metrics": metrics}
         self.last["averaged"] = averaged_updates(trainer)
-        self.validated, self.requested, self.stopped = False, False, stopped_early(trainer)
+        self.validated, self.requested = False, False
+        self.stopped, self.ended = stopped_early(trainer), trainer.should_stop
         dropped = self._update_best_and_kept(trainer)
         self._save(trainer)
         if trainer.is_global_zero:
@@ -139,6 +142,10 @@ class Checkpoints(Checkpoint):
         self._publish(trainer)
         self._end_if_signalled(self.agreement.ask("save", "at the end"))
         signals.saves_at_step = False
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.resumed and self.last.get("step") == trainer.global_step:  # this fit found that the run had ended
+            trainer.fit_loop.epoch_progress.current.completed = self.last["epoch"] + 1  # also within an epoch
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         signals.saves_at_step = False
@@ -253,7 +260,7 @@ class Checkpoints(Checkpoint):
 
     def load_state_dict(self, state: dict) -> None:
         for name in SAVED_STATE:
-            setattr(self, name, state[name])
+            setattr(self, name, state.get(name, getattr(self, name)))
         self.resumed = True
 
 

@@ -64,6 +64,10 @@ class Job(Run):
         self.begun: float | None = None  # when this process began to write into the run's directory
         self.resume_point: tuple[str | None, int | None] = (None, None)
         self.is_resumed = any(override.startswith("resume=") for override in self.overrides)
+        has_limit = any(override.lstrip("+").startswith("trainer.max_") for override in self.overrides)
+        self.is_extended = self.is_again and (has_limit or self.before.get("status") == "finished")
+        if PARENT in os.environ:
+            self.is_extended = self.before.get("extended", False)  # which its parent has found
 
     @property
     def is_done(self) -> bool:
@@ -153,6 +157,7 @@ class Job(Run):
         own = [] if PARENT in os.environ else self.overrides  # those of a rank are not what a person typed
         typed = list(dict.fromkeys([*self.before.get("overrides", []), *own]))
         begun = {"status": "running", "started": time.strftime("%Y-%m-%d %H:%M:%S"), "overrides": typed}
+        begun |= {"extended": True} if self.is_extended else {}
         origin = {key: self.before[key] for key in ORIGIN if key in self.before}  # a rank compares its own with these
         try:
             with signals.handled():
@@ -220,6 +225,16 @@ class Job(Run):
             log.warning("not as %s: %s", "before" if self.is_again else config["run"], line)
         remarks = {key: config[key] for key, empty in REMARKS.items() if config[key] not in (empty, None, "")}
         self.write(**origin, **remarks)
+
+    def extend(self, trainer: "L.Trainer") -> None:
+        """Let a run go on that was stopped by hand or by its time, where it has finished or is given another limit.
+
+        One that was killed after such a stop, before it had finished, only finishes.
+        """
+        from athanor.callbacks.checkpoints import checkpoints_of
+
+        if checkpoints := checkpoints_of(trainer):
+            checkpoints.is_extended = self.is_extended
 
     def load_chosen(self, task: "Task", trainer: "L.Trainer") -> None:
         """Give the task the weights that are to be tested."""
