@@ -9,6 +9,7 @@ bit, however often it was killed. Prints a table, and exits with 1 if one did no
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -111,20 +112,21 @@ class Torture:
         # what has to come out
         self.script, self.words = "train.py", RUNS[name].split()
         if "--distill" in self.words:
-            teachers = [self.undisturbed(f"teacher{seed}", [*MLP.split(), f"seed={seed}"]) for seed in (1, 2)]
-            self.script = "scripts/ensemble.py"
-            self.words = [*map(str, teachers), "--distill"]
+            for seed in (1, 2):
+                self.words = [*MLP.split(), f"seed={seed}"]
+                self.undisturbed(f"teacher{seed}")
+            self.script, self.words = "scripts/ensemble.py", [f"{folder}/teacher1", f"{folder}/teacher2", "--distill"]
         before = time.time()
-        undisturbed = self.undisturbed("undisturbed", self.words)
+        undisturbed = self.undisturbed("undisturbed")
         self.seconds = time.time() - before
         self.expected = outcome(undisturbed, self.said("undisturbed"))
 
     def __str__(self) -> str:
         return f"{self.places:6} {self.kills:5} {self.torn:5} {self.identical:4}/{self.ended:<4}"
 
-    def undisturbed(self, name: str, words: list[str]) -> Path:
-        if self.ended_with(self.start(name, words=words)):
-            sys.exit(f"the undisturbed run ended with an error: {' '.join(words)}\n{self.said(name)}")
+    def undisturbed(self, name: str) -> Path:
+        if self.ended_with(self.start(name)):
+            sys.exit(f"the undisturbed run ended with an error: {' '.join(self.words)}\n{self.said(name)}")
         return self.folder / name
 
     # at random
@@ -137,8 +139,8 @@ class Torture:
             while not self.has_finished(name):
                 if self.kills < wanted[0] and random.random() < 0.7:
                     self.kills += self.kill(name)
-                elif self.torn < wanted[1] and self.kill(name):
-                    self.torn += self.damage_checkpoint(name)
+                elif self.torn < wanted[1]:
+                    self.torn += self.kill(name) and self.damage_checkpoint(name)
                 elif self.ended_with(self.start(name)):
                     break
             self.compare(name, "at random")
@@ -147,11 +149,9 @@ class Torture:
         """Start or resume the run and kill it at a random moment; False where it ended before."""
         run = self.start(name)
         run.join(random.uniform(0, self.seconds))
-        if run.exitcode is not None:
-            return False
-        (os.killpg if self.signal == signal.SIGKILL else os.kill)(run.pid, self.signal)
-        run.join()
-        return True
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            os.kill(run.pid, self.signal)
+        return self.ended_with(run) != 0
 
     def damage_checkpoint(self, name: str) -> bool:
         """Cut last.ckpt short or flip some of its bytes; False where it is the only checkpoint, or no longer needed."""
@@ -204,14 +204,14 @@ class Torture:
 
     # runs
 
-    def start(self, name: str, kill: dict[str, Any] | None = None, words: list[str] | None = None) -> Any:
-        """Start the run of this name, or resume it. words: of a new run, where they are not those of all."""
+    def start(self, name: str, kill: dict[str, Any] | None = None) -> Any:
+        """Start the run of this name, or resume it."""
         folder = self.folder / name
         script, typed = "train.py", [f"resume={folder}"]
         if not (folder / "config.yaml").is_file():  # it was killed before it was a run
             shutil.rmtree(folder, ignore_errors=True)
-            script, typed = (self.script, self.words) if words is None else ("train.py", words)
-            typed = [*typed, *(["--output", str(folder)] if "--distill" in typed else [f"hydra.run.dir={folder}"])]
+            place = ["--output", str(folder)] if "--distill" in self.words else [f"hydra.run.dir={folder}"]
+            script, typed = self.script, [*self.words, *place]
         trace = self.folder / f"{name}.trace"
         trace.unlink(missing_ok=True)
         plan = {"folder": str(folder), "trace": str(trace), "kill": kill}
