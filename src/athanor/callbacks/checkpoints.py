@@ -1,6 +1,5 @@
 """Checkpoints of a run: the last, the best and, if asked for, several epochs."""
 
-import logging
 import math
 import time
 from dataclasses import dataclass, field
@@ -21,12 +20,11 @@ from athanor.base.lightning_internals import (
     set_logged_step,
     stop_broadcasting_sigterm,
 )
+from athanor.callbacks.checkpoint_order import arrange, epoch_file
 from athanor.callbacks.weight_average import averaged_updates
 from athanor.training.agreement import Agreement
-from athanor.training.checkpoint_files import BackgroundCheckpointIO, TornError, position_in, read_checkpoint_file
+from athanor.training.checkpoint_files import BackgroundCheckpointIO, position_in
 from athanor.training.signals import signals
-
-log = logging.getLogger(__name__)
 
 SAVED_STATE = ("best", "kept", "last", "validated", "stopped", "ended")
 TIME_IS_UP = 1  # the answer `every_minutes` has passed to the question whether to save; signals are larger numbers
@@ -89,7 +87,7 @@ class Checkpoints(Checkpoint):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.agreement.connect(trainer)
         if self.resumed:  # here, as a fit that has finished does not start to train
-            self.best, self.kept = self.agreement.from_main(self._arrange() if trainer.is_global_zero else None)
+            self.best, self.kept = self.agreement.from_main(self._arranged() if trainer.is_global_zero else None)
         if trainer.world_size > 1:
             stop_broadcasting_sigterm(trainer)
 
@@ -197,44 +195,14 @@ class Checkpoints(Checkpoint):
         for entry in dropped:
             self.file(entry).unlink(missing_ok=True)
 
-    def _arrange(self) -> tuple[dict, list[dict]]:
-        """Make the files those that the state names, wherever the run was killed; also where that was done before.
-
-        The result are the best epoch and the kept ones without those of which no file is left, which a warning names.
-        """
-        kept = self.kept if self.top_k > 1 else []
-        named = [self.folder / "last.ckpt", self.folder / "previous.ckpt", self.folder / "best.ckpt"]
-        positions = {path: position_of(path) for path in (*named, *map(self.file, kept)) if path.is_file()}
-
-        def source(entry: dict) -> Path | None:
-            wanted = entry["epoch"], entry["step"]
-            return next((path for path, position in positions.items() if position == wanted), None)
-
-        resumed = source(self.resumed_position)
-        if resumed and named[0] not in positions:  # last.ckpt was damaged, or is gone
-            hard_link(resumed, named[0])
-        best, left = self.best, [entry for entry in kept if source(entry)]
-        for entry in kept:
-            if entry not in left:
-                log.warning("epoch %d is kept no longer, as no checkpoint of it is left", entry["epoch"] + 1)
-        if best and not source(best):
-            others = [entry for entry in (*left, self.last) if math.isfinite(entry["score"]) and source(entry)]
-            best = min(others, key=self._cost, default={})
-            instead = f"epoch {best['epoch'] + 1} is the best that is left" if best else "the best is sought anew"
-            log.warning("no checkpoint of epoch %d, the best, is left; %s", self.best["epoch"] + 1, instead)
-        for entry in left:
-            hard_link(source(entry), self.file(entry))
-        if best:
-            hard_link(source(best), self.folder / "best.ckpt")
-        else:
-            (self.folder / "best.ckpt").unlink(missing_ok=True)
-        for path in self.folder.glob("epoch_*.ckpt") if self.top_k > 1 else ():
-            if path.stem.removeprefix("epoch_").isdigit() and path not in map(self.file, left):
-                path.unlink()
-        return best, left if self.top_k > 1 else self.kept
+    def _arranged(self) -> tuple[dict, list[dict]]:
+        """The best epoch and the kept ones of which a file is left, when the files are those that the state names."""
+        kept = self.kept if self.top_k > 1 else None
+        best, left = arrange(self.folder, self.resumed_position, self.last, self.best, kept, self._cost)
+        return best, self.kept if kept is None else left
 
     def file(self, entry: dict) -> Path:
-        return self.folder / f"epoch_{entry['epoch'] + 1:03d}.ckpt"  # counted from 1, as on the screen
+        return epoch_file(self.folder, entry)
 
     @property
     def chosen(self) -> dict:
@@ -267,15 +235,6 @@ class Checkpoints(Checkpoint):
 def checkpoints_of(trainer: L.Trainer) -> Checkpoints | None:
     """The callback of this trainer, if it has one."""
     return next((callback for callback in trainer.callbacks if isinstance(callback, Checkpoints)), None)
-
-
-def position_of(path: Path) -> tuple[int, int] | None:
-    """The epoch and step of a checkpoint file; None where it is damaged."""
-    try:
-        return position_in(read_checkpoint_file(path))
-    except TornError as error:
-        log.warning("%s", error)
-        return None
 
 
 def ends_cycle(trainer: L.Trainer) -> bool:

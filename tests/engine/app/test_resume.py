@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -256,6 +257,47 @@ def test_an_early_stop_is_remembered(stopped, train):
     stopped("parts", [*words, "trainer.max_epochs=9"], "after the stop")
     assert train("resume=parts").code == 0
     assert_equal(Run("whole"), Run("parts"))
+
+
+STOPS = {  # which end a run within an epoch, and the word for it in results.json
+    "control.yaml": "max_epochs=3",
+    "max_steps": "max_steps=13",
+    "max_time": "max_epochs=3",
+}
+
+
+@pytest.mark.parametrize("ended_by", STOPS)
+def test_a_run_that_was_killed_after_it_had_been_stopped_within_an_epoch_only_finishes(
+    ended_by, stopped, train, monkeypatch
+):
+    words = [*TINY, f"trainer.{STOPS[ended_by]}"]
+    if ended_by == "max_time":
+        words += ["+trainer.max_time=00:00:00:13"]
+        clock = [0.0]
+        monkeypatch.setattr("lightning.pytorch.callbacks.timer.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    original = Classification.on_train_batch_start
+
+    def stop(self, batch, batch_idx):
+        original(self, batch, batch_idx)
+        if ended_by == "control.yaml" and self.global_step == 12:
+            Path(self.trainer.default_root_dir, "control.yaml").write_text("stop: true")
+        if ended_by == "max_time":
+            clock[0] = self.global_step + 1.0
+
+    monkeypatch.setattr("athanor.callbacks.control.INTERVAL", 0)
+    monkeypatch.setattr(Classification, "on_train_batch_start", stop)
+    assert train(*words, "hydra.run.dir=whole").code == 0
+    whole = Run("whole").results
+    assert (whole["ended_by"], whole["epochs"]) == (ended_by, 2) and 12 < whole["steps"] < 18
+    PLACES["after the stop"] = (Classification, "on_test_epoch_end", whole["steps"])
+    if ended_by == "max_time":
+        clock[0] = 0.0
+    stopped("parts", words, "after the stop")
+    ran = train("resume=parts")
+    assert (ran.code, ran.err) == (0, "")
+    assert_equal(Run("whole"), Run("parts"))
+    for key in "steps", "epochs", "ended_by":
+        assert Run("parts").results[key] == whole[key]
 
 
 def test_a_finished_run_keeps_its_last_and_best_checkpoint_alone(train):

@@ -1,7 +1,6 @@
 """The recorder of the run that this process makes: what train.py writes into the run's directory."""
 
 import contextlib
-import csv
 import json
 import logging
 import os
@@ -25,13 +24,14 @@ from athanor.base.errors import UserError
 from athanor.engine.app.explain import explain
 from athanor.engine.app.logs import set_up_logging
 from athanor.engine.app.ranks import PARENT, agreed, is_main_process
+from athanor.engine.app.resume_point import resume_point
 from athanor.engine.config import schema, secrets, trust
 from athanor.engine.config.settings import REMARKS
 from athanor.engine.runs import provenance
 from athanor.engine.runs.run import Run, read_checkpoint, shown
 from athanor.engine.runs.summary import summary
 from athanor.training import slurm
-from athanor.training.checkpoint_files import TornError, position_in, require_epoch
+from athanor.training.checkpoint_files import require_epoch
 from athanor.training.signals import signals
 
 if TYPE_CHECKING:
@@ -98,52 +98,6 @@ class Job(Run):
             self.write_config({**recorded, "resume": None})
         return recorded
 
-    def find_resume_point(self) -> tuple[str | None, int | None]:
-        """The newest checkpoint that can be read, and its step: 0 where there is none, None where nothing is resumed.
-
-        A damaged one is named in a warning and renamed to <name>.torn. Raises UserError, and changes nothing, where one
-        cannot be read for another reason, or where a run with a history has none.
-        """
-        if not self.is_again:
-            return None, None
-        readable, torn = [], []
-        for path in self.checkpoints:
-            try:
-                readable.append((position_in(read_checkpoint(path))[1], path))
-            except TornError as error:
-                log.warning("%s", error)
-                torn.append(path)
-            if readable and path.name == "last.ckpt":
-                break  # it is the newest
-        if readable:
-            step, newest = max(readable, key=lambda pair: pair[0])
-            for path in torn:
-                os.replace(path, path.with_name(f"{path.name}.torn"))
-            self.say(f"resuming from {shown(newest)}")
-            return str(newest), step
-        if history := self.history():
-            raise UserError(
-                f"{shown(self.dir)} has no checkpoint to go on from, but {history}; starting over would erase that\n"
-                f"  type run={shown(self.dir)} for the same run in a new folder, or delete this one"
-            )
-        self.say(f"there is no checkpoint yet; starting over in {shown(self.dir)}")
-        return None, 0
-
-    def say(self, text: str) -> None:
-        if PARENT not in os.environ:  # a rank would repeat its parent
-            log.info(text)
-
-    def history(self) -> str:
-        """What starting over would erase, as a phrase; empty for a run that was stopped before its first checkpoint."""
-        folder = self.dir / "checkpoints"
-        if damaged := sorted(path.name for pattern in ("*.ckpt", "*.torn") for path in folder.glob(pattern)):
-            return f"there are {', '.join(damaged)}"
-        if epochs := self.before.get("epochs"):
-            return f"results.json is of {epochs} epochs"
-        # the first checkpoint is complete when the third epoch begins; a run without that callback never has one
-        has_had_one = (self.config.get("callbacks") or {}).get("checkpoints") and logged_epochs(self.dir) > 2
-        return "metrics.csv has more than two epochs" if has_had_one else ""
-
     @contextmanager
     def recorded(self) -> Iterator[None]:
         """Write down what happens inside, in results.json and train.log.
@@ -162,7 +116,7 @@ class Job(Run):
         try:
             with signals.handled():
                 # before anything is written: a run that cannot go on stays as it is
-                answer = agreed(lambda: json.dumps(self.find_resume_point()), anew=True)
+                answer = agreed(lambda: json.dumps(resume_point(self) if self.is_again else (None, None)), anew=True)
                 self.resume_point = tuple(json.loads(answer))
                 self.begun = time.monotonic()
                 with contextlib.suppress(OSError):  # the next file that is written raises it where it is explained
@@ -311,16 +265,6 @@ def hold(lock: FileLock, directory: Path) -> None:
     except Timeout:  # not an exception, because the run that is under way has not failed
         print(f"error: {shown(directory)} is being trained by another process; wait for it, or end it", file=sys.stderr)
         raise SystemExit(1) from None
-
-
-def logged_epochs(directory: Path) -> int:
-    """How many epochs a run's metrics.csv has rows of, the last perhaps not complete; 0 where there is no such file."""
-    path = directory / "metrics.csv"
-    if not path.is_file():
-        return 0
-    with open(path, newline="") as file:
-        numbers = [row["epoch"] for row in csv.DictReader(file)]
-    return max((int(number) + 1 for number in numbers if number and number.isdigit()), default=0)
 
 
 def logged_metrics(trainer: "L.Trainer") -> dict[str, float]:
