@@ -66,7 +66,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="in all, shared by the runs (default 50)")
     parser.add_argument("--torn", type=int, default=20, help="checkpoints to damage, in all (default 20)")
-    parser.add_argument("--places", choices=("none", "new", "all"), default="none", help=PLACES)
+    parser.add_argument(
+        "--places", choices=("none", "new", "all"), default="none", help="of `all` runs, or those that are `new` (none)"
+    )
     parser.add_argument("--only", default="", help="parts of names, with commas between; all: " + "; ".join(RUNS))
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
     parser.add_argument("--signal", default="SIGKILL", help="SIGTERM, SIGINT, SIGUSR1: the run saves before it ends")
@@ -79,22 +81,15 @@ def main() -> None:
         forks = process.context(Path(folder))
         for i, name in enumerate(names):
             started = time.monotonic()
-            kills, torn = (
-                count // len(names) + (i < count % len(names)) for count in (arguments.kills, arguments.torn)
-            )
+            shares = [count // len(names) + (i < count % len(names)) for count in (arguments.kills, arguments.torn)]
             torture = Torture(name, Path(folder, str(i)), forks, getattr(signal, arguments.signal))
-            torture.at_random(kills, torn)
+            torture.at_random(*shares)
             if arguments.places != "none":
                 torture.at_places(tried if arguments.places == "new" else set())
             failures += torture.ended - torture.identical
             minutes = (time.monotonic() - started) / 60
             print(f"{name:24} {torture} {minutes:7.1f}", *torture.differences, sep="\n  ", flush=True)
     sys.exit(1 if failures else 0)
-
-
-PLACES = (
-    "kill at each operation on files: in `all` runs, or each place in one of them, where it is `new` (default none)"
-)
 
 
 class Torture:

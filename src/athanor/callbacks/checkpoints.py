@@ -104,7 +104,7 @@ class Checkpoints(Checkpoint):
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int):
         if self.resumed:
             set_logged_step(trainer)
-            self.resumed = False
+            self.resumed = self.ended = False
         if batch_idx % trainer.accumulate_grad_batches:
             return  # a checkpoint does not hold gradients that are still being accumulated
         reason = self.agreement.ask("save", (trainer.current_epoch, batch_idx))

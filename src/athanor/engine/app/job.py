@@ -65,9 +65,8 @@ class Job(Run):
         self.resume_point: tuple[str | None, int | None] = (None, None)
         self.is_resumed = any(override.startswith("resume=") for override in self.overrides)
         has_limit = any(override.lstrip("+").startswith("trainer.max_") for override in self.overrides)
-        self.is_extended = self.is_again and (has_limit or self.before.get("status") == "finished")
-        if PARENT in os.environ:
-            self.is_extended = self.before.get("extended", False)  # which its parent has found
+        is_more = self.is_resumed and (has_limit or self.before.get("status") == "finished")
+        self.is_extended = is_more or self.before.get("extended", False)  # as an earlier process, or its parent, found
 
     @property
     def is_done(self) -> bool:
@@ -108,19 +107,9 @@ class Job(Run):
         lock = FileLock(self.dir / ".lock")
         if is_main_process() and PARENT not in os.environ:
             hold(lock, self.dir)
-        own = [] if PARENT in os.environ else self.overrides  # those of a rank are not what a person typed
-        typed = list(dict.fromkeys([*self.before.get("overrides", []), *own]))
-        begun = {"status": "running", "started": time.strftime("%Y-%m-%d %H:%M:%S"), "overrides": typed}
-        begun |= {"extended": True} if self.is_extended else {}
-        origin = {key: self.before[key] for key in ORIGIN if key in self.before}  # a rank compares its own with these
         try:
             with signals.handled():
-                # before anything is written: a run that cannot go on stays as it is
-                answer = agreed(lambda: json.dumps(resume_point(self) if self.is_again else (None, None)), anew=True)
-                self.resume_point = tuple(json.loads(answer))
-                self.begun = time.monotonic()
-                with contextlib.suppress(OSError):  # the next file that is written raises it where it is explained
-                    self.write(fresh=True, **begun, slurm_job=slurm.slurm_job_id(), **origin)
+                self.begin()
                 yield
             has_failed = self.results.get("status") == "failed"  # because of one of its ranks, which has said why
         except (KeyboardInterrupt, SystemExit):
@@ -141,6 +130,19 @@ class Job(Run):
                 sys.modules["wandb"].finish()  # else the next job of a multirun would log into this one's run
         if has_failed and self.is_single:
             raise SystemExit(1)
+
+    def begin(self) -> None:
+        """Find the checkpoint to go on from, and only then begin results.json anew: else the run stays as it is."""
+        answer = agreed(lambda: json.dumps(resume_point(self) if self.is_again else (None, None)), anew=True)
+        self.resume_point = tuple(json.loads(answer))
+        self.begun = time.monotonic()
+        own = [] if PARENT in os.environ else self.overrides  # those of a rank are not what a person typed
+        typed = list(dict.fromkeys([*self.before.get("overrides", []), *own]))
+        begun = {"status": "running", "started": time.strftime("%Y-%m-%d %H:%M:%S"), "overrides": typed}
+        begun |= {"extended": True} if self.is_extended else {}
+        origin = {key: self.before[key] for key in ORIGIN if key in self.before}  # a rank compares its own with these
+        with contextlib.suppress(OSError):  # the next file that is written raises it where it is explained
+            self.write(fresh=True, **begun, slurm_job=slurm.slurm_job_id(), **origin)
 
     def fail(self, error: Exception) -> None:
         """Explain the failure, once for all processes of the job, and write down its traceback."""
