@@ -3,9 +3,10 @@
     python scripts/torture.py [--kills 50] [--torn 20] [--places new] [--only plateau,ddp] [--seed 0]
 
 --kills and --torn do it at random moments. --places does it before each operation on the run's files, and after each
-that opens a new one: the operations are those that an undisturbed run makes, and then a resumed one; each at its first
-and at its last time. A run has to end with the same weights, optimizer, metrics, logged values and files to the last
-bit, however often it was killed. Prints a table, and exits with 1 if one did not. Takes some 5 s a kill.
+that opens a new one, at its first and at its last time: `all` those that an undisturbed run makes, or a resumed one, or
+with `new` each in the first of the runs that makes it. A run has to end with the same weights, optimizer, metrics,
+logged values and files to the last bit, however often it was killed. Prints a table, and exits with 1 if one did not.
+Takes some 5 s a kill.
 """
 
 import argparse
@@ -66,9 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="in all, shared by the runs (default 50)")
     parser.add_argument("--torn", type=int, default=20, help="checkpoints to damage, in all (default 20)")
-    parser.add_argument(
-        "--places", choices=("none", "new", "all"), default="none", help="of `all` runs, or those that are `new` (none)"
-    )
+    parser.add_argument("--places", choices=("none", "new", "all"), default="none", help="to kill at (default none)")
     parser.add_argument("--only", default="", help="parts of names, with commas between; all: " + "; ".join(RUNS))
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
     parser.add_argument("--signal", default="SIGKILL", help="SIGTERM, SIGINT, SIGUSR1: the run saves before it ends")

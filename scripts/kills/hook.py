@@ -43,7 +43,7 @@ def watch(plan: dict[str, Any]) -> None:
             target = changed_file(event, arguments, folder)
             if target is None:
                 return
-            place = f"{process}{event} {target}: {calls(sys._getframe(2))}"
+            place = f"{process}{event} {target}: {calls(sys._getframe(1))}"
             counts[place] += 1
             os.write(trace, (json.dumps([place, may_be_new(event, arguments)]) + "\n").encode())
             if place == kill.get("place") and counts[place] == kill["nth"]:
