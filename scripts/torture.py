@@ -236,7 +236,7 @@ class Torture:
         return (self.folder / f"{name}.out").read_text()
 
     def has_finished(self, name: str) -> bool:
-        return Run(self.folder / name).results.get("status") in ("finished", "made")
+        return Run(self.folder / name).results.get("status") == "finished"
 
 
 def kills_at(places: dict[tuple[str, bool], int]) -> list[dict[str, Any]]:
