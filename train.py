@@ -29,9 +29,10 @@ def main(cfg: DictConfig) -> None:
         task = assemble.task(config, data)
         if config["weights"]:
             load_weights(task, config["weights"])
-        checkpoint, step = job.resume_point()
+        checkpoint, step = job.resume_point
         trainer = assemble.trainer(config, str(job.dir), data, task.network, step)
         job.record_origin(config, data, task)
+        job.extend(trainer)
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
         job.load_chosen(task, trainer)
         if config["eval"]["test"]:

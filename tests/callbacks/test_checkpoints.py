@@ -1,3 +1,4 @@
+import contextlib
 import math
 import os
 import threading
@@ -184,6 +185,61 @@ def test_a_run_killed_between_writing_last_and_best_goes_on_with_both(fit, writt
     callback = fit(losses, resume=True)
     assert callback.chosen["epoch"] == 2
     assert written() == {"last.ckpt": 3, "best.ckpt": 2}
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+@pytest.mark.parametrize("operation", range(5))  # before the first, ..., after the last that _link makes
+def test_a_run_killed_among_the_last_links_is_put_in_order_though_nothing_is_left_to_train(
+    operation, keep, fit, written, tmp_path, monkeypatch
+):
+    losses = [4, 3, 5, 2]
+    whole = fit(losses, "whole", top_k=2, keep=keep)
+    fit(losses[:3], top_k=2, keep=keep)
+    made = []
+
+    def counted(function):
+        def call(*arguments, **keywords):
+            made.append(function)
+            if len(made) > operation:
+                raise SystemExit
+            return function(*arguments, **keywords)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "hard_link", counted(hard_link))
+        link = Checkpoints._link
+
+        def watched(self, *arguments):
+            with monkeypatch.context() as inner:
+                inner.setattr(Path, "unlink", counted(Path.unlink))
+                link(self, *arguments)
+
+        patch.setattr(Checkpoints, "_link", watched)
+        with contextlib.suppress(SystemExit):
+            fit(losses, top_k=2, keep=keep, resume=True)
+    assert len(made) == min(operation + 1, len(made))
+    for _ in range(2):  # also where that was done before
+        callback = fit(losses, top_k=2, keep=keep, resume=True)
+        assert written() == written("whole")
+        assert callback.chosen == whole.chosen
+
+
+def test_an_epoch_of_which_no_file_is_left_is_named_and_no_longer_chosen_or_kept(fit, written, tmp_path, caplog):
+    losses = [1, 3, 2, 4]
+    fit(losses, top_k=3)
+    folder = tmp_path / "run" / "checkpoints"
+    content = (folder / "best.ckpt").read_bytes()
+    (folder / "epoch_001.ckpt").unlink()
+    (folder / "best.ckpt").unlink()
+    (folder / "best.ckpt").write_bytes(content[: len(content) // 2])
+    (folder / "epoch_004.ckpt").write_bytes(content)  # of an epoch that was dropped, from another time
+    callback = fit(losses, top_k=3, resume=True)
+    assert callback.chosen["epoch"] == 2
+    assert [entry["epoch"] for entry in callback.kept] == [2, 1]
+    assert written() == {"last.ckpt": 3, "best.ckpt": 2, "epoch_002.ckpt": 1, "epoch_003.ckpt": 2}
+    assert "epoch 1 is kept no longer, as no checkpoint of it is left" in caplog.messages
+    assert "no checkpoint of epoch 1, the best, is left; epoch 3 is the best that is left" in caplog.messages
 
 
 def test_a_killed_write_leaves_the_file_from_before(tmp_path, monkeypatch):

@@ -20,12 +20,13 @@ from athanor.base.lightning_internals import (
     set_logged_step,
     stop_broadcasting_sigterm,
 )
+from athanor.callbacks.checkpoint_order import arrange, epoch_file
 from athanor.callbacks.weight_average import averaged_updates
 from athanor.training.agreement import Agreement
-from athanor.training.checkpoint_files import BackgroundCheckpointIO
+from athanor.training.checkpoint_files import BackgroundCheckpointIO, position_in
 from athanor.training.signals import signals
 
-SAVED_STATE = ("best", "kept", "last", "validated", "stopped")
+SAVED_STATE = ("best", "kept", "last", "validated", "stopped", "ended")
 TIME_IS_UP = 1  # the answer `every_minutes` has passed to the question whether to save; signals are larger numbers
 
 
@@ -67,7 +68,10 @@ class Checkpoints(Checkpoint):
         # the state of the run
         self.validated = False  # in the epoch that is under way
         self.stopped = False  # by early stopping
+        self.ended = False  # by that, by control.yaml or by trainer.max_time
+        self.is_extended = False  # a person resumes a run that has ended, so that it goes on
         self.resumed = False  # from a checkpoint, and no batch has begun yet
+        self.resumed_position: dict = {}  # epoch and step of that checkpoint
         self.resumed_metrics: dict[str, Tensor] = {}
         # how it saves
         self.requested = False  # that last.ckpt be written at the next step; set by the control callback
@@ -82,6 +86,8 @@ class Checkpoints(Checkpoint):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.agreement.connect(trainer)
+        if self.resumed:  # here, as a fit that has finished does not start to train
+            self.best, self.kept = self.agreement.from_main(self._arranged() if trainer.is_global_zero else None)
         if trainer.world_size > 1:
             stop_broadcasting_sigterm(trainer)
 
@@ -90,18 +96,15 @@ class Checkpoints(Checkpoint):
         signals.saves_at_step = not trainer.fast_dev_run
         self.saved_at = time.monotonic()
         set_callback_metrics(trainer, self.resumed_metrics)
-        if self.stopped:  # which Lightning does not save
+        if self.stopped or (self.ended and not self.is_extended):  # which Lightning does not save
             trainer.should_stop = True
-        is_saved_at_epoch_end = self.last.get("step") == trainer.global_step
-        if is_saved_at_epoch_end and trainer.is_global_zero and (self.folder / "last.ckpt").is_file():
-            self._link(self.last, self.best, self.kept, [])  # the run may have been killed before it did that
 
     # when to save, and when to publish what was saved
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int):
         if self.resumed:
             set_logged_step(trainer)
-            self.resumed = False
+            self.resumed = self.ended = False
         if batch_idx % trainer.accumulate_grad_batches:
             return  # a checkpoint does not hold gradients that are still being accumulated
         reason = self.agreement.ask("save", (trainer.current_epoch, batch_idx))
@@ -123,7 +126,8 @@ class Checkpoints(Checkpoint):
         score = metrics.get(self.monitor, math.nan)
         self.last = {"epoch": trainer.current_epoch, "step": trainer.global_step, "score": score, "metrics": metrics}
         self.last["averaged"] = averaged_updates(trainer)
-        self.validated, self.requested, self.stopped = False, False, stopped_early(trainer)
+        self.validated, self.requested = False, False
+        self.stopped, self.ended = stopped_early(trainer), trainer.should_stop
         dropped = self._update_best_and_kept(trainer)
         self._save(trainer)
         if trainer.is_global_zero:
@@ -136,6 +140,10 @@ class Checkpoints(Checkpoint):
         self._publish(trainer)
         self._end_if_signalled(self.agreement.ask("save", "at the end"))
         signals.saves_at_step = False
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.resumed and self.last.get("step") == trainer.global_step:  # this fit found that the run had ended
+            trainer.fit_loop.epoch_progress.current.completed = self.last["epoch"] + 1  # also within an epoch
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         signals.saves_at_step = False
@@ -187,8 +195,14 @@ class Checkpoints(Checkpoint):
         for entry in dropped:
             self.file(entry).unlink(missing_ok=True)
 
+    def _arranged(self) -> tuple[dict, list[dict]]:
+        """The best epoch and the kept ones of which a file is left, when the files are those that the state names."""
+        kept = self.kept if self.top_k > 1 else None
+        best, left = arrange(self.folder, self.resumed_position, self.last, self.best, kept, self._cost)
+        return best, self.kept if kept is None else left
+
     def file(self, entry: dict) -> Path:
-        return self.folder / f"epoch_{entry['epoch'] + 1:03d}.ckpt"  # counted from 1, as on the screen
+        return epoch_file(self.folder, entry)
 
     @property
     def chosen(self) -> dict:
@@ -206,6 +220,7 @@ class Checkpoints(Checkpoint):
             correct_saved_progress(trainer, checkpoint)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
+        self.resumed_position = dict(zip(("epoch", "step"), position_in(checkpoint), strict=True))
         self.resumed_metrics = {name: torch.tensor(value) for name, value in checkpoint["metrics"].items()}
 
     def state_dict(self) -> dict:
@@ -213,7 +228,7 @@ class Checkpoints(Checkpoint):
 
     def load_state_dict(self, state: dict) -> None:
         for name in SAVED_STATE:
-            setattr(self, name, state[name])
+            setattr(self, name, state.get(name, getattr(self, name)))
         self.resumed = True
 
 

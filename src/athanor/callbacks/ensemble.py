@@ -14,7 +14,7 @@ from athanor.callbacks.checkpoints import checkpoints_of
 from athanor.craft.ensembles.combine import How, combined, disagreement, scores
 from athanor.craft.ensembles.predictions import SavedClassifier, Stage, stacked_logits, stage_labels
 from athanor.tasks.classification import Classification
-from athanor.training.checkpoint_files import read_checkpoint_file
+from athanor.training.checkpoint_files import read_checkpoint_file, require_epoch
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,8 @@ class CheckpointEnsemble(L.Callback):
         if trainer.is_global_zero:
             self.checkpoints.io.wait()
             kept = sorted(self.checkpoints.file(entry) for entry in self.checkpoints.kept)
+            for entry in self.checkpoints.kept:
+                require_epoch(self.checkpoints.file(entry), entry["epoch"], entry["step"])
             if len(kept) < 2:
                 log.warning("no ensemble: %d checkpoint was kept; train for more epochs", len(kept))
             else:

@@ -1,5 +1,6 @@
 """Files of checkpoints: never incomplete, and written in a thread while training goes on."""
 
+import errno
 import hashlib
 import os
 import re
@@ -15,8 +16,14 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.apply_func import apply_to_collection
 from torch import Tensor
 
-from athanor.base.errors import UserError, first_line
+from athanor.base.errors import UserError, first_line, require
 from athanor.base.files import hard_link, open_new, part_of, sync_folder
+
+CHUNK = 2**20  # bytes that are read at a time
+
+
+class TornError(UserError):
+    """A checkpoint file whose contents are damaged. That a file cannot be opened or read is no such damage."""
 
 
 class BackgroundCheckpointIO(TorchCheckpointIO):
@@ -81,22 +88,61 @@ def read_checkpoint_file(path: Path, weights: bool = True) -> Any:
     """The contents of a checkpoint file: tensors, on the CPU, and plain data. Nothing in the file can run code.
 
     Without `weights` the tensors are memory-mapped and their checksums are not compared: for readers of the rest only.
-    Raises UserError where there is no such file, and where it is not a checkpoint, is damaged, or would run code.
+    Raises TornError where the file is damaged, and UserError where there is no such file, where it cannot be read, is
+    not a checkpoint, or would run code.
+    """
+    try:
+        refuse_torn(path, weights)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=not weights)
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"there is no checkpoint {path}") from None
+    except (OSError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or "out of memory"
+        raise UserError(f"cannot read {path}: {reason}\n  it may be whole; try again when it can be read") from error
+    except Exception as error:
+        if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise UserError(f"{path} is not loaded, as it would call {code[1]}; a checkpoint holds data only") from None
+        raise UserError(f"cannot read {path}, whose checksums are right: {first_line(error)}") from error
+
+
+def refuse_torn(path: Path, weights: bool = True) -> None:
+    """Raise TornError where a file is no ZIP archive, or its contents do not have the checksums that it lists.
+
+    Torch compares no checksums: a flipped bit would be another weight. Without `weights` only the rest is compared.
+
+    Raises OSError and MemoryError where the machine refuses to read it, which says nothing about the file.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
                 raise zipfile.BadZipFile("what is in it is larger than the file")  # packed, it could fill the memory
-            damaged = weights and archive.testzip()  # torch compares no checksums: a flipped bit would be a weight
-        if damaged:
-            raise zipfile.BadZipFile(f"{damaged} in it has a wrong checksum")
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=not weights)
-    except FileNotFoundError:
-        raise UserError(f"there is no checkpoint {path}") from None
+            names = [name for name in archive.namelist() if weights or name.endswith("data.pkl")]
+            for name in names:
+                with archive.open(name) as part:
+                    while part.read(CHUNK):
+                        pass
     except Exception as error:
-        if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise UserError(f"{path} is not loaded, as it would call {code[1]}; a checkpoint holds data only") from None
-        raise UserError(f"{path} is not a checkpoint, or torn: {first_line(error)}") from error
+        is_damage = getattr(error, "errno", None) == errno.EINVAL  # the archive names a place outside the file
+        if isinstance(error, (OSError, MemoryError)) and not is_damage:
+            raise
+        raise TornError(f"{path} is not a checkpoint, or torn: {first_line(error)}") from error
+
+
+def position_in(contents: dict[str, Any]) -> tuple[int, int]:
+    """The epoch, counted from 0, and the optimizer steps at which a checkpoint with these contents was made."""
+    return contents.get("epoch", -1), contents.get("global_step", -1)
+
+
+def require_epoch(path: Path, epoch: int, step: int) -> None:
+    """Raise UserError where a checkpoint file is not of this epoch, counted from 0, and this step."""
+    position = position_in(read_checkpoint_file(path, weights=False))
+    require(
+        position == (epoch, step),
+        f"{path} is of epoch {position[0] + 1} and step {position[1]}, not of epoch {epoch + 1} and step {step}\n"
+        f"  type python train.py resume={path.parent.parent} to put the files of its checkpoints in order",
+    )
 
 
 def checkpoint_digest(path: Path) -> str:

@@ -180,7 +180,7 @@ ROWS = {
         ("weights=torn", "torn/checkpoints/last.ckpt is not a checkpoint, or torn"),
         ("weights=empty.ckpt", "empty.ckpt is not a checkpoint, or torn"),
         ("weights=text.ckpt", "text.ckpt is not a checkpoint, or torn"),
-        ("weights=folder/checkpoints/last.ckpt", "folder/checkpoints/last.ckpt is not a checkpoint, or torn"),
+        ("weights=folder/checkpoints/last.ckpt", "cannot read folder/checkpoints/last.ckpt: Is a directory"),
         ("weights=done/config.yaml", "done/config.yaml is not a run"),
         ("weights=~/none.ckpt", "cannot read 'weights=~/none.ckpt'", "needs quotes in quotes"),
         ("weights=done model=cnn", "weights=done are of another network", "use the model settings of that run"),

@@ -67,6 +67,42 @@ def test_torchrun_with_a_multirun_gives_each_job_one_directory(tmp_path, repo, a
     assert done.stdout.count("2 jobs; ") == 1
 
 
+@pytest.mark.parametrize(
+    "variables, words, error",
+    [
+        ("WORLD_SIZE=2", "trainer.devices=1", "torchrun has started 2 processes, and trainer.devices=1 asks for 1"),
+        ("WORLD_SIZE=2", "trainer.devices=4", "torchrun has started 2 processes, and trainer.devices=4 asks for 4"),
+        ("WORLD_SIZE=4", "trainer.devices=4", None),
+        ("WORLD_SIZE=8", "trainer.devices=4 trainer.num_nodes=2", None),
+        ("SLURM_STEP_NUM_TASKS=3", "trainer.devices=2", "srun has started 3 processes, and trainer.devices=2 asks for"),
+    ],
+)
+def test_a_launcher_starts_one_process_for_each_device(variables, words, error, monkeypatch):
+    """Else each of them would train the whole run, in one folder."""
+    for name in (*ranks.TORCHRUN, *ranks.SRUN, ranks.PARENT):
+        monkeypatch.delenv(name, raising=False)
+    name, number = variables.split("=")
+    for other in ranks.TORCHRUN if name in ranks.TORCHRUN else ranks.SRUN:
+        monkeypatch.setenv(other, number if other == name else "0")
+    monkeypatch.setattr(ranks.atexit, "register", lambda function: None)
+    settings = dict(word.removeprefix("trainer.").split("=") for word in words.split())
+    trainer = {"strategy": "ddp", "accelerator": "cpu", **{key: int(value) for key, value in settings.items()}}
+    if error is None:
+        assert ranks.spread({"trainer": trainer}, Path("run")) is False
+    else:
+        with pytest.raises(UserError, match=error):
+            ranks.spread({"trainer": trainer}, Path("run"))
+
+
+@pytest.mark.slow
+def test_torchrun_with_more_processes_than_devices_trains_nothing(tmp_path, repo):
+    done = torchrun(tmp_path, repo, *MLP, "trainer=cpu")
+    assert done.returncode == 1
+    assert "torchrun has started 2 processes, and trainer.devices=1 asks for 1" in done.stderr
+    assert "type trainer=ddp trainer.devices=2" in done.stderr
+    assert not list(tmp_path.rglob("metrics.csv"))
+
+
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
 SLURM |= {"SLURM_NODELIST": "localhost", "SLURM_NODEID": "0", "SLURM_JOB_NAME": "train"}
 

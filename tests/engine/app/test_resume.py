@@ -1,11 +1,13 @@
 """What a run that is gone on with owes to the one that was stopped; scripts/torture.py does the same at random."""
 
 import csv
+import errno
 import json
 import logging
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from athanor.callbacks.checkpoints import Checkpoints
+from athanor.engine.app.job import Job
 from athanor.engine.runs import provenance
 from athanor.engine.runs.run import Run, read_checkpoint
 from athanor.tasks.classification import Classification
@@ -133,35 +136,117 @@ def test_a_validation_within_the_epoch_is_not_forgotten(stopped, train):
     assert_equal(Run("whole"), Run("parts"))
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "text", "folder", "gone"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "text", "gone"])
 def test_a_torn_checkpoint_is_named_and_the_one_before_is_used(damage, stopped, train):
     assert train(*TINY, "hydra.run.dir=whole").code == 0
     stopped("parts", TINY, "in the test")
     last = Run("parts").dir / "checkpoints" / "last.ckpt"
     content = bytearray(last.read_bytes())
-    last.unlink()  # best.ckpt is the same file
+    if damage != "flipped":
+        last.unlink()  # best.ckpt is the same file
     content[len(content) // 2] ^= 255
     damaged = {"cut": content[: len(content) // 2], "empty": b"", "flipped": content, "text": b"hello"}
-    if damage == "folder":
-        last.mkdir()
-    elif damage != "gone":
+    if damage != "gone":
         last.write_bytes(damaged[damage])
     ran = train("resume=parts")
     assert (ran.code, ran.err) == (0, "")
     assert ("last.ckpt is not a checkpoint, or torn" in ran.out) == (damage != "gone")
-    assert "resuming from parts/checkpoints/previous.ckpt" in ran.out
+    newest = "previous" if damage == "flipped" else "best"
+    assert f"resuming from parts/checkpoints/{newest}.ckpt" in ran.out
     assert_equal(Run("whole"), Run("parts"))
 
 
-def test_without_a_checkpoint_that_can_be_read_it_starts_over(stopped, train):
-    assert train(*TINY, "hydra.run.dir=whole").code == 0
+def contents(folder):
+    """Of all files in it but train.log, which may say why a command did nothing, and the lock."""
+    files = [path for path in Path(folder).rglob("*") if path.is_file() and path.name not in ("train.log", ".lock")]
+    return {path: path.read_bytes() for path in files}
+
+
+REFUSALS = [OSError(errno.EACCES, "Permission denied"), OSError(errno.EIO, "I/O error")]
+REFUSALS += [OSError(errno.ESTALE, "Stale file handle"), MemoryError()]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=repr)
+@pytest.mark.parametrize("name", ["last.ckpt", "previous.ckpt"])
+def test_a_checkpoint_that_cannot_be_read_ends_the_resume_and_changes_nothing(
+    refusal, name, stopped, train, monkeypatch
+):
     stopped("parts", TINY, "in the test")
-    for path in (Run("parts").dir / "checkpoints").glob("*.ckpt"):
-        path.write_bytes(b"")
+    if name == "previous.ckpt":
+        Path("parts/checkpoints/last.ckpt").write_bytes(b"torn")  # best.ckpt is the same file
+    before, archive = contents("parts"), checkpoint_files.zipfile.ZipFile
+
+    def refuse(path, *arguments):
+        if path.name == name:
+            raise refusal
+        return archive(path, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_files.zipfile, "ZipFile", refuse)
+        ran = train("resume=parts")
+    reason = refusal.strerror if isinstance(refusal, OSError) else "out of memory"
+    assert ran.code == 1
+    assert ran.err == (
+        f"error: cannot read parts/checkpoints/{name}: {reason}\n  it may be whole; try again when it can be read\n"
+    ).replace("parts/", f"{Path.cwd()}/parts/")
+    assert contents("parts") == before
+    assert train("resume=parts").code == 0
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_run_with_a_history_and_no_checkpoint_is_not_started_over(finished, stopped, train):
+    stopped("parts", TINY, "in the test")
+    if finished:
+        assert train("resume=parts").code == 0
+    for path in (Run("parts").dir / "checkpoints").iterdir():
+        path.unlink()
+        path.write_bytes(b"torn")
+    files = "there are best.ckpt, last.ckpt" + ("" if finished else ", previous.ckpt")
+    results = ["results.json is of 3 epochs"] if finished else []
+    for history in [files, *results, "metrics.csv has more than two epochs"]:
+        before = contents("parts")
+        ran = train("resume=parts")
+        assert ran.code == 1
+        assert ran.err == (
+            f"error: parts has no checkpoint to go on from, but {history}; starting over would erase that\n"
+            "  type run=parts for the same run in a new folder, or delete this one\n"
+        )
+        assert contents("parts") == before
+        for path in (Run("parts").dir / "checkpoints").iterdir():
+            path.unlink()
+        if "results" in history:
+            Run("parts").write_results({"status": "interrupted"})
+    assert train("run=parts", "hydra.run.dir=again").code == 0
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_is_started_over(stopped, train):
+    assert train(*TINY, "hydra.run.dir=whole").code == 0
+    stopped("parts", TINY, "before it is published")
+    for path in (Run("parts").dir / "checkpoints").iterdir():
+        path.unlink()  # as if the disk were so slow that the first epoch was not written before the second had ended
     ran = train("resume=parts")
     assert (ran.code, ran.err) == (0, "")
     assert "there is no checkpoint yet; starting over in parts" in ran.out
     assert_equal(Run("whole"), Run("parts"))
+
+
+def test_the_file_of_another_epoch_is_not_tested_under_the_name_of_the_chosen(train, monkeypatch):
+    original = Job.load_chosen
+
+    def exchanged(self, task, trainer):
+        folder = self.dir / "checkpoints"
+        (folder / "best.ckpt").unlink()
+        os.link(folder / "previous.ckpt", folder / "best.ckpt")
+        original(self, task, trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "load_chosen", exchanged)
+        ran = train(*TINY, "optim.lr=1e-4", "hydra.run.dir=run")
+    assert ran.code == 1
+    assert "best.ckpt is of epoch 2 and step 18, not of epoch 3 and step 27\n  type python train.py resume=" in ran.err
+    assert train("resume=run").code == 0
+    assert Run("run").results["checkpoint_epoch"] == 3
+    assert read_checkpoint(Path("run/checkpoints/best.ckpt"))["epoch"] == 2
 
 
 def test_an_early_stop_is_remembered(stopped, train):
@@ -172,6 +257,47 @@ def test_an_early_stop_is_remembered(stopped, train):
     stopped("parts", [*words, "trainer.max_epochs=9"], "after the stop")
     assert train("resume=parts").code == 0
     assert_equal(Run("whole"), Run("parts"))
+
+
+STOPS = {  # which end a run within an epoch, and the word for it in results.json
+    "control.yaml": "max_epochs=3",
+    "max_steps": "max_steps=13",
+    "max_time": "max_epochs=3",
+}
+
+
+@pytest.mark.parametrize("ended_by", STOPS)
+def test_a_run_that_was_killed_after_it_had_been_stopped_within_an_epoch_only_finishes(
+    ended_by, stopped, train, monkeypatch
+):
+    words = [*TINY, f"trainer.{STOPS[ended_by]}"]
+    if ended_by == "max_time":
+        words += ["+trainer.max_time=00:00:00:13"]
+        clock = [0.0]
+        monkeypatch.setattr("lightning.pytorch.callbacks.timer.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    original = Classification.on_train_batch_start
+
+    def stop(self, batch, batch_idx):
+        original(self, batch, batch_idx)
+        if ended_by == "control.yaml" and self.global_step == 12:
+            Path(self.trainer.default_root_dir, "control.yaml").write_text("stop: true")
+        if ended_by == "max_time":
+            clock[0] = self.global_step + 1.0
+
+    monkeypatch.setattr("athanor.callbacks.control.INTERVAL", 0)
+    monkeypatch.setattr(Classification, "on_train_batch_start", stop)
+    assert train(*words, "hydra.run.dir=whole").code == 0
+    whole = Run("whole").results
+    assert (whole["ended_by"], whole["epochs"]) == (ended_by, 2) and 12 < whole["steps"] < 18
+    PLACES["after the stop"] = (Classification, "on_test_epoch_end", whole["steps"])
+    if ended_by == "max_time":
+        clock[0] = 0.0
+    stopped("parts", words, "after the stop")
+    ran = train("resume=parts")
+    assert (ran.code, ran.err) == (0, "")
+    assert_equal(Run("whole"), Run("parts"))
+    for key in "steps", "epochs", "ended_by":
+        assert Run("parts").results[key] == whole[key]
 
 
 def test_a_finished_run_keeps_its_last_and_best_checkpoint_alone(train):

@@ -1,6 +1,7 @@
 """The recorder of the run that this process makes: what train.py writes into the run's directory."""
 
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -24,13 +25,15 @@ from athanor.base.files import append
 from athanor.base.text import printable
 from athanor.engine.app.explain import explain
 from athanor.engine.app.logs import set_up_logging
-from athanor.engine.app.ranks import PARENT, is_main_process
+from athanor.engine.app.ranks import PARENT, agreed, is_main_process
+from athanor.engine.app.resume_point import resume_point
 from athanor.engine.config import built_here, places, schema, secrets
 from athanor.engine.config.settings import REMARKS
 from athanor.engine.runs import provenance
 from athanor.engine.runs.run import Run, read_checkpoint, shown
 from athanor.engine.runs.summary import summary
 from athanor.training import slurm
+from athanor.training.checkpoint_files import require_epoch
 from athanor.training.signals import signals
 
 if TYPE_CHECKING:
@@ -61,7 +64,12 @@ class Job(Run):
         self.settings: dict[str, Any] | None = None  # the checked config, for the message of a failure
         self.before = self.results  # those of the run that is continued, else {}
         self.is_again = (self.dir / "config.yaml").is_file()
+        self.begun: float | None = None  # when this process began to write into the run's directory
+        self.resume_point: tuple[str | None, int | None] = (None, None)
         self.is_resumed = any(override.startswith("resume=") for override in self.overrides)
+        has_limit = any(override.lstrip("+").startswith("trainer.max_") for override in self.overrides)
+        is_more = self.is_resumed and (has_limit or self.before.get("status") == "finished")
+        self.is_extended = is_more or self.before.get("extended", False)  # as an earlier process, or its parent, found
 
     @property
     def is_done(self) -> bool:
@@ -104,27 +112,6 @@ class Job(Run):
                 continue
             places.check_states(contents.get("callbacks"), path)
 
-    def resume_point(self) -> tuple[Path | None, int | None]:
-        """The newest checkpoint that can be read, and its step: 0 where there is none, None where nothing is resumed.
-
-        A checkpoint that cannot be read is named in a warning and renamed to <name>.torn.
-        """
-        if not self.is_again:
-            return None, None
-        for path in self.checkpoints:
-            try:
-                step = read_checkpoint(path)["global_step"]
-            except (UserError, KeyError) as error:
-                log.warning("%s; the one before it is used", error)
-                if is_main_process():
-                    os.replace(path, path.with_name(f"{path.name}.torn"))
-                continue
-            log.info("resuming from %s", shown(path))
-            return path, step
-        if PARENT not in os.environ:  # a rank would say it of a run that its parent has just begun
-            log.info("there is no checkpoint yet; starting over in %s", shown(self.dir))
-        return None, 0
-
     @contextmanager
     def recorded(self) -> Iterator[None]:
         """Write down what happens inside, in results.json and train.log.
@@ -135,20 +122,15 @@ class Job(Run):
         lock = FileLock(self.dir / ".lock")
         if is_main_process() and PARENT not in os.environ:
             hold(lock, self.dir)
-        own = [] if PARENT in os.environ else self.overrides  # those of a rank are not what a person typed
-        typed = list(dict.fromkeys([*self.before.get("overrides", []), *own]))
-        self.begun = time.monotonic()
-        begun = {"status": "running", "started": time.strftime("%Y-%m-%d %H:%M:%S"), "overrides": typed}
-        origin = {key: self.before[key] for key in ORIGIN if key in self.before}  # a rank compares its own with these
-        with contextlib.suppress(OSError):  # the next file that is written raises the same, where it is explained
-            self.write(fresh=True, **begun, slurm_job=slurm.slurm_job_id(), **origin)
         try:
             with signals.handled():
+                self.begin()
                 yield
             has_failed = self.results.get("status") == "failed"  # because of one of its ranks, which has said why
         except (KeyboardInterrupt, SystemExit):
             with contextlib.suppress(OSError):
-                self.write(status="interrupted")
+                if self.begun is not None:
+                    self.write(status="interrupted")
             where = self.dir if self.is_single else self.dir.parent
             log.info("interrupted; go on with python train.py resume=%s", shown(where))
             raise
@@ -164,6 +146,19 @@ class Job(Run):
         if has_failed and self.is_single:
             raise SystemExit(1)
 
+    def begin(self) -> None:
+        """Find the checkpoint to go on from, and only then begin results.json anew: else the run stays as it is."""
+        answer = agreed(lambda: json.dumps(resume_point(self) if self.is_again else (None, None)), anew=True)
+        self.resume_point = tuple(json.loads(answer))
+        self.begun = time.monotonic()
+        own = [] if PARENT in os.environ else self.overrides  # those of a rank are not what a person typed
+        typed = list(dict.fromkeys([*self.before.get("overrides", []), *own]))
+        begun = {"status": "running", "started": time.strftime("%Y-%m-%d %H:%M:%S"), "overrides": typed}
+        begun |= {"extended": True} if self.is_extended else {}
+        origin = {key: self.before[key] for key in ORIGIN if key in self.before}  # a rank compares its own with these
+        with contextlib.suppress(OSError):  # the next file that is written raises it where it is explained
+            self.write(fresh=True, **begun, slurm_job=slurm.slurm_job_id(), **origin)
+
     def fail(self, error: Exception) -> None:
         """Explain the failure, once for all processes of the job, and write down its traceback."""
         is_mistake = isinstance(error, ValueError)  # every process meets the same one, so the main process reports it
@@ -173,7 +168,8 @@ class Job(Run):
             print(secrets.hide(explanation, self.secrets), file=sys.stderr)
             text = secrets.hide(f"{type(error).__name__}: {error}", self.secrets)
             with contextlib.suppress(OSError):  # the disk may be full, or the folder gone
-                self.write_results({**self.results, "status": "failed", "error": text})
+                if self.begun is not None:
+                    self.write_results({**self.results, "status": "failed", "error": text})
         lines = secrets.hide("".join(traceback.format_exception(error)), self.secrets)
         with contextlib.suppress(OSError):
             append(self.dir / "train.log", printable(lines, keep="\n"))
@@ -202,6 +198,16 @@ class Job(Run):
         remarks = {key: config[key] for key, empty in REMARKS.items() if config[key] not in (empty, None, "")}
         self.write(**origin, **remarks)
 
+    def extend(self, trainer: "L.Trainer") -> None:
+        """Let a run go on that was stopped by hand or by its time, where it has finished or is given another limit.
+
+        One that was killed after such a stop, before it had finished, only finishes.
+        """
+        from athanor.callbacks.checkpoints import checkpoints_of
+
+        if checkpoints := checkpoints_of(trainer):
+            checkpoints.is_extended = self.is_extended
+
     def load_chosen(self, task: "Task", trainer: "L.Trainer") -> None:
         """Give the task the weights that are to be tested."""
         from athanor.callbacks.checkpoints import checkpoints_of
@@ -215,8 +221,9 @@ class Job(Run):
             self.chosen = {"file": None, "metrics": logged_metrics(trainer), "averaged": averaged}
             return
         self.chosen = chosen
-        state = read_checkpoint(self.dir / "checkpoints" / chosen["file"])["state_dict"]
-        task.load_state_dict(state)
+        path = self.dir / "checkpoints" / chosen["file"]
+        require_epoch(path, chosen["epoch"], chosen["step"])
+        task.load_state_dict(read_checkpoint(path)["state_dict"])
 
     def finish(self, trainer: "L.Trainer", task: "Task") -> None:
         """Complete results.json and print the summary."""
@@ -236,8 +243,9 @@ class Job(Run):
         added = {key: value for c in trainer.callbacks for key, value in getattr(c, "results", {}).items()}
         for name in added.keys() & {*self.results, *own}:
             log.warning("results.json has a %s of the run itself; the result of a callback needs another name", name)
+        # the last one is written and synced; before `finished`, after which nobody would come back to remove it
+        (self.dir / "checkpoints" / "previous.ckpt").unlink(missing_ok=True)
         self.write(**{**added, **self.results, **own})
-        (self.dir / "checkpoints" / "previous.ckpt").unlink(missing_ok=True)  # the last one is written and synced
         log.info(summary(self.results, self.config, self.measures, shown(self.dir)))
         if earlier := self.config["run"]:
             log.info("%s\n", provenance.compare_metrics(Run(earlier).results, self.results, shown(Path(earlier))))

@@ -71,6 +71,8 @@ def spread(config: dict, directory: Path) -> bool:
     if started_elsewhere():
         atexit.register(disconnect)  # else threads of gloo may end the process with an error
     number = devices.count(config["trainer"])
+    if started_elsewhere() and PARENT not in os.environ:
+        refuse_other_number(number, config["trainer"].get("num_nodes") or 1)
     if number < 2 or "spawn" in str(config["trainer"]["strategy"]) or started_elsewhere():
         return False
     reading, writing = os.pipe()
@@ -83,6 +85,21 @@ def spread(config: dict, directory: Path) -> bool:
         os.close(writing)
         os.close(reading)
     return True
+
+
+def refuse_other_number(devices: int, nodes: int) -> None:
+    """Raise UserError where a launcher has not started one process for each device, of which each node has `devices`.
+
+    Lightning would let several processes train the same run, each of them alone.
+    """
+    launcher, variable = ("torchrun", "WORLD_SIZE") if is_one_of_several(*TORCHRUN) else ("srun", SRUN[0])
+    started = int(os.environ[variable])
+    if started != devices * nodes:
+        settings = f"trainer.devices={devices}" + (f" trainer.num_nodes={nodes}" if nodes > 1 else "")
+        raise UserError(
+            f"{launcher} has started {started} processes, and {settings} asks for {devices * nodes}\n"
+            f"  start one process for each device, or type trainer=ddp trainer.devices={max(started // nodes, 1)}"
+        )
 
 
 def start(rank: int, number: int, directory: Path, pipe: int, port: int) -> subprocess.Popen:
@@ -137,14 +154,16 @@ def end_with_parent(pipe: int) -> None:
     os._exit(1)
 
 
-def agreed(find: Callable[[], str]) -> str:
-    """The answer of the main process, in all processes that a launcher has started.
+def agreed(find: Callable[[], str], anew: bool = False) -> str:
+    """The answer of the main process, in all processes that there are.
 
-    torchrun keeps it when it starts the processes again, so they continue in the same directory.
+    torchrun keeps it when it starts the processes again, so they continue in the same directory; with `anew` it is
+    found again.
     """
     if not started_elsewhere():
         return find()
-    store, key = meeting_place(), f"athanor/{next(questions)}"
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if anew else "0"
+    store, key = meeting_place(), f"athanor/{restart}/{next(questions)}"
     if is_main_process() and not store.check([key]):
         store.set(key, find())
     return store.get(key).decode()

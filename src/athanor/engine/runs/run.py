@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
@@ -110,8 +111,12 @@ class Run:
     @property
     def checkpoints(self) -> list[Path]:
         """Checkpoints from which the run can be continued, the newest first."""
-        paths = [self.dir / "checkpoints" / name for name in ("last.ckpt", "previous.ckpt", "best.ckpt")]
-        return [path for path in paths if path.exists()]
+        folder = self.dir / "checkpoints"
+        try:
+            names = os.listdir(folder)  # which says so where the folder cannot be read
+        except FileNotFoundError:
+            return []
+        return [folder / name for name in ("last.ckpt", "previous.ckpt", "best.ckpt") if name in names]
 
     @property
     def measures(self) -> dict[str, Measure]:

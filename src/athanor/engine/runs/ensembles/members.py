@@ -1,6 +1,7 @@
 """The members of an ensemble: checkpoints that a person names, and whether one data set can judge them all."""
 
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +19,7 @@ from athanor.engine.config import assemble, check, records, trust
 from athanor.engine.runs.provenance import hash_of
 from athanor.engine.runs.run import Run, folder_of, load_classifier, read_checkpoint, shown
 from athanor.engine.runs.sweep import Sweep
-from athanor.training.checkpoint_files import checkpoint_digest
+from athanor.training.checkpoint_files import checkpoint_digest, position_in
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +54,12 @@ def find_members(words: list[str], all_checkpoints: bool = False) -> list[Member
     """
     members: dict[str, Member] = {}
     for path, name in (pair for word in words for pair in member_checkpoints(Path(word), all_checkpoints)):
-        record, digest = read_checkpoint(path, weights=False)["athanor"], checkpoint_digest(path)
+        contents, digest = read_checkpoint(path, weights=False), checkpoint_digest(path)
+        refuse_other_epoch(path, contents)
         if digest in members:
             log.warning("%s is the same checkpoint as %s; it is used once", name, members[digest].name)
             continue
-        members[digest] = Member(path, name, record)
+        members[digest] = Member(path, name, contents["athanor"])
     if len(members) < 2:
         raise UserError(
             f"an ensemble needs two members, and {' '.join(words)} has {len(members)}; name several runs, a sweep, or "
@@ -88,6 +90,13 @@ def member_checkpoints(word: Path, all_checkpoints: bool) -> Iterator[tuple[Path
         if not kept:
             raise UserError(f"{run.dir} keeps only its best checkpoint; train with callbacks.checkpoints.top_k=5")
         yield from ((path, str(shown(path))) for path in kept)
+
+
+def refuse_other_epoch(path: Path, contents: dict[str, Any]) -> None:
+    """Raise UserError where a checkpoint's file is named after another epoch than the one in which it was made."""
+    name, epoch = re.fullmatch(r"epoch_(\d+)\.ckpt", path.name), position_in(contents)[0] + 1
+    if name and int(name[1]) != epoch:
+        raise UserError(f"{path} is of epoch {epoch}; rename it, or leave it out")
 
 
 def shared_data(members: list[Member]) -> tuple[ImageData, list[Tensor]]:

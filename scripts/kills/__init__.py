@@ -1,0 +1,1 @@
+"""What scripts/torture.py is made of: how it starts and kills runs, and what it compares."""
