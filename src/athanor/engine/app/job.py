@@ -25,7 +25,7 @@ from athanor.engine.app.logs import set_up_logging
 from athanor.engine.app.ranks import PARENT, is_main_process
 from athanor.engine.config import schema, secrets, trust
 from athanor.engine.config.settings import REMARKS
-from athanor.engine.runs import provenance
+from athanor.engine.runs import provenance, teacher
 from athanor.engine.runs.run import Run, read_checkpoint, shown
 from athanor.engine.runs.summary import summary
 from athanor.training import slurm
@@ -86,6 +86,8 @@ class Job(Run):
         self.settings = config
         recorded = {key: value for key, value in config.items() if key not in schema.UNRECORDED}
         if is_main_process():
+            if config["run"] and teacher.is_student(config):
+                teacher.copy_teacher(Path(config["run"]), self.dir)
             self.write_config({**recorded, "resume": None})
         return recorded
 
@@ -169,22 +171,49 @@ class Job(Run):
         if is_main_process():
             self.write_results(values if fresh else {**self.results, **values})
 
-    def record_origin(self, config: dict, data: "ImageData", task: "Task") -> None:
-        """Write down what this run depends on, and warn where that differs from the run that it continues or repeats.
+    def record_origin(self, config: dict, data: "ImageData", task: "Task", checkpoint: Path | None) -> None:
+        """Write down what this run depends on, in results.json and in the record that its checkpoints have, and warn
+        where that differs from the run that it continues or repeats. A student gets its teacher.
 
-        Its checkpoints name the weights that it started from: weights of runs that share them may be averaged
-        (craft/ensembles/soup.py).
+        checkpoint: from which the run goes on. How it began stands there alone: its first weights are gone.
+        Raises UserError where it would validate or test on images that its weights have been trained on.
         """
-        state = task.network.state_dict().values()
-        task.record["start"] = provenance.hash_of(*(value.reshape(-1) for value in state))
+        from athanor.engine.runs import lineage
+
+        self.record_beginning(config, data, task, checkpoint)
+        lineage.record_trained_images(task.record, data, config["eval"]["test"])
         if not is_main_process():
             return
-        origin = {**provenance.environment(self.dir), "data": provenance.describe_data(data, config["eval"]["test"])}
+        described = provenance.describe_data(data, config["eval"]["test"])
+        origin = {**provenance.environment(self.dir), "data": described}
+        if parent := task.record.get("parent"):
+            origin["parent"] = parent
+            for line in [] if checkpoint else lineage.told_data(parent, described):
+                log.info(line)
+        task.record["data"] = described
         earlier = self.before if self.is_again else Run(config["run"]).results if config["run"] else {}
         for line in provenance.differences(earlier, origin):
             log.warning("not as %s: %s", "before" if self.is_again else config["run"], line)
         remarks = {key: config[key] for key, empty in REMARKS.items() if config[key] not in (empty, None, "")}
-        self.write(**origin, **remarks)
+        self.write(**origin, **remarks, **task.record.get("teacher", {}))
+
+    def record_beginning(self, config: dict, data: "ImageData", task: "Task", checkpoint: Path | None) -> None:
+        """Let the task's record say what the run began with: its first weights, their parent, and a student's teacher.
+
+        Weights of runs that share their first weights may be averaged (craft/ensembles/soup.py).
+        """
+        from athanor.engine.runs import lineage
+
+        weights = task.network.state_dict().values()
+        task.record["start"] = provenance.hash_of(*(value.reshape(-1) for value in weights))
+        if teacher.is_student(config):
+            task.record["teacher"] = teacher.read_teacher(self.dir, data)
+        if checkpoint is None:
+            return
+        before = read_checkpoint(checkpoint, weights=False)["athanor"]
+        if before.get("teacher") != task.record.get("teacher"):
+            raise UserError(f"{shown(self.dir / teacher.FILE)} is not what this student began with; put that file back")
+        task.record.update({key: before[key] for key in lineage.INHERITED if key in before})
 
     def load_chosen(self, task: "Task", trainer: "L.Trainer") -> None:
         """Give the task the weights that are to be tested."""
