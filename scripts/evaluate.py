@@ -1,15 +1,19 @@
 """Evaluate a trained model again: python scripts/evaluate.py <run or checkpoint> [--stage val] [overrides]
 
 Prints each metric beside the value that the run recorded. With the same split and batches they are equal to the last
-digit. Where the run has left the test set unread, they go into its results.json; each reading is counted in
-outputs/test_reads.txt. Overrides are those of train.py, such as data.limit=1000 or metrics=macro_f1; the weights, and
-the settings that belong to them, stay those of the checkpoint.
+digit; other images or another split are said, and images that the weights have been trained on are refused. Where the
+run has left the test set unread, the metrics go into its results.json; each reading is counted in
+outputs/test_reads.txt. Overrides are those of train.py that an evaluation depends on: data.*, metrics, loss, eval,
+trainer, compute, data_dir. The weights, and the settings that belong to them, stay those of the checkpoint.
 """
 
 import argparse
+import re
 
 from athanor.base.errors import UserError
 from athanor.engine.app import command_line
+
+TAKEN = ("data", "metrics", "loss", "eval", "trainer", "compute", "data_dir")  # keys of settings
 
 
 def main() -> None:
@@ -18,10 +22,12 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="data.limit=1000, metrics=macro_f1, trainer=gpu, ...")
     parser.add_argument("--stage", choices=("test", "val"), default="test", help="which images (default test)")
     arguments = parser.parse_args()
+    refuse_settings_of_weights(arguments.overrides)
 
     from athanor.engine.app.logs import set_up_logging
     from athanor.engine.config import assemble
-    from athanor.engine.runs.provenance import count_test_read, describe_data, told_reads
+    from athanor.engine.runs.lineage import refuse_trained_images, trained_images
+    from athanor.engine.runs.provenance import count_test_read, describe_data, differences, told_reads
     from athanor.engine.runs.run import Run, checkpoint_of, fill, read_checkpoint, shown
 
     set_up_logging()
@@ -34,21 +40,36 @@ def main() -> None:
     fill(task, contents, path)
     if arguments.stage == "val" and not len(data.val_index):
         raise UserError("there are no validation images; use --stage test, or data.val_fraction above 0")
+    refuse_trained_images(trained_images(contents["athanor"]), data, [arguments.stage], path)
+    described = describe_data(data, arguments.stage == "test")
+    run = Run(path.parent.parent)
+    changes = [*differences({**contents["athanor"].get("data", {}), **run.results.get("data", {})}, described)]
+    for line in changes:
+        print(f"not the data of the run: {line}")
     trainer = assemble.bare_trainer(config, str(path.parent), data, task.network)
     evaluate = trainer.test if arguments.stage == "test" else trainer.validate
-    run = Run(path.parent.parent)
     recorded = run.results.get(arguments.stage, {})
     metrics = {name.partition("/")[2]: value for name, value in evaluate(task, data, verbose=False)[0].items()}
     for name, value in metrics.items():
         before = recorded.get(name)
         print(f"{arguments.stage}/{name}  {value!r}" + ("" if before is None else f"  (recorded {before!r})"))
     if arguments.stage == "test":
-        described = describe_data(data, True)
         reads = count_test_read(described["test_hash"], shown(path))
         if reads:
             print(told_reads(reads))
-        if not recorded and not arguments.overrides and path == run.checkpoint:
+        if not (recorded or changes or arguments.overrides) and path == run.checkpoint:
             run.write_results({**run.results, "test": metrics, "data": described, "test_reads": reads})
+
+
+def refuse_settings_of_weights(overrides: list[str]) -> None:
+    """Raise UserError for a setting that belongs to the weights, or on which an evaluation does not depend."""
+    for word in overrides:
+        key = re.split("[=@]", word.lstrip("+~"))[0].replace("/", ".")
+        if key.split(".")[0] not in TAKEN or key.startswith("data.preprocess"):
+            raise UserError(
+                f"{word} belongs to the weights or to their training, which are those of the run; leave it out\n"
+                f"  an evaluation takes settings of {', '.join(TAKEN)}"
+            )
 
 
 if __name__ == "__main__":
