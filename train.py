@@ -18,7 +18,7 @@ def main(cfg: DictConfig) -> None:
     from athanor.engine.runs.lineage import load_weights
 
     job = Job()
-    if job.is_done:
+    if job.is_done(cfg):
         return
     with job.recorded():
         config = job.save_config(cfg)

@@ -4,9 +4,9 @@ A sweep stands for the chosen checkpoint of each of its runs, such as the seeds 
 Members are chosen on validation; only the result is tested, once. The result is a directory like that of a run, which
 evaluate.py, predict.py and export.py take. With --distill it is one network, trained on the predictions of the ensemble
 for the training images: with the settings of the first member, or others, as --student model=mlp optim.lr=1e-3. It is
-trained as train.py trains a run, and resume=<its folder> goes on with it. The
-folds of a cross-validation predict images that they have not been trained on. Predictions are kept in predictions/ of
-each run, so that another choice takes no time.
+trained as train.py trains a run, and resume=<its folder> goes on with it. The folds of a cross-validation predict
+images that they have not been trained on. Predictions are kept in predictions/ of each run, so that another choice
+takes no time.
 """
 
 import argparse
@@ -103,7 +103,9 @@ def parse_arguments() -> argparse.Namespace:
         raise UserError(f"--temperature {arguments.temperature:g}: use a number above 0, as 2 to 20")
     for word in arguments.student or ():
         if word.startswith(("loss", "logger", "weights", "-")):
-            raise UserError(f"--student {word}: a student has a loss, a logger and first weights of its own; leave it out")
+            raise UserError(
+                f"--student {word}: a student has a loss, a logger and first weights of its own; leave it out"
+            )
     return arguments
 
 

@@ -25,7 +25,7 @@ from athanor.engine.app.logs import set_up_logging
 from athanor.engine.app.ranks import PARENT, is_main_process
 from athanor.engine.config import schema, secrets, trust
 from athanor.engine.config.settings import REMARKS
-from athanor.engine.runs import provenance, teacher
+from athanor.engine.runs import provenance, sweep, teacher
 from athanor.engine.runs.run import Run, read_checkpoint, shown
 from athanor.engine.runs.summary import summary
 from athanor.training import slurm
@@ -60,13 +60,34 @@ class Job(Run):
         self.is_again = (self.dir / "config.yaml").is_file()
         self.is_resumed = any(override.startswith("resume=") for override in self.overrides)
 
-    @property
-    def is_done(self) -> bool:
-        """Whether this is a job that is started again although it has finished."""
+    def is_done(self, cfg: DictConfig) -> bool:
+        """Whether this is a job that is started again although it has finished, and has nothing left to do.
+
+        In a sweep that a person resumes, the job takes new limits of its training from `cfg`. Raises UserError where
+        another setting differs from the job's record.
+        """
         done = self.is_again and not self.is_resumed and self.before.get("status") == "finished"
+        if self.is_again and is_resumed_sweep():
+            done = not self.take_limits(cfg) and done
         if done:
             log.info("%s has finished already", shown(self.dir))
         return done
+
+    def take_limits(self, cfg: DictConfig) -> bool:
+        """Write the limits of training that `cfg` has into this job's config.yaml; gives whether they changed it."""
+        from athanor.engine.config import check
+
+        recorded, config = self.config, check.plain(cfg)
+        check.settle(config, self.overrides)
+        config["eval"]["test"] = bool(config["eval"]["test"])
+        then, now = map(sweep.compared_settings, (recorded, config))
+        sweep.refuse_changes(then, now, f"job {self.dir.name} of resume={shown(self.dir.parent)}")
+        limits = {key: value for key, value in config["trainer"].items() if key.startswith("max_")}
+        trainer = {**recorded["trainer"], **limits}
+        changed = trainer != recorded["trainer"]
+        if changed and is_main_process():
+            self.write_config({**recorded, "trainer": trainer})
+        return changed
 
     def save_config(self, cfg: DictConfig) -> dict[str, Any]:
         """Check the config, write config.yaml and give what is in it: plain values, with ${oc.env:NAME} for secrets."""
@@ -123,7 +144,8 @@ class Job(Run):
         if is_main_process() and PARENT not in os.environ:
             hold(lock, self.dir)
         own = [] if PARENT in os.environ else self.overrides  # those of a rank are not what a person typed
-        typed = list(dict.fromkeys([*self.before.get("overrides", []), *own]))
+        typed = [*self.before.get("overrides", []), *own]
+        typed = list({word.lstrip("+").partition("=")[0]: word for word in typed}.values())  # the last one counts
         self.begun = time.monotonic()
         begun = {"status": "running", "started": time.strftime("%Y-%m-%d %H:%M:%S"), "overrides": typed}
         origin = {key: self.before[key] for key in ORIGIN if key in self.before}  # a rank compares its own with these
@@ -191,11 +213,27 @@ class Job(Run):
             for line in [] if checkpoint else lineage.told_data(parent, described):
                 log.info(line)
         task.record["data"] = described
-        earlier = self.before if self.is_again else Run(config["run"]).results if config["run"] else {}
+        earlier, name = self.compared_with(config)
         for line in provenance.differences(earlier, origin):
-            log.warning("not as %s: %s", "before" if self.is_again else config["run"], line)
+            log.warning("not as %s: %s", name, line)
+        if gone := provenance.gone_sources(earlier, self.dir if self.is_again else Path(name)):
+            log.warning(gone)
         remarks = {key: config[key] for key, empty in REMARKS.items() if config[key] not in (empty, None, "")}
         self.write(**origin, **remarks, **task.record.get("teacher", {}))
+
+    def compared_with(self, config: dict) -> tuple[dict[str, Any], str]:
+        """The results of the run that this one continues or repeats, and its name: of a job that a resumed sweep begins
+        only now those of another job, as far as jobs should not differ.
+        """
+        if self.is_again:
+            return self.before, "before"
+        if config["run"]:
+            return Run(config["run"]).results, config["run"]
+        others = [] if self.is_single or not is_resumed_sweep() else sweep.Sweep(self.dir.parent).runs
+        other = next((run for run in others if run.dir != self.dir), None)
+        if other is None:
+            return {}, ""
+        return {key: other.results[key] for key in ("versions", "git") if key in other.results}, str(shown(other.dir))
 
     def record_beginning(self, config: dict, data: "ImageData", task: "Task", checkpoint: Path | None) -> None:
         """Let the task's record say what the run began with: its first weights, their parent, and a student's teacher.
@@ -279,6 +317,12 @@ class Job(Run):
             devices=trainer.world_size,
             precision=trainer.precision,
         )
+
+
+def is_resumed_sweep() -> bool:
+    """Whether a person has typed resume=<sweep>; a job that SLURM starts again keeps what it has recorded."""
+    callback = HydraConfig.get().callbacks.get("directories") or {}
+    return HydraConfig.get().mode == RunMode.MULTIRUN and bool(callback.get("resume")) and not slurm.is_requeued()
 
 
 def hold(lock: FileLock, directory: Path) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +27,9 @@ STAGES = {"val": "validation", "test": "test"}
 def image_hashes(images: Tensor, index: Tensor) -> Tensor:
     """A number for each of images[index], int64 [len(index)], that names its pixels. Takes 0.2 s for CIFAR-10."""
     every, pixels = -(-images[0].numel() // HASHED_BYTES), images.numpy()
-    digests = [hashlib.blake2b(pixels[i].reshape(-1)[::every].tobytes(), digest_size=8).digest() for i in index.tolist()]
+    digests = [
+        hashlib.blake2b(pixels[i].reshape(-1)[::every].tobytes(), digest_size=8).digest() for i in index.tolist()
+    ]
     return torch.from_numpy(np.frombuffer(b"".join(digests), dtype=np.int64).copy())
 
 
@@ -63,7 +65,7 @@ def refuse_trained_images(trained: Tensor | None, data: ImageData, stages: Itera
         if seen := int(torch.isin(image_hashes(*arrays[stage]), strange).sum()):
             raise UserError(
                 f"{name} was trained on {seen:,} of these {len(arrays[stage][1]):,} {STAGES[stage]} images\n"
-                "  use the split that it was trained with (data.split_seed, val_fraction, folds, fold, limit), or others"
+                "  use the split that it was trained with (data.split_seed, val_fraction, folds, fold, limit)"
             )
     return own
 
@@ -127,7 +129,9 @@ def plain_state(path: Path) -> dict[str, Tensor]:
     """What torch.save(network.state_dict()) has written, also where the names begin with `network.`, as in a task."""
     state = read_checkpoint_file(path)
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"weights={path}: it must hold what torch.save(network.state_dict(), ...) writes, names to tensors")
+        raise UserError(
+            f"weights={path}: it must hold what torch.save(network.state_dict(), ...) writes, names to tensors"
+        )
     return {str(name).removeprefix("network."): value for name, value in state.items()}
 
 

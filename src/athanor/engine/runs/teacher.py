@@ -43,7 +43,9 @@ def read_teacher(folder: Path, data: ImageData) -> dict[str, Any]:
     Raises UserError where the file is gone, damaged, or for other images than `data` trains on.
     """
     path = folder / FILE
-    require(path.is_file(), f"{shown(path)} is gone, from which this student learns; put it back or make another student")
+    require(
+        path.is_file(), f"{shown(path)} is gone, from which this student learns; put it back or make another student"
+    )
     contents = read_checkpoint_file(path)
     probabilities = contents.get("probabilities") if isinstance(contents, dict) else None
     shape = (len(data.train_index), len(data.class_names))

@@ -33,7 +33,9 @@ def distill(session: Session, ensemble: Combination, folder: Path, config: dict[
     augmented. Validation and test are by the true labels.
     """
     temperature = config["loss"]["temperature"]
-    teacher = {session.members[index].name: checkpoint_digest(session.members[index].path) for index in ensemble.weights}
+    teacher = {
+        session.members[index].name: checkpoint_digest(session.members[index].path) for index in ensemble.weights
+    }
     about = {"teacher": teacher, "temperature": temperature, "out_of_fold": session.is_cross_validated}
     probabilities = teacher_probabilities(session, ensemble, temperature)
     write_teacher(folder, probabilities, data, {"made": "student", **about})
