@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("run", help="a run's directory, or a checkpoint in it")
     parser.add_argument("overrides", nargs="*", help="data.limit=1000, metrics=macro_f1, trainer=gpu, ...")
     parser.add_argument("--stage", choices=("test", "val"), default="test", help="which images (default test)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     refuse_settings_of_weights(arguments.overrides)
 
     from athanor.engine.app.logs import set_up_logging
@@ -43,7 +43,8 @@ def main() -> None:
     refuse_trained_images(trained_images(contents["athanor"]), data, [arguments.stage], path)
     described = describe_data(data, arguments.stage == "test")
     run = Run(path.parent.parent)
-    changes = [*differences({**contents["athanor"].get("data", {}), **run.results.get("data", {})}, described)]
+    compared = {key: described[key] for key in (arguments.stage, *(key for key in described if key.endswith("_hash")))}
+    changes = [*differences({**contents["athanor"].get("data", {}), **run.results.get("data", {})}, compared)]
     for line in changes:
         print(f"not the data of the run: {line}")
     trainer = assemble.bare_trainer(config, str(path.parent), data, task.network)
