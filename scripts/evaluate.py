@@ -43,10 +43,11 @@ def main() -> None:
     refuse_trained_images(trained_images(contents["athanor"]), data, [arguments.stage], path)
     described = describe_data(data, arguments.stage == "test")
     run = Run(path.parent.parent)
-    compared = {key: described[key] for key in (arguments.stage, *(key for key in described if key.endswith("_hash")))}
-    changes = [*differences({**contents["athanor"].get("data", {}), **run.results.get("data", {})}, compared)]
+    data_then = {**contents["athanor"].get("data", {}), **run.results.get("data", {})}
+    compared = {key: value for key, value in described.items() if key == arguments.stage or key.endswith("_hash")}
+    changes = [f"not the data of the run: {line}" for line in differences(data_then, compared)]
     for line in changes:
-        print(f"not the data of the run: {line}")
+        print(line)
     trainer = assemble.bare_trainer(config, str(path.parent), data, task.network)
     evaluate = trainer.test if arguments.stage == "test" else trainer.validate
     recorded = run.results.get(arguments.stage, {})

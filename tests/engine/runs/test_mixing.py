@@ -1,5 +1,6 @@
 """Kinds of mixing: other images, splits, settings, members, teachers and jobs. Each is refused, or said in a line."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -101,6 +102,14 @@ def test_an_image_that_a_data_set_has_twice_is_a_fault_of_its_own(make_data):
         lineage.refuse_trained_images(seen, data, ["test"], "a")
 
 
+def test_a_few_images_that_data_sets_share_are_said(make_data, source, caplog):
+    many = dataclasses.replace(source, test_images=source.train_images, test_targets=source.train_targets)
+    data = make_data(source=many, val_fraction=0.5)
+    seen = lineage.image_hashes(many.train_images, data.val_index[:2])
+    lineage.refuse_trained_images(seen, data, ["test"], "a")
+    assert "a was trained on 2 of these 200 test images: too few to matter" in caplog.text
+
+
 def test_the_hash_of_an_image_is_that_of_its_pixels_wherever_it_lies():
     images = torch.randint(0, 256, (5, 3, 40, 40), dtype=torch.uint8)  # of 4,800 bytes, of which some are left out
     hashes = lineage.image_hashes(images, torch.tensor([3, 0]))
@@ -142,7 +151,7 @@ def test_weights_that_were_trained_on_what_would_validate_are_refused(words, her
 def test_weights_of_other_images_are_taken_and_said_and_their_parents_count(here, train):
     ran = train(*PHOTOS, "weights=s/0", "data.preprocess=symmetric", "hydra.run.dir=a")
     assert ran.code == 0, ran.err
-    assert "its weights were trained on other images: digits: " in ran.out
+    assert "its weights were trained on other images: 360 of digits: " in ran.out
     assert "data.preprocess was {'_target_': 'athanor.data.preprocess.Standardize'} for these weights" in ran.out
     ran = train(*DIGITS, "weights=a", "data.split_seed=1", "hydra.run.dir=b")
     refused(ran, "a/checkpoints/best.ckpt was trained on ")  # that is, the digits that s/0 was trained on
@@ -210,7 +219,7 @@ def test_a_run_whose_images_are_dealt_out_anew_does_not_go_on(here, train):
     for i in range(20, 30):
         for name in "cat", "dog":
             Image.new("L", (8, 8), i).save(f"photos/{name}/{i}.png")
-    refused(train("resume=p/0", "trainer.max_epochs=2"), "this run was trained on ")
+    refused(train("resume=p/0", "trainer.max_epochs=2"), "p/0 was trained on ")
 
 
 # sweeps

@@ -20,12 +20,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from athanor.base.errors import UserError
+from athanor.engine.app import resumed_sweep
 from athanor.engine.app.explain import explain
 from athanor.engine.app.logs import set_up_logging
 from athanor.engine.app.ranks import PARENT, is_main_process
 from athanor.engine.config import schema, secrets, trust
 from athanor.engine.config.settings import REMARKS
-from athanor.engine.runs import provenance, sweep, teacher
+from athanor.engine.runs import provenance, teacher
 from athanor.engine.runs.run import Run, read_checkpoint, shown
 from athanor.engine.runs.summary import summary
 from athanor.training import slurm
@@ -67,27 +68,11 @@ class Job(Run):
         another setting differs from the job's record.
         """
         done = self.is_again and not self.is_resumed and self.before.get("status") == "finished"
-        if self.is_again and is_resumed_sweep():
-            done = not self.take_limits(cfg) and done
+        if self.is_again and resumed_sweep.is_resumed():
+            done = not resumed_sweep.take_limits(self, cfg, self.overrides) and done
         if done:
             log.info("%s has finished already", shown(self.dir))
         return done
-
-    def take_limits(self, cfg: DictConfig) -> bool:
-        """Write the limits of training that `cfg` has into this job's config.yaml; gives whether they changed it."""
-        from athanor.engine.config import check
-
-        recorded, config = self.config, check.plain(cfg)
-        check.settle(config, self.overrides)
-        config["eval"]["test"] = bool(config["eval"]["test"])
-        then, now = map(sweep.compared_settings, (recorded, config))
-        sweep.refuse_changes(then, now, f"job {self.dir.name} of resume={shown(self.dir.parent)}")
-        limits = {key: value for key, value in config["trainer"].items() if key.startswith("max_")}
-        trainer = {**recorded["trainer"], **limits}
-        changed = trainer != recorded["trainer"]
-        if changed and is_main_process():
-            self.write_config({**recorded, "trainer": trainer})
-        return changed
 
     def save_config(self, cfg: DictConfig) -> dict[str, Any]:
         """Check the config, write config.yaml and give what is in it: plain values, with ${oc.env:NAME} for secrets."""
@@ -197,61 +182,33 @@ class Job(Run):
         """Write down what this run depends on, in results.json and in the record that its checkpoints have, and warn
         where that differs from the run that it continues or repeats. A student gets its teacher.
 
-        checkpoint: from which the run goes on. How it began stands there alone: its first weights are gone.
+        checkpoint: from which the run goes on, if it does.
         Raises UserError where it would validate or test on images that its weights have been trained on.
         """
         from athanor.engine.runs import lineage
 
-        self.record_beginning(config, data, task, checkpoint)
-        lineage.record_trained_images(task.record, data, config["eval"]["test"])
+        lineage.record_beginning(task, data, config, self.dir, checkpoint)
         if not is_main_process():
             return
-        described = provenance.describe_data(data, config["eval"]["test"])
-        origin = {**provenance.environment(self.dir), "data": described}
+        task.record["data"] = provenance.describe_data(data, config["eval"]["test"])
+        origin = {**provenance.environment(self.dir), "data": task.record["data"]}
         if parent := task.record.get("parent"):
             origin["parent"] = parent
-            for line in [] if checkpoint else lineage.told_data(parent, described):
-                log.info(line)
-        task.record["data"] = described
         earlier, name = self.compared_with(config)
         for line in provenance.differences(earlier, origin):
             log.warning("not as %s: %s", name, line)
-        if gone := provenance.gone_sources(earlier, self.dir if self.is_again else Path(name)):
-            log.warning(gone)
         remarks = {key: config[key] for key, empty in REMARKS.items() if config[key] not in (empty, None, "")}
         self.write(**origin, **remarks, **task.record.get("teacher", {}))
 
     def compared_with(self, config: dict) -> tuple[dict[str, Any], str]:
-        """The results of the run that this one continues or repeats, and its name: of a job that a resumed sweep begins
-        only now those of another job, as far as jobs should not differ.
+        """The results of the run that this one continues or repeats, and its name; those of another job where a sweep
+        that is resumed begins this one only now.
         """
         if self.is_again:
             return self.before, "before"
         if config["run"]:
             return Run(config["run"]).results, config["run"]
-        others = [] if self.is_single or not is_resumed_sweep() else sweep.Sweep(self.dir.parent).runs
-        other = next((run for run in others if run.dir != self.dir), None)
-        if other is None:
-            return {}, ""
-        return {key: other.results[key] for key in ("versions", "git") if key in other.results}, str(shown(other.dir))
-
-    def record_beginning(self, config: dict, data: "ImageData", task: "Task", checkpoint: Path | None) -> None:
-        """Let the task's record say what the run began with: its first weights, their parent, and a student's teacher.
-
-        Weights of runs that share their first weights may be averaged (craft/ensembles/soup.py).
-        """
-        from athanor.engine.runs import lineage
-
-        weights = task.network.state_dict().values()
-        task.record["start"] = provenance.hash_of(*(value.reshape(-1) for value in weights))
-        if teacher.is_student(config):
-            task.record["teacher"] = teacher.read_teacher(self.dir, data)
-        if checkpoint is None:
-            return
-        before = read_checkpoint(checkpoint, weights=False)["athanor"]
-        if before.get("teacher") != task.record.get("teacher"):
-            raise UserError(f"{shown(self.dir / teacher.FILE)} is not what this student began with; put that file back")
-        task.record.update({key: before[key] for key in lineage.INHERITED if key in before})
+        return resumed_sweep.other_job(self)
 
     def load_chosen(self, task: "Task", trainer: "L.Trainer") -> None:
         """Give the task the weights that are to be tested."""
@@ -317,12 +274,6 @@ class Job(Run):
             devices=trainer.world_size,
             precision=trainer.precision,
         )
-
-
-def is_resumed_sweep() -> bool:
-    """Whether a person has typed resume=<sweep>; a job that SLURM starts again keeps what it has recorded."""
-    callback = HydraConfig.get().callbacks.get("directories") or {}
-    return HydraConfig.get().mode == RunMode.MULTIRUN and bool(callback.get("resume")) and not slurm.is_requeued()
 
 
 def hold(lock: FileLock, directory: Path) -> None:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from athanor.base.errors import UserError, require
 from athanor.data.module import ImageData
+from athanor.engine.runs import teacher
+from athanor.engine.runs.provenance import describe_data, hash_of
 from athanor.engine.runs.run import Run, checkpoint_of, folder_of, read_checkpoint, shown
 from athanor.tasks.task import Task
 from athanor.training.checkpoint_files import checkpoint_digest, read_checkpoint_file
@@ -19,8 +21,8 @@ from athanor.training.checkpoint_files import checkpoint_digest, read_checkpoint
 log = logging.getLogger(__name__)
 
 STATE_DICTS = (".pt", ".pth")  # suffixes of files that hold the weights of a network and nothing else
-INHERITED = ("start", "parent", "trained")  # what a checkpoint says of how its run began
 HASHED_BYTES = 4096  # of an image, evenly spaced where it has more
+MOST_SEEN = 0.01  # of the images of a stage: data sets may share some, such as empty ones
 STAGES = {"val": "validation", "test": "test"}
 
 
@@ -48,9 +50,9 @@ def trained_images(record: dict[str, Any]) -> Tensor | None:
 
 
 def refuse_trained_images(trained: Tensor | None, data: ImageData, stages: Iterable[str], name: object) -> Tensor:
-    """The hashes of the images that `data` trains on. Raises UserError where those of a stage, val or test, are among
-    `trained`. An image that `data` itself has both in train and in a stage is a fault of the data set, and counts as
-    new.
+    """The hashes of the images that `data` trains on. Raises UserError where images of a stage, val or test, are among
+    `trained`, more than MOST_SEEN of them; a few are a warning. An image that `data` itself has both in train and in a
+    stage is a fault of the data set, and counts as new.
 
     name: of the weights, for the message.
     """
@@ -62,25 +64,41 @@ def refuse_trained_images(trained: Tensor | None, data: ImageData, stages: Itera
     strange = trained[~torch.isin(trained, own)]
     arrays = {"val": (source.train_images, data.val_index), "test": (source.test_images, data.test_index)}
     for stage in stages if len(strange) else ():
-        if seen := int(torch.isin(image_hashes(*arrays[stage]), strange).sum()):
-            raise UserError(
-                f"{name} was trained on {seen:,} of these {len(arrays[stage][1]):,} {STAGES[stage]} images\n"
-                "  use the split that it was trained with (data.split_seed, val_fraction, folds, fold, limit)"
-            )
+        seen, count = int(torch.isin(image_hashes(*arrays[stage]), strange).sum()), len(arrays[stage][1])
+        text = f"{name} was trained on {seen:,} of these {count:,} {STAGES[stage]} images"
+        if seen > MOST_SEEN * count:
+            split = "data.split_seed, val_fraction, folds, fold, limit"
+            raise UserError(f"{text}\n  use the split that it was trained with ({split})")
+        if seen:
+            log.warning("%s: too few to matter, as where two data sets share some", text)
     return own
 
 
-def record_trained_images(record: dict[str, Any], data: ImageData, tests: bool) -> None:
-    """Let the record of a run say which images it trains on, besides those that it says its weights have been trained
-    on. Raises UserError where it would be judged by these; tests: whether it reads the test set.
+def record_beginning(
+    task: Task, data: ImageData, config: dict[str, Any], folder: Path, checkpoint: Path | None
+) -> None:
+    """Let the task's record say what its run begins with: `start`, a hash of the first weights (runs that share them
+    may be averaged, craft/ensembles/soup.py), their `parent`, a student's `teacher`, and in `trained` the images that
+    the weights have seen, with those of this run. A run that goes on from `checkpoint` takes this from there.
+
+    Raises UserError where the run would validate or test on images that its weights have been trained on.
     """
-    source, before = data.source, record.get("trained")
-    if before is None:
-        record["trained"] = image_hashes(source.train_images, data.train_index)
-        return
-    name = record["parent"]["file"] if "parent" in record else "this run"
-    own = refuse_trained_images(before, data, ("val", "test") if tests else ("val",), name)
-    record["trained"] = torch.cat([before, own]).unique()
+    record = task.record
+    if teacher.is_student(config):
+        record["teacher"] = teacher.read_teacher(folder, data)
+    if checkpoint:
+        before = read_checkpoint(checkpoint, weights=False)["athanor"]
+        if before.get("teacher") != record.get("teacher"):
+            raise UserError(f"{shown(folder / teacher.FILE)} is not what this student began with; put that file back")
+        record.update({key: before[key] for key in ("start", "parent", "trained") if key in before})
+    else:
+        record["start"] = hash_of(*(value.reshape(-1) for value in task.network.state_dict().values()))
+    seen = record.get("trained", torch.empty(0, dtype=torch.int64))  # by the parent, or before
+    name = shown(folder) if checkpoint else record["parent"]["file"] if "parent" in record else "this run"
+    own = refuse_trained_images(seen, data, ("val", "test") if config["eval"]["test"] else ("val",), name)
+    record["trained"] = own if seen is None else torch.cat([seen, own]).unique()
+    if not checkpoint and "parent" in record:
+        tell_data(record["parent"], data)
 
 
 def load_weights(task: Task, source: str) -> None:
@@ -146,10 +164,9 @@ def scores(task: Task, file: Path, contents: dict[str, Any]) -> dict[str, float]
     return {name: values[name] for name in (f"val/{headline}", f"test/{headline}") if name in values}
 
 
-def told_data(parent: dict[str, Any], described: dict[str, Any]) -> list[str]:
-    """A line where a run's images are not those of its parent, or its split is another."""
-    before = parent.get("data") or {}
-    if not before or all(before.get(key) == described[key] for key in ("train_hash", "split_hash")):
-        return []
-    what = "another split of the same images" if before.get("train_hash") == described["train_hash"] else "other images"
-    return [f"its weights were trained on {what}: {before.get('origin')}, {before.get('train')} to train on"]
+def tell_data(parent: dict[str, Any], data: ImageData) -> None:
+    """Say where a run's images are not those of its parent, or its split is another."""
+    before, now = parent.get("data") or {}, describe_data(data, False)
+    if before and any(before.get(key) != now[key] for key in ("train_hash", "split_hash")):
+        what = "another split of these images" if before.get("train_hash") == now["train_hash"] else "other images"
+        log.info("its weights were trained on %s: %s of %s", what, before.get("train"), before.get("origin"))

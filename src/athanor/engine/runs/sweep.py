@@ -73,7 +73,8 @@ class Sweep:
         for word in added:
             others = [own for own in typed if own.split("=")[0] != word.split("=")[0]]
             is_varied = any("," in own for own in typed if own not in others)
-            if not (word in typed or LIMIT.match(word) or word.startswith(UNCOMPARED)) or is_varied:
+            may_change = (LIMIT.match(word) and not is_varied) or word.startswith(UNCOMPARED)
+            if not (may_change or word in typed):
                 raise UserError(
                     f"resume={shown(self.dir)} goes on with the sweep's own settings, trainer.max_epochs, max_steps and"
                     f" max_time apart\n  for a new sweep type python train.py {' '.join([*others, word])}"
