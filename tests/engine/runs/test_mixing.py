@@ -159,6 +159,14 @@ def test_weights_of_other_images_are_taken_and_said_and_their_parents_count(here
     assert Run("c").results["parent"]["parent"]["file"] == "s/0/checkpoints/best.ckpt"
 
 
+def test_a_head_that_is_kept_for_other_classes_is_said(here, train):
+    for name, other in ("cat", "cow"), ("dog", "horse"):
+        (here / "photos" / name).rename(here / "photos" / other)
+    ran = train(*PHOTOS, "weights=p/0", "hydra.run.dir=a")
+    assert ran.code == 0, ran.err
+    assert "the head was trained for other classes: cat, dog, and now cow, horse" in ran.out
+
+
 def test_a_run_records_its_parent_and_goes_on_without_it(here, train):
     words = [*DIGITS, "weights=s/0", "trainer.max_epochs=2", "eval.test=false"]
     assert train(*words, "hydra.run.dir=whole").code == 0

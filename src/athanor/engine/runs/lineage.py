@@ -139,6 +139,9 @@ def checkpoint_state(task: Task, path: Path) -> dict[str, Tensor]:
     theirs, own = ((each["config"].get("data") or {}).get("preprocess") for each in (record, task.record))
     if theirs != own:
         log.info("data.preprocess was %s for these weights, and is %s now", theirs, own)
+    then, now = record["class_names"], task.record["class_names"]
+    if then != now and len(then) == len(now):  # else the head is new, which is said
+        log.info("the head was trained for other classes: %s, and now %s", ", ".join(then[:10]), ", ".join(now[:10]))
     state = contents["state_dict"]
     return {name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")}
 
