@@ -9,9 +9,14 @@ trainer, compute, data_dir. The weights, and the settings that belong to them, s
 
 import argparse
 import re
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from athanor.base.errors import UserError
 from athanor.engine.app import command_line
+
+if TYPE_CHECKING:
+    from athanor.data.module import ImageData
 
 TAKEN = ("data", "metrics", "loss", "eval", "trainer", "compute", "data_dir")  # keys of settings
 
@@ -26,8 +31,7 @@ def main() -> None:
 
     from athanor.engine.app.logs import set_up_logging
     from athanor.engine.config import assemble
-    from athanor.engine.runs.lineage import refuse_trained_images, trained_images
-    from athanor.engine.runs.provenance import count_test_read, describe_data, differences, told_reads
+    from athanor.engine.runs.provenance import count_test_read, describe_data, told_reads
     from athanor.engine.runs.run import Run, checkpoint_of, fill, read_checkpoint, shown
 
     set_up_logging()
@@ -35,32 +39,44 @@ def main() -> None:
     contents = read_checkpoint(path)
     config = command_line.composed([f"run={Run.at(arguments.run).dir}", *arguments.overrides])
     data = assemble.data(config)
-    assemble.refuse_other_data(contents["athanor"], data)
+    changes = data_changes(path, contents["athanor"], data, arguments.stage)
+    print(*changes, sep="", end="")
     task = assemble.from_record({**contents["athanor"], "config": config})
     fill(task, contents, path)
-    if arguments.stage == "val" and not len(data.val_index):
-        raise UserError("there are no validation images; use --stage test, or data.val_fraction above 0")
-    refuse_trained_images(trained_images(contents["athanor"]), data, [arguments.stage], path)
-    described = describe_data(data, arguments.stage == "test")
-    run = Run(path.parent.parent)
-    data_then = {**contents["athanor"].get("data", {}), **run.results.get("data", {})}
-    compared = {key: value for key, value in described.items() if key == arguments.stage or key.endswith("_hash")}
-    changes = [f"not the data of the run: {line}" for line in differences(data_then, compared)]
-    for line in changes:
-        print(line)
     trainer = assemble.bare_trainer(config, str(path.parent), data, task.network)
     evaluate = trainer.test if arguments.stage == "test" else trainer.validate
+    run = Run(path.parent.parent)
     recorded = run.results.get(arguments.stage, {})
     metrics = {name.partition("/")[2]: value for name, value in evaluate(task, data, verbose=False)[0].items()}
     for name, value in metrics.items():
         before = recorded.get(name)
         print(f"{arguments.stage}/{name}  {value!r}" + ("" if before is None else f"  (recorded {before!r})"))
     if arguments.stage == "test":
+        described = describe_data(data, True)
         reads = count_test_read(described["test_hash"], shown(path))
         if reads:
             print(told_reads(reads))
         if not (recorded or changes or arguments.overrides) and path == run.checkpoint:
             run.write_results({**run.results, "test": metrics, "data": described, "test_reads": reads})
+
+
+def data_changes(path: Path, record: dict, data: "ImageData", stage: str) -> list[str]:
+    """Lines on where the images of a stage are not those that the run of a checkpoint recorded.
+
+    Raises UserError where the checkpoint has been trained on them, or they are of other classes, or none.
+    """
+    from athanor.engine.config import assemble
+    from athanor.engine.runs import lineage, provenance
+    from athanor.engine.runs.run import Run
+
+    assemble.refuse_other_data(record, data)
+    if stage == "val" and not len(data.val_index):
+        raise UserError("there are no validation images; use --stage test, or data.val_fraction above 0")
+    lineage.refuse_trained_images(lineage.trained_images(record), data, [stage], path)
+    then = {**record.get("data", {}), **Run(path.parent.parent).results.get("data", {})}
+    now = provenance.describe_data(data, stage == "test")
+    compared = {key: value for key, value in now.items() if key == stage or key.endswith("_hash")}
+    return [f"not the data of the run: {line}\n" for line in provenance.differences(then, compared)]
 
 
 def refuse_settings_of_weights(overrides: list[str]) -> None:

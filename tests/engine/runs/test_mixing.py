@@ -256,6 +256,13 @@ def test_a_job_whose_record_is_of_other_settings_does_not_go_on(here, train):
     refused(train("resume=s"), "job 0 of resume=s: model.widths was [9] and is [8] now")
 
 
+def test_a_sweep_that_goes_on_with_other_code_says_so(here, train):
+    recorded = json.loads(Path("s/sweep.json").read_text())
+    Path("s/sweep.json").write_text(json.dumps({**recorded, "git": {"commit": "0" * 40}}))
+    ran = train("resume=s")
+    assert ran.code == 0 and f"not as when s began: git.commit {'0' * 40} then, " in ran.out
+
+
 def test_a_new_limit_of_the_training_is_one_of_all_jobs(here, train):
     shutil.rmtree("s/1")
     assert train("resume=s", "trainer.max_epochs=2").code == 0

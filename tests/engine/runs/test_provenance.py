@@ -26,6 +26,7 @@ def checkout(tmp_path, monkeypatch):
     git(root, "add", ".")
     git(root, "commit", "-qm", "first")
     monkeypatch.setattr(provenance, "checkout", lambda: root)
+    monkeypatch.setattr(provenance.options, "CONFIGS", root / "configs")
     return root
 
 

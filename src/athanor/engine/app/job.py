@@ -192,23 +192,13 @@ class Job(Run):
             return
         task.record["data"] = provenance.describe_data(data, config["eval"]["test"])
         origin = {**provenance.environment(self.dir), "data": task.record["data"]}
-        if parent := task.record.get("parent"):
-            origin["parent"] = parent
-        earlier, name = self.compared_with(config)
+        if "parent" in task.record:
+            origin["parent"] = task.record["parent"]
+        earlier = self.before if self.is_again else Run(config["run"]).results if config["run"] else {}
         for line in provenance.differences(earlier, origin):
-            log.warning("not as %s: %s", name, line)
+            log.warning("not as %s: %s", "before" if self.is_again else config["run"], line)
         remarks = {key: config[key] for key, empty in REMARKS.items() if config[key] not in (empty, None, "")}
         self.write(**origin, **remarks, **task.record.get("teacher", {}))
-
-    def compared_with(self, config: dict) -> tuple[dict[str, Any], str]:
-        """The results of the run that this one continues or repeats, and its name; those of another job where a sweep
-        that is resumed begins this one only now.
-        """
-        if self.is_again:
-            return self.before, "before"
-        if config["run"]:
-            return Run(config["run"]).results, config["run"]
-        return resumed_sweep.other_job(self)
 
     def load_chosen(self, task: "Task", trainer: "L.Trainer") -> None:
         """Give the task the weights that are to be tested."""

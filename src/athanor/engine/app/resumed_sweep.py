@@ -1,6 +1,4 @@
-"""What a job compares with its record, and with the other jobs, where a person has typed resume=<sweep>."""
-
-from typing import Any
+"""What a job that has begun takes from the command line where a person has typed resume=<sweep>."""
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -9,7 +7,7 @@ from omegaconf import DictConfig
 from athanor.engine.app.ranks import is_main_process
 from athanor.engine.config import check
 from athanor.engine.runs.run import Run, shown
-from athanor.engine.runs.sweep import Sweep, compared_settings, refuse_changes
+from athanor.engine.runs.sweep import compared_settings, refuse_changes
 from athanor.training import slurm
 
 
@@ -35,15 +33,3 @@ def take_limits(job: Run, cfg: DictConfig, overrides: list[str]) -> bool:
     if are_new and is_main_process():
         job.write_config({**recorded, "trainer": {**recorded["trainer"], **limits}})
     return are_new
-
-
-def other_job(job: Run) -> tuple[dict[str, Any], str]:
-    """The versions and the code of another job of the sweep that is resumed, and its name; nothing where there is none.
-
-    Without them, a missing job could silently be of other code than those that it is compared with.
-    """
-    others = [run for run in Sweep(job.dir.parent).runs if run.dir != job.dir] if is_resumed() else []
-    if not others:
-        return {}, ""
-    kept = {key: others[0].results[key] for key in ("versions", "git") if key in others[0].results}
-    return kept, str(shown(others[0].dir))

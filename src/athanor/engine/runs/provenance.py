@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from athanor.base.files import write_atomically
+from athanor.engine.config import options
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,10 +43,11 @@ def environment(directory: Path) -> dict[str, Any]:
     }
 
 
-def git_state(directory: Path) -> dict[str, Any] | None:
+def git_state(directory: Path | None = None) -> dict[str, Any] | None:
     """Commit, changed files and a hash of the changes; None outside a checkout or without git.
 
     Source files that git does not know yet are changes like others, as the model behind a result is usually a new file.
+    directory: gets the changes, as changes.diff.
     """
     try:
         root = checkout()
@@ -55,7 +57,7 @@ def git_state(directory: Path) -> dict[str, Any] | None:
         commit = git(root, "rev-parse", "HEAD").decode().strip()
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
-    if diff:
+    if diff and directory:
         write_atomically(directory / "changes.diff", diff)
     changed += [f"?? {name}" for name in new]
     return {"commit": commit, "changed": changed, "diff_hash": hashlib.sha256(diff).hexdigest()[:16]}
@@ -96,11 +98,7 @@ def diff_with(root: Path, new: list[str]) -> bytes:
 def gone_sources(results: dict[str, Any], directory: Path) -> str:
     """A sentence that names new source files of a recorded run which are gone, and what has them; empty if none is."""
     files = [line[3:] for line in (results.get("git") or {}).get("changed", []) if line.startswith("?? ")]
-    try:
-        root = checkout() if files else Path()
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    gone = [name for name in files if not (root / name).exists()]
+    gone = [name for name in files if not (options.CONFIGS.parent / name).exists()]
     return f"{', '.join(gone[:3])} of that run is gone; it is in {directory / 'changes.diff'}" if gone else ""
 
 

@@ -14,6 +14,7 @@ from athanor.base.files import write_atomically, write_csv
 from athanor.engine.config import schema
 from athanor.engine.config.settings import REMARKS
 from athanor.engine.runs import repeats
+from athanor.engine.runs.provenance import differences, git_state
 from athanor.engine.runs.run import Run, shown
 from athanor.tasks.measure import written
 
@@ -50,17 +51,19 @@ class Sweep:
         """Write down what was typed, the job of SLURM, if any, and the settings that all jobs share or vary.
 
         A sweep that is continued keeps its record, to which new limits of the training are added. Raises UserError
-        where its settings are others by now, as after a change in a study's file.
+        where its settings are others by now, as after a change in a study's file, and says where its code is.
         """
-        recorded = self.recorded
+        recorded, git = self.recorded, git_state()
         if recorded:
             refuse_changes(recorded.get("settings", settings), settings, f"resume={shown(self.dir)}")
+            for line in differences({"git": recorded.get("git")}, {"git": git}):
+                print(f"not as when {shown(self.dir)} began: {line}")
             limits = {
                 word.partition("=")[0]: word for word in [*recorded.get("limits", []), *typed] if LIMIT.match(word)
             }
             recorded = {**recorded, "limits": list(limits.values())}
         else:
-            recorded = {"typed": typed, "slurm_job": slurm_job, "settings": settings}
+            recorded = {"typed": typed, "slurm_job": slurm_job, "settings": settings, "git": git}
         write_atomically(self.dir / "sweep.json", json.dumps(recorded, indent=1) + "\n")
 
     def words(self, added: Iterable[str] = ()) -> list[str]:
