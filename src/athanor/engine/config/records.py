@@ -72,6 +72,7 @@ def check_described(record: object, path: Path) -> None:
     require(is_shape, f"{foreign}: its input_shape is not [C, H, W]")
     are_names = isinstance(names, list) and names and all(isinstance(name, str) for name in names)
     require(are_names, f"{foreign}: its class_names are not a list of names")
+    require(isinstance(record.get("data", {}), dict), f"{foreign}: its data is no mapping")
     refuse_strange(record["config"], str(path))
     if "members" in record:
         check_ensemble(record, path)

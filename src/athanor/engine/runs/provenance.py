@@ -97,8 +97,10 @@ def diff_with(root: Path, new: list[str]) -> bytes:
 
 def gone_sources(results: dict[str, Any], directory: Path) -> str:
     """A sentence that names new source files of a recorded run which are gone, and what has them; empty if none is."""
-    files = [line[3:] for line in (results.get("git") or {}).get("changed", []) if line.startswith("?? ")]
-    gone = [name for name in files if not (options.CONFIGS.parent / name).exists()]
+    recorded = results.get("git")
+    changed = recorded.get("changed") if isinstance(recorded, dict) else None  # of a file that may be anybody's
+    lines = [line for line in changed if str(line).startswith("?? ")] if isinstance(changed, list) else []
+    gone = [line[3:] for line in lines if line.isprintable() and not (options.CONFIGS.parent / line[3:]).exists()]
     return f"{', '.join(gone[:3])} of that run is gone; it is in {directory / 'changes.diff'}" if gone else ""
 
 

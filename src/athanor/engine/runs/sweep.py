@@ -55,7 +55,8 @@ class Sweep:
         """
         recorded, git = self.recorded, git_state()
         if recorded:
-            refuse_changes(recorded.get("settings", settings), settings, f"resume={shown(self.dir)}")
+            then = recorded.get("settings")
+            refuse_changes(then if isinstance(then, dict) else settings, settings, f"resume={shown(self.dir)}")
             for line in differences({"git": recorded.get("git")}, {"git": git}):
                 print(f"not as when {shown(self.dir)} began: {line}")
             limits = {
@@ -82,7 +83,8 @@ class Sweep:
                     f"resume={shown(self.dir)} goes on with the sweep's own settings, trainer.max_epochs, max_steps and"
                     f" max_time apart\n  for a new sweep type python train.py {' '.join([*others, word])}"
                 )
-        typed = [word for word in [*typed, *self.recorded.get("limits", [])] if word not in added]
+        limits = [word for word in self.recorded.get("limits", []) if LIMIT.match(str(word))]
+        typed = [word for word in [*typed, *limits] if word not in added]
         for word in typed:
             if re.match(r"\+*(tags|notes|extra(\.\w+)*)=", str(word)):
                 continue  # nothing is built from these, and "..." may stand in a person's own text

@@ -16,6 +16,7 @@ from athanor.engine.runs.run import shown
 from athanor.training.checkpoint_files import checkpoint_digest, read_checkpoint_file, write_checkpoint
 
 FILE = "teacher.pt"
+ABOUT = {"made", "teacher", "temperature", "out_of_fold"}  # what results.json says of a student
 LOSS = "athanor.tasks.losses.Distillation"
 
 
@@ -24,8 +25,8 @@ def is_student(config: dict[str, Any]) -> bool:
 
 
 def write_teacher(folder: Path, probabilities: Tensor, data: ImageData, about: dict[str, Any]) -> None:
-    """Write probabilities float32 [N, num_classes] for the training images of `data`, and `about`, plain data for
-    results.json.
+    """Write probabilities float32 [N, num_classes] for the training images of `data`, and `about`, with the
+    keys of ABOUT.
     """
     write_checkpoint({"probabilities": probabilities, "split_hash": data.split_hash, "about": about}, folder / FILE)
 
@@ -54,4 +55,6 @@ def read_teacher(folder: Path, data: ImageData) -> dict[str, Any]:
     require(probabilities.shape == shape, f"{shown(path)} is damaged: it has not {shape[0]} rows of {shape[1]} numbers")
     data.soft_targets = torch.zeros(len(data.source.train_targets), shape[1])
     data.soft_targets[data.train_index] = probabilities
-    return {**contents["about"], "digest": checkpoint_digest(path)}
+    about = contents.get("about")
+    require(isinstance(about, dict) and set(about) == ABOUT, f"{shown(path)} is damaged: it does not say what it is of")
+    return {**about, "digest": checkpoint_digest(path)}
