@@ -15,10 +15,10 @@ def main(cfg: DictConfig) -> None:
     from athanor.engine.app.job import Job
     from athanor.engine.app.ranks import spread
     from athanor.engine.config import assemble
-    from athanor.engine.runs.run import load_weights
+    from athanor.engine.runs.lineage import load_weights
 
     job = Job()
-    if job.is_done:
+    if job.is_done(cfg):
         return
     with job.recorded():
         config = job.save_config(cfg)
@@ -27,11 +27,11 @@ def main(cfg: DictConfig) -> None:
         L.seed_everything(config["seed"], verbose=False)
         data = assemble.data(config)
         task = assemble.task(config, data)
-        if config["weights"]:
-            load_weights(task, config["weights"])
         checkpoint, step = job.resume_point
+        if config["weights"] and not checkpoint:
+            load_weights(task, config["weights"])
         trainer = assemble.trainer(config, str(job.dir), data, task.network, step)
-        job.record_origin(config, data, task)
+        job.record_origin(config, data, task, checkpoint)
         job.extend(trainer)
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
         job.load_chosen(task, trainer)

@@ -3,17 +3,21 @@
 A sweep stands for the chosen checkpoint of each of its runs, such as the seeds of a multirun or the best of a search.
 Members are chosen on validation; only the result is tested, once. The result is a directory like that of a run, which
 evaluate.py, predict.py and export.py take. With --distill it is one network, trained on the predictions of the ensemble
-for the training images: with the settings of the first member, or others, as --student model=mlp optim.lr=1e-3. The
-folds of a cross-validation predict images that they have not been trained on. Predictions are kept in predictions/ of
-each run, so that another choice takes no time.
+for the training images: with the settings of the first member, or others, as --student model=mlp optim.lr=1e-3. It is
+trained as train.py trains a run, and resume=<its folder> goes on with it. The folds of a cross-validation predict
+images that they have not been trained on. Predictions are kept in predictions/ of each run, so that another choice
+takes no time.
 """
 
 import argparse
+import runpy
+import sys
 import time
 from pathlib import Path
 
 from athanor.base.errors import UserError
 from athanor.engine.app import command_line
+from athanor.engine.config import options
 
 
 def main() -> None:
@@ -43,7 +47,9 @@ def main() -> None:
         print("\n" + "\n".join(report.table(session.best, combination.kind)))
     folder = new_directory(arguments.output)
     if arguments.distill:
-        print(distill(session, combination, folder, *pupil))
+        print(distill(session, combination, folder, *pupil), flush=True)
+        sys.argv = ["train.py", f"resume={folder}"]  # what goes on with it, too, where it is interrupted
+        runpy.run_path(str(options.CONFIGS.parent / "train.py"), run_name="__main__")
     else:
         path = folder / "checkpoints" / "best.ckpt"
         path.parent.mkdir()
@@ -96,8 +102,10 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.temperature is not None and arguments.temperature <= 0:
         raise UserError(f"--temperature {arguments.temperature:g}: use a number above 0, as 2 to 20")
     for word in arguments.student or ():
-        if word.startswith(("loss", "logger", "-")):
-            raise UserError(f"--student {word}: a student has a loss and a logger of its own; leave it out")
+        if word.startswith(("loss", "logger", "weights", "-")):
+            raise UserError(
+                f"--student {word}: a student has a loss, a logger and first weights of its own; leave it out"
+            )
     return arguments
 
 

@@ -1,12 +1,15 @@
 """Evaluate a trained model again: python scripts/evaluate.py <run or checkpoint> [--stage val] [overrides]
 
 Prints each metric beside the value that the run recorded. With the same split and batches they are equal to the last
-digit. Where the run has left the test set unread, they go into its results.json; each reading is counted in
-outputs/test_reads.txt. Overrides are those of train.py, such as data.limit=1000 or metrics=macro_f1; the weights, and
-the settings that belong to them, stay those of the checkpoint.
+digit; other images or another split are said, and images that the weights have been trained on are refused. Where the
+run has left the test set unread, the metrics go into its results.json; each reading is counted in
+outputs/test_reads.txt. Overrides are those of train.py that an evaluation depends on: data.*, metrics, loss, eval,
+trainer, compute, data_dir. The weights, and the settings that belong to them, stay those of the checkpoint.
 """
 
 import argparse
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from athanor.base.errors import UserError
@@ -18,13 +21,16 @@ if TYPE_CHECKING:
     from athanor.data.module import ImageData
     from athanor.tasks.task import Task
 
+TAKEN = ("data", "metrics", "loss", "eval", "trainer", "compute", "data_dir")  # keys of settings
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="a run's directory, or a checkpoint in it")
     parser.add_argument("overrides", nargs="*", help="data.limit=1000, metrics=macro_f1, trainer=gpu, ...")
     parser.add_argument("--stage", choices=("test", "val"), default="test", help="which images (default test)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
+    refuse_settings_of_weights(arguments.overrides)
 
     from athanor.engine.app.logs import set_up_logging
     from athanor.engine.config import assemble
@@ -37,11 +43,10 @@ def main() -> None:
     words = [f"run={Run.at(arguments.run).dir}", *arguments.overrides]
     config = command_line.composed(words, unbuilt=("logger", "callbacks"))
     data = assemble.data(config)
-    assemble.refuse_other_data(contents["athanor"], data)
+    changes = data_changes(path, contents["athanor"], data, arguments.stage)
+    print(*changes, sep="", end="")
     task = assemble.from_record({**contents["athanor"], "config": config})
     fill(task, contents, path)
-    if arguments.stage == "val" and not len(data.val_index):
-        raise UserError("there are no validation images; use --stage test, or data.val_fraction above 0")
     trainer = assemble.bare_trainer(config, str(path.parent), data, task.network)
     run = Run(path.parent.parent)
     recorded = run.results.get(arguments.stage, {})
@@ -54,7 +59,7 @@ def main() -> None:
         reads = count_test_read(described["test_hash"], shown(path))
         if reads:
             print(told_reads(reads))
-        if not recorded and not arguments.overrides and path == run.checkpoint:
+        if not (recorded or changes or arguments.overrides) and path == run.checkpoint:
             counts = {**run.results.get("read", {}), "test": read}
             run.write_results({**run.results, "test": metrics, "data": described, "test_reads": reads, "read": counts})
 
@@ -71,6 +76,36 @@ def evaluated(
     if read < len(index):
         print(f"of {read:,} of {len(index):,} images: the batches are limited")
     return {name.partition("/")[2]: value for name, value in values[0].items()}, read
+
+
+def data_changes(path: Path, record: dict, data: "ImageData", stage: str) -> list[str]:
+    """Lines on where the images of a stage are not those that the run of a checkpoint recorded.
+
+    Raises UserError where the checkpoint has been trained on them, or they are of other classes, or none.
+    """
+    from athanor.engine.config import assemble
+    from athanor.engine.runs import lineage, provenance
+    from athanor.engine.runs.run import Run
+
+    assemble.refuse_other_data(record, data)
+    if stage == "val" and not len(data.val_index):
+        raise UserError("there are no validation images; use --stage test, or data.val_fraction above 0")
+    lineage.refuse_trained_images(lineage.trained_images(record), data, [stage], path)
+    then = {**record.get("data", {}), **Run(path.parent.parent).results.get("data", {})}
+    now = provenance.describe_data(data, stage == "test")
+    compared = {key: value for key, value in now.items() if key == stage or key.endswith("_hash")}
+    return [f"not the data of the run: {line}\n" for line in provenance.differences(then, compared)]
+
+
+def refuse_settings_of_weights(overrides: list[str]) -> None:
+    """Raise UserError for a setting that belongs to the weights, or on which an evaluation does not depend."""
+    for word in overrides:
+        key = re.split("[=@]", word.lstrip("+~"))[0].replace("/", ".")
+        if key.split(".")[0] not in TAKEN or key.startswith("data.preprocess"):
+            raise UserError(
+                f"{word} belongs to the weights or to their training, which are those of the run; leave it out\n"
+                f"  an evaluation takes settings of {', '.join(TAKEN)}"
+            )
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def run_test(config: dict) -> "tuple[RangeTest, str, list[str]]":
     import lightning.pytorch as L
 
     from athanor.engine.config import assemble
-    from athanor.engine.runs.run import load_weights
+    from athanor.engine.runs.lineage import load_weights
     from athanor.training.at_first_step import at_first_step
 
     finder = assemble.build(config["callbacks"]["lr_range"], "callbacks")

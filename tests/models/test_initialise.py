@@ -11,7 +11,8 @@ from torch import nn
 
 from athanor.base.errors import UserError
 from athanor.engine.config import assemble, check
-from athanor.engine.runs.run import Run, load_weights
+from athanor.engine.runs.lineage import load_weights
+from athanor.engine.runs.run import Run
 from athanor.models import initialise
 from athanor.models.layers import ACTIVATIONS
 from athanor.models.mlp import MLP

@@ -320,7 +320,7 @@ def test_the_folds_of_a_cross_validation_teach_what_each_says_of_images_that_it_
 ):
     targets, fit = [], L.Trainer.fit
     monkeypatch.setattr(
-        L.Trainer, "fit", lambda self, task, data: targets.append(data.soft_targets) or fit(self, task, data)
+        L.Trainer, "fit", lambda *words, **more: targets.append(words[2].soft_targets) or fit(*words, **more)
     )
     ran, results = ensemble(folds, "--distill", "--temperature", "4", "--student", "model=mlp", "model.widths=[16]")
     assert ran.code == 0, ran.err
@@ -353,7 +353,10 @@ def test_a_teacher_of_images_that_it_was_trained_on_says_so(ensemble):
         ("--temperature 2", "--temperature is of a student; add --distill"),
         ("--student model=mlp", "--student is of a student; add --distill"),
         ("--distill --temperature 0", "--temperature 0: use a number above 0"),
-        ("--distill --student loss=hinge", "--student loss=hinge: a student has a loss and a logger of its own"),
+        (
+            "--distill --student loss=hinge",
+            "--student loss=hinge: a student has a loss, a logger and first weights of its own",
+        ),
         ("--distill --student data.split_seed=7", "--student cannot choose other images than the teacher had"),
         ("--distill --student model=mpl", "model=mpl does not exist; did you mean mlp?"),
     ],
@@ -375,7 +378,8 @@ def test_another_split_is_taken_if_none_of_the_validation_images_was_trained_on(
     [
         (lambda record: record["class_names"].reverse(), "members of an ensemble need the same class_names"),
         (lambda record: record.update(input_shape=[3, 8, 8]), "members of an ensemble need the same input_shape"),
-        (lambda record: record.update(split_hash="0" * 16), "are not those that it was trained on any more"),
+        (lambda record: record["data"].update(train_hash="0" * 16), "s/1 was trained on other images than these"),
+        (lambda record: record.update(split_hash="0" * 16), "is not the one that it was trained with any more"),
     ],
 )
 def test_members_that_answer_another_question_are_refused(edit, text, ensemble, here):

@@ -127,7 +127,12 @@ def test_distillation_is_the_cross_entropy_at_a_temperature_times_its_square(tem
     expected = -(soft * (logits / temperature).log_softmax(1)).sum(1).mean() * temperature**2
     torch.testing.assert_close(Distillation(temperature)(logits, soft), expected)
     labels = torch.arange(6) % 5
-    torch.testing.assert_close(Distillation(temperature)(logits, labels), F.cross_entropy(logits, labels))
+    torch.testing.assert_close(Distillation(temperature).eval()(logits, labels), F.cross_entropy(logits, labels))
+
+
+def test_a_student_does_not_train_on_labels():
+    with pytest.raises(ValueError, match="a student learns from a teacher's probabilities, and got labels"):
+        Distillation(1.0)(torch.zeros(2, 3), torch.tensor([0, 1]))
 
 
 def test_at_a_high_temperature_distillation_matches_logits():

@@ -69,7 +69,7 @@ class Distillation(nn.Module):
 
     The gradient of that cross-entropy is smaller by about T^2, for which the factor makes up (Hinton et al. 2015,
     section 2). Of labels int64 [N], as in validation and test: the plain cross-entropy.
-    Raises UserError for a temperature of 0 or less.
+    Raises UserError for a temperature of 0 or less, and for labels in training: the teacher is missing.
     """
 
     def __init__(self, temperature: float) -> None:
@@ -79,6 +79,8 @@ class Distillation(nn.Module):
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         if not targets.is_floating_point():
+            if self.training:
+                raise UserError("a student learns from a teacher's probabilities, and got labels; choose another loss=")
             return F.cross_entropy(logits, targets)
         return self.temperature**2 * F.cross_entropy(logits / self.temperature, targets)
 

@@ -449,18 +449,6 @@ def test_the_hash_of_data_knows_each_pixel_and_label(make_data, source):
     assert provenance.describe_data(data, test=True)["test_hash"] != before["test_hash"]
 
 
-def test_what_is_not_committed_is_kept_with_the_run(tmp_path, monkeypatch):
-    def git(command, **kwargs):
-        answers = {"rev-parse --show-toplevel": "/here\n", "rev-parse HEAD": "abc\n"}
-        answers |= {"-C /here status --porcelain": " M a.py\n?? b.py\n", "-C /here diff HEAD": "-old\n+new\n"}
-        return type("Done", (), {"stdout": answers[" ".join(command[1:])]})
-
-    monkeypatch.setattr(provenance.subprocess, "run", git)
-    state = provenance.git_state(tmp_path)
-    assert (state["commit"], state["changed"]) == ("abc", [" M a.py", "?? b.py"])
-    assert (tmp_path / "changes.diff").read_text() == "-old\n+new\n"
-
-
 def test_two_processes_do_not_train_one_run(train):
     assert train(*TINY, "hydra.run.dir=run").code == 0
     before = Run("run").results

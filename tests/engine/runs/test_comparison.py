@@ -122,7 +122,7 @@ def test_a_student_learns_from_the_ensemble(study, run_here, tmp_path):
     assert (ran.code, ran.err) == (0, "")
     student = Run(Path("student"))
     assert student.results["made"] == "student"
-    assert student.results["teacher"] == [str(run) for run in runs]
+    assert list(student.results["teacher"]) == [str(run) for run in runs]
     assert student.results["test"]["acc"] > 0.5
     ran = run_here("scripts/evaluate.py", "student")
     assert ran.code == 0

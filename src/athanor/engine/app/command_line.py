@@ -130,9 +130,9 @@ def words_of_sweep(words: list[str]) -> list[str]:
         directory = (Run.find_unfinished().dir.parent if value == "last" else Path(value)).absolute()
         if not (directory / "sweep.json").is_file():
             return words
-        others = [other for other in words if other is not word]
+        added = [other for other in words if other is not word]
         place = [f"hydra.sweep.dir={quoted(directory)}", "hydra.callbacks.directories.resume=true"]
-        return [*Sweep(directory).words(others), *others, *place]
+        return [*Sweep(directory).words(added), *place]
     return words
 
 

@@ -22,7 +22,7 @@ from athanor.engine.config.check_study import check_study
 from athanor.engine.runs.claim import claim
 from athanor.engine.runs.run import Run
 from athanor.engine.runs.study import conclude_study
-from athanor.engine.runs.sweep import Sweep
+from athanor.engine.runs.sweep import Sweep, compared_settings
 from athanor.training import slurm
 
 
@@ -48,16 +48,16 @@ class Directories(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         wanted = config.hydra.sweep.dir
         with ending_at_errors():
-            settle_test(config)
+            varied = settle_test(config)
             if config.hydra.runtime.choices.get("study"):
                 check_study(config)
             jobs = (config.get("launcher") or {}).get("jobs", 1)
             require(isinstance(jobs, int) and jobs >= 1, f"launcher.jobs={jobs}: use 1 or more at a time")
             directory = wanted if self.resume else agreed(lambda: self.requeued_sweep(wanted) or claim(wanted))
+            if is_main_process():
+                Sweep(directory).record(self.typed, slurm.slurm_job_id(), shared_settings(config, varied))
         os.environ.setdefault(slots.GPUS, slots.visible_gpus())  # before launchers hide them
         os.environ[slots.SWEEP] = str(os.getpid())
-        if is_main_process():
-            Sweep(directory).record(self.typed, slurm.slurm_job_id())
         set_hydra(config, "sweep", directory)
         with read_write(config.hydra), open_dict(config.hydra):  # each job is composed anew, from these words
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(directory)}")
@@ -86,8 +86,9 @@ class Directories(Callback):
         return None
 
 
-def settle_test(config: DictConfig) -> None:
-    """Say for the jobs of a multirun whether they read the test set, where eval.test=auto leaves it open.
+def settle_test(config: DictConfig) -> dict[str, str]:
+    """Say for the jobs of a multirun whether they read the test set, where eval.test=auto leaves it open; gives the
+    settings that vary, with their values as they were typed.
 
     They do where nothing but the seed varies. A run that is repeated (run=<run>) has recorded what it did alone, which
     is no answer for jobs that are compared.
@@ -95,12 +96,19 @@ def settle_test(config: DictConfig) -> None:
     parameters = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
     words = [*parameters, *OmegaConf.to_container(config.hydra.overrides.task, resolve=False)]
     last = {word.key_or_group: word for word in OverridesParser.create().parse_overrides(words)}
-    varied = {key for key, word in last.items() if word.is_sweep_override()}
+    varied = {key: word.input_line.partition("=")[2] for key, word in last.items() if word.is_sweep_override()}
     test = OmegaConf.select(config, "eval.test")  # None where eval is no node, which check.py refuses
     if test == "auto" or (test and config.run and "eval.test" not in last):
-        config.eval.test = varied <= {"seed"}
+        config.eval.test = varied.keys() <= {"seed"}
         with read_write(config.hydra), open_dict(config.hydra):
             config.hydra.overrides.task.append(f"eval.test={str(config.eval.test).lower()}")
+    return varied
+
+
+def shared_settings(config: DictConfig, varied: dict[str, str]) -> dict[str, Any]:
+    """What all jobs of a sweep share, and what they vary, as one table that a resumed sweep is compared with."""
+    shared = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    return {**compared_settings(OmegaConf.to_container(shared, resolve=False)), **varied}
 
 
 def requeued_run(config: DictConfig, wanted: str) -> str | None:

@@ -23,13 +23,14 @@ from omegaconf import DictConfig, OmegaConf
 from athanor.base.errors import UserError
 from athanor.base.files import append
 from athanor.base.text import printable
+from athanor.engine.app import resumed_sweep
 from athanor.engine.app.explain import explain
 from athanor.engine.app.logs import set_up_logging
 from athanor.engine.app.ranks import PARENT, agreed, is_main_process
 from athanor.engine.app.resume_point import resume_point
 from athanor.engine.config import built_here, places, schema, secrets
 from athanor.engine.config.settings import REMARKS
-from athanor.engine.runs import provenance
+from athanor.engine.runs import provenance, teacher
 from athanor.engine.runs.run import Run, read_checkpoint, shown
 from athanor.engine.runs.summary import summary
 from athanor.training import slurm
@@ -71,10 +72,15 @@ class Job(Run):
         is_more = self.is_resumed and (has_limit or self.before.get("status") == "finished")
         self.is_extended = is_more or self.before.get("extended", False)  # as an earlier process, or its parent, found
 
-    @property
-    def is_done(self) -> bool:
-        """Whether this is a job that is started again although it has finished."""
+    def is_done(self, cfg: DictConfig) -> bool:
+        """Whether this is a job that is started again although it has finished, and has nothing left to do.
+
+        In a sweep that a person resumes, the job takes new limits of its training from `cfg`. Raises UserError where
+        another setting differs from the job's record.
+        """
         done = self.is_again and not self.is_resumed and self.before.get("status") == "finished"
+        if self.is_again and resumed_sweep.is_resumed():
+            done = not resumed_sweep.take_limits(self, cfg, self.overrides) and done
         if done:
             log.info("%s has finished already", shown(self.dir))
         return done
@@ -100,6 +106,8 @@ class Job(Run):
         if self.is_again and not self.is_resumed:
             return self.trusted_config
         if is_main_process():
+            if config["run"] and teacher.is_student(config):
+                teacher.copy_teacher(Path(config["run"]), self.dir)
             self.write_config({**recorded, "resume": None})
         return recorded
 
@@ -152,7 +160,8 @@ class Job(Run):
         self.resume_point = tuple(json.loads(answer))
         self.begun = time.monotonic()
         own = [] if PARENT in os.environ else self.overrides  # those of a rank are not what a person typed
-        typed = list(dict.fromkeys([*self.before.get("overrides", []), *own]))
+        typed = [*self.before.get("overrides", []), *own]
+        typed = list({word.lstrip("+").partition("=")[0]: word for word in typed}.values())  # the last one counts
         begun = {"status": "running", "started": time.strftime("%Y-%m-%d %H:%M:%S"), "overrides": typed}
         begun |= {"extended": True} if self.is_extended else {}
         origin = {key: self.before[key] for key in ORIGIN if key in self.before}  # a rank compares its own with these
@@ -181,22 +190,27 @@ class Job(Run):
         if is_main_process():
             self.write_results(values if fresh else {**self.results, **values})
 
-    def record_origin(self, config: dict, data: "ImageData", task: "Task") -> None:
-        """Write down what this run depends on, and warn where that differs from the run that it continues or repeats.
+    def record_origin(self, config: dict, data: "ImageData", task: "Task", checkpoint: Path | None) -> None:
+        """Write down what this run depends on, in results.json and in the record that its checkpoints have, and warn
+        where that differs from the run that it continues or repeats. A student gets its teacher.
 
-        Its checkpoints name the weights that it started from: weights of runs that share them may be averaged
-        (craft/ensembles/soup.py).
+        checkpoint: from which the run goes on, if it does.
+        Raises UserError where it would validate or test on images that its weights have been trained on.
         """
-        state = task.network.state_dict().values()
-        task.record["start"] = provenance.hash_of(*(value.reshape(-1) for value in state))
+        from athanor.engine.runs import lineage
+
+        lineage.record_beginning(task, data, config, self.dir, checkpoint)
         if not is_main_process():
             return
-        origin = {**provenance.environment(self.dir), "data": provenance.describe_data(data, config["eval"]["test"])}
+        task.record["data"] = provenance.describe_data(data, config["eval"]["test"])
+        origin = {**provenance.environment(self.dir), "data": task.record["data"]}
+        if "parent" in task.record:
+            origin["parent"] = task.record["parent"]
         earlier = self.before if self.is_again else Run(config["run"]).results if config["run"] else {}
         for line in provenance.differences(earlier, origin):
             log.warning("not as %s: %s", "before" if self.is_again else config["run"], line)
         remarks = {key: config[key] for key, empty in REMARKS.items() if config[key] not in (empty, None, "")}
-        self.write(**origin, **remarks)
+        self.write(**origin, **remarks, **task.record.get("teacher", {}))
 
     def extend(self, trainer: "L.Trainer") -> None:
         """Let a run go on that was stopped by hand or by its time, where it has finished or is given another limit.

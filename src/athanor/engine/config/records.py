@@ -76,6 +76,7 @@ def check_described(record: object, path: Path) -> None:
     are_names = isinstance(names, list) and names and all(isinstance(name, str) for name in names)
     require(are_names, f"{foreign}: its class_names are not a list of names")
     require(all(printable(name) == name for name in names), f"{foreign}: its class_names have control characters")
+    require(isinstance(record.get("data", {}), dict), f"{foreign}: its data is no mapping")
     refuse_strange(record["config"], str(path))
     if "members" in record:
         check_ensemble(record, path)

@@ -2,15 +2,19 @@
 
 import hashlib
 import logging
+import os
 import platform
+import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from athanor.base.files import append
+from athanor.base.files import append, write_atomically
+from athanor.engine.config import options
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +24,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TEST_READS = Path("outputs/test_reads.txt")
+SOURCES = ("*.py", "*.yaml", "*.yml", "*.toml")  # kinds of new files that belong to the state of the code,
+SOURCE_BYTES = 2**20  # each of at most so many bytes,
+SOURCE_FILES = 1000  # and at most so many: a Python environment that lies in the checkout has more
 HASHED_BYTES = 2**28  # of a larger array only evenly spaced images are hashed, which takes 0.2 s
 
 
@@ -36,23 +43,65 @@ def environment(directory: Path) -> dict[str, Any]:
     }
 
 
-def git_state(directory: Path) -> dict[str, Any] | None:
-    """Commit, changed files and a hash of the changes; None outside a checkout or without git."""
+def git_state(directory: Path | None = None) -> dict[str, Any] | None:
+    """Commit, changed files and a hash of the changes; None outside a checkout or without git.
 
-    def git(*arguments: str) -> str:
-        here = Path(__file__).parent
-        return subprocess.check_output(["git", *arguments], cwd=here, stderr=subprocess.DEVNULL, text=True, timeout=10)
-
+    Source files that git does not know yet are changes like others, as the model behind a result is usually a new file.
+    directory: gets the changes, as changes.diff.
+    """
     try:
-        root = git("rev-parse", "--show-toplevel").strip()
-        changed = git("-C", root, "status", "--porcelain").rstrip().splitlines()
-        diff = git("-C", root, "diff", "HEAD") if changed else ""
-        commit = git("rev-parse", "HEAD").strip()
+        root = checkout()
+        changed = os.fsdecode(git(root, "status", "--porcelain", "--untracked-files=no")).rstrip().splitlines()
+        new = new_sources(root)
+        diff = diff_with(root, new) if changed or new else b""
+        commit = git(root, "rev-parse", "HEAD").decode().strip()
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
-    if diff:
-        (directory / "changes.diff").write_text(diff)
-    return {"commit": commit, "changed": changed, "diff_hash": hashlib.sha256(diff.encode()).hexdigest()[:16]}
+    if diff and directory:
+        write_atomically(directory / "changes.diff", diff)
+    changed += [f"?? {name}" for name in new]
+    return {"commit": commit, "changed": changed, "diff_hash": hashlib.sha256(diff).hexdigest()[:16]}
+
+
+def git(root: Path, *arguments: str, **variables: str) -> bytes:
+    environment = {**os.environ, **variables}
+    return subprocess.check_output(
+        ["git", *arguments], cwd=root, stderr=subprocess.DEVNULL, timeout=10, env=environment
+    )
+
+
+def checkout() -> Path:
+    """The folder of the checkout that this code lies in. Raises OSError or SubprocessError where there is none."""
+    return Path(os.fsdecode(git(Path(__file__).parent, "rev-parse", "--show-toplevel")).strip())
+
+
+def new_sources(root: Path) -> list[str]:
+    """Source files that are neither committed nor ignored, as paths below `root`; SOURCES says which."""
+    listed = git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *SOURCES)
+    names = [os.fsdecode(name) for name in listed.split(b"\0") if name]
+    small = [name for name in names if (root / name).is_file() and (root / name).stat().st_size <= SOURCE_BYTES]
+    return small[:SOURCE_FILES]
+
+
+def diff_with(root: Path, new: list[str]) -> bytes:
+    """The changes since the last commit as a patch, these new files included; git's own index stays as it is."""
+    with tempfile.TemporaryDirectory() as folder:
+        index = Path(folder) / "index"
+        own = root / os.fsdecode(git(root, "rev-parse", "--git-path", "index")).strip()
+        if own.is_file():
+            shutil.copyfile(own, index)
+        if new:
+            git(root, "add", "--intent-to-add", "--", *new, GIT_INDEX_FILE=str(index))
+        return git(root, "diff", "--binary", "HEAD", GIT_INDEX_FILE=str(index))
+
+
+def gone_sources(results: dict[str, Any], directory: Path) -> str:
+    """A sentence that names new source files of a recorded run which are gone, and what has them; empty if none is."""
+    recorded = results.get("git")
+    changed = recorded.get("changed") if isinstance(recorded, dict) else None  # of a file that may be anybody's
+    lines = [line for line in changed if str(line).startswith("?? ")] if isinstance(changed, list) else []
+    gone = [line[3:] for line in lines if line.isprintable() and not (options.CONFIGS.parent / line[3:]).exists()]
+    return f"{', '.join(gone[:3])} of that run is gone; it is in {directory / 'changes.diff'}" if gone else ""
 
 
 def describe_data(data: "ImageData", test: bool) -> dict[str, Any]:

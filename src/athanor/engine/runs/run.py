@@ -12,6 +12,7 @@ from athanor.base.errors import UserError, first_line, require
 from athanor.base.files import refuse_links, write_atomically
 from athanor.engine.config import records, schema, trust
 from athanor.engine.config.settings import REMARKS
+from athanor.engine.runs import provenance
 from athanor.tasks.measure import Measure
 
 if TYPE_CHECKING:
@@ -85,7 +86,11 @@ class Run:
         config = {**self.config, "resume": None, "run": None}
         config |= {key: config.get(key, empty) for key, empty in REMARKS.items()}
         records.check_config(config, self.dir / "config.yaml")
-        trust.check(config, {name: node for name, node in config.items() if name not in unbuilt}, typed)
+        try:
+            trust.check(config, {name: node for name, node in config.items() if name not in unbuilt}, typed)
+        except UserError as error:
+            gone = provenance.gone_sources(self.results, self.dir)  # which may be what cannot be imported
+            raise UserError(f"{error}\n  {gone}" if gone else str(error)) from error
         return config
 
     def write_config(self, config: dict[str, Any]) -> None:
@@ -193,25 +198,6 @@ def read_checkpoint(path: Path, weights: bool = True) -> dict[str, Any]:
     contents = read_checkpoint_file(path, weights)
     records.check_record(contents, path)
     return contents
-
-
-def load_weights(task: "Task", source: str) -> None:
-    """Start from the network of a run or a checkpoint; a head of other classes stays fresh, with a notice."""
-    path = checkpoint_of(source)
-    state = read_checkpoint(path)["state_dict"]
-    own = task.network.state_dict()
-    given = {name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")}
-    strange = sorted(own.keys() ^ given.keys())
-    head = [name for name in own if name in given and own[name].shape != given[name].shape]
-    if strange or not set(head) <= set(list(own)[-2:]):  # the last weight and bias
-        wrong = (strange or head)[0]
-        raise UserError(
-            f"weights={source} are of another network ({wrong} differs); use the model settings of that run"
-        )
-    task.network.load_state_dict({**given, **{name: own[name] for name in head}})
-    task.fresh_network = None  # a range test is to measure these weights
-    replaced = f"; the head ({', '.join(head)}) is new, as the classes differ" if head else ""
-    log.info("starting from the weights of %s%s", path, replaced)
 
 
 def shown(path: Path) -> Path:

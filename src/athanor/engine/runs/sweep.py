@@ -4,18 +4,23 @@ import json
 import math
 import re
 import statistics
-from collections.abc import Collection
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from athanor.base.errors import UserError, require
 from athanor.base.files import refuse_links, write_atomically, write_csv
-from athanor.engine.config import built_here
+from athanor.engine.config import built_here, schema
+from athanor.engine.config.settings import REMARKS
 from athanor.engine.runs import repeats
+from athanor.engine.runs.provenance import differences, git_state
 from athanor.engine.runs.run import Run, shown
 from athanor.tasks.measure import written
 
+LIMIT = re.compile(r"\+*trainer\.max_\w+=")  # what may change where a run or a sweep goes on
+UNCOMPARED = ("-", "hydra", "launcher")  # words that say how and where jobs run
+FREE = (*REMARKS, *schema.UNRECORDED, "resume", "data_dir")  # settings on which no result depends
 STRANGE = ("_target_", "..", "@", "hydra", "${")
 FLAGS = ("-m", "--multirun")
 OTHERS = r"[+~]*(launcher|logger|study\.|weights|resume|run|trust)"  # keys that a file may not set
@@ -60,28 +65,53 @@ class Sweep:
         require(is_record, f"{self.dir / 'sweep.json'} is not the record of a sweep")
         return recorded
 
-    def record(self, typed: list[str], slurm_job: str | None) -> None:
-        """Write down what was typed, and the job of SLURM, if any; a sweep that is continued keeps its record."""
-        if not self.recorded:
-            text = json.dumps({"typed": typed, "slurm_job": slurm_job}, indent=1)
-            write_atomically(self.dir / "sweep.json", text + "\n")
-            built_here.add(typed)
+    def record(self, typed: list[str], slurm_job: str | None, settings: dict[str, Any]) -> None:
+        """Write down what was typed, the job of SLURM, if any, and the settings that all jobs share or vary.
 
-    def words(self, again: Collection[str] = ()) -> list[str]:
-        """What was typed, for starting the sweep again, without the words `again`, which are typed once more.
+        A sweep that is continued keeps its record, to which new limits of the training are added. Raises UserError
+        where its settings are others by now, as after a change in a study's file, and says where its code is.
+        """
+        recorded, git = self.recorded, git_state()
+        if recorded:
+            then = recorded.get("settings")
+            refuse_changes(then if isinstance(then, dict) else settings, settings, f"resume={shown(self.dir)}")
+            for line in differences({"git": recorded.get("git")}, {"git": git}):
+                print(f"not as when {shown(self.dir)} began: {line}")
+            limits = {
+                word.partition("=")[0]: word for word in [*recorded.get("limits", []), *typed] if LIMIT.match(word)
+            }
+            recorded = {**recorded, "limits": list(limits.values())}
+        else:
+            recorded = {"typed": typed, "slurm_job": slurm_job, "settings": settings, "git": git}
+            built_here.add(typed)
+        write_atomically(self.dir / "sweep.json", json.dumps(recorded, indent=1) + "\n")
+
+    def words(self, added: Iterable[str] = ()) -> list[str]:
+        """What was typed, for starting the sweep again, with the words that a person adds.
 
         Raises UserError for words of a sweep that was not started here with which a file could make Hydra build objects
-        or read other configs, or could choose a launcher, a logger or a place.
+        or read other configs, or could choose a launcher, a logger or a place, unless the person types them again; and
+        for added words that would change the jobs.
         """
         refuse_links(self.dir)
-        typed = self.recorded.get("typed", [])
-        if not built_here.is_listed(typed):
-            for word in (word for word in typed if word not in again):
-                if not is_plain(word):
-                    printable = ascii(str(word)[:80])[1:-1]
-                    raise UserError(f"resume={self.dir}: it was started with {printable}; type it again after resume=")
-        left_out = ("-m", "--multirun", *again)
-        return [word for word in typed if word not in left_out and not word.startswith("hydra.sweep.dir=")] + ["-m"]
+        typed, limits = self.recorded.get("typed", []), self.recorded.get("limits", [])
+        is_own = built_here.is_listed(typed)
+        typed = [word for word in typed if not str(word).startswith("hydra.sweep.dir=")]
+        for word in [*([] if is_own else typed), *limits]:
+            if word not in added and not is_plain(word):
+                printable = ascii(str(word)[:80])[1:-1]
+                raise UserError(f"resume={self.dir}: it was started with {printable}; type it again after resume=")
+        for word in added:
+            others = [own for own in typed if own.split("=")[0] != word.split("=")[0]]
+            is_varied = any("," in own for own in typed if own not in others)
+            may_change = (LIMIT.match(word) and not is_varied) or word.startswith(UNCOMPARED)
+            if not (may_change or word in typed):
+                raise UserError(
+                    f"resume={shown(self.dir)} goes on with the sweep's own settings, trainer.max_epochs, max_steps and"
+                    f" max_time apart\n  for a new sweep type python train.py {' '.join([*others, word])}"
+                )
+        kept = [word for word in [*typed, *filter(LIMIT.match, limits)] if word not in added]
+        return [word for word in [*kept, *added] if word not in FLAGS] + ["-m"]
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each job: what was asked for, how it ended, its metrics."""
@@ -134,3 +164,29 @@ class Sweep:
         chosen = [min(min(found, key=cost), key=lambda run: cost([run])) for found in by_data.values()]
         head = f"  the test set is unread; to test the job that is best by {monitor['metric']}:"
         return [head, *(f"  python scripts/evaluate.py {shown(run.dir)}" for run in chosen)] if chosen else []
+
+
+def compared_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a config as one flat table, without the limits of the training and what no result depends on."""
+    table: dict[str, Any] = {}
+
+    def flatten(path: str, node: Any) -> None:
+        if isinstance(node, dict) and node:
+            for key, value in node.items():
+                flatten(f"{path}.{key}" if path else str(key), value)
+        elif not LIMIT.match(f"{path}="):
+            table[path] = node
+
+    flatten("", {key: value for key, value in config.items() if key not in FREE})
+    return table
+
+
+def refuse_changes(then: dict[str, Any], now: dict[str, Any], who: str) -> None:
+    """Raise UserError at the first setting that differs between two tables; who: the sweep or the job, for messages."""
+    for key in [*then, *(key for key in now if key not in then)]:
+        before, after = then.get(key, "not set"), now.get(key, "not set")
+        if before != after:
+            raise UserError(
+                f"{who}: {key} was {before} and is {after} now; the sweep would be a mixture of both\n"
+                "  put back what has changed in configs/, or start a new sweep"
+            )

@@ -3,21 +3,22 @@
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as L
 import torch
 from torch import Tensor
 
 from athanor.base.errors import UserError
-from athanor.callbacks.checkpoints import checkpoints_of
 from athanor.craft.ensembles.combine import combined
 from athanor.data.module import ImageData
 from athanor.engine.config import assemble, check, trust
 from athanor.engine.runs.ensembles.session import Combination, Session
-from athanor.engine.runs.run import read_checkpoint
-from athanor.tasks.classification import Classification
-from athanor.tasks.measure import written
+from athanor.engine.runs.run import Run
+from athanor.engine.runs.teacher import write_teacher
+from athanor.training.checkpoint_files import checkpoint_digest
 
-OF_UNSEEN = "each training image was predicted by the members that were not trained on it"
+OF_UNSEEN = (
+    "each training image was predicted by the members that were not trained on it; these were trained on the student's "
+    "validation images, so its figures on validation are a little too good"
+)
 OF_SEEN = (
     "the members were trained on the images that they predicted for it, so they were surer than of new ones; all folds "
     "of a cross-validation (-m data.folds=5 'data.fold=range(5)') predict images that they have not seen"
@@ -25,36 +26,23 @@ OF_SEEN = (
 
 
 def distill(session: Session, ensemble: Combination, folder: Path, config: dict[str, Any], data: ImageData) -> str:
-    """Train a fresh network on the ensemble's probabilities, in place of labels; gives lines on how good it is.
+    """Make `folder` a run that has not begun, of a fresh network that learns the ensemble's probabilities in place of
+    labels: `python train.py resume=<folder>` trains it. Gives lines on the teacher.
 
-    config, data: of `student`. `folder` becomes a run's directory. The targets of a training image are those of the
-    image as it is, also where it is augmented. Validation and test are by the true labels.
+    config, data: of `student`. The targets of a training image are those of the image as it is, also where it is
+    augmented. Validation and test are by the true labels.
     """
     temperature = config["loss"]["temperature"]
-    L.seed_everything(config["seed"], verbose=False)
-    data.seed = config["seed"]
-    data.soft_targets = torch.zeros(len(data.source.train_targets), len(data.class_names))
-    data.soft_targets[data.train_index] = teacher_probabilities(session, ensemble, temperature)
-    classifier = assemble.task(config, data)
-    trainer = assemble.trainer(config, str(folder), data, classifier.network)
-    trainer.fit(classifier, data)
-    chosen = checkpoints_of(trainer).chosen
-    checkpoints_of(trainer).io.wait()
-    classifier.load_state_dict(read_checkpoint(folder / "checkpoints" / chosen["file"])["state_dict"])
-    metrics = chosen["metrics"] | (trainer.test(classifier, data, verbose=False)[0] if session.reads_test else {})
-    stages = [stage for stage in ("val", "test") if f"{stage}/loss" in metrics]
-    scores = {stage: {name: metrics[f"{stage}/{name}"] for name in Classification.measures} for stage in stages}
-    teacher = [session.members[index].name for index in ensemble.weights]
-    made = {
-        "made": "student",
-        "teacher": teacher,
-        "temperature": temperature,
-        "out_of_fold": session.is_cross_validated,
+    teacher = {
+        session.members[index].name: checkpoint_digest(session.members[index].path) for index in ensemble.weights
     }
-    session.write(folder, config, {**made, "seed": config["seed"], **scores})
-    text = [f"{stage} {written(of, Classification.measures)}" for stage, of in scores.items()]
+    about = {"teacher": teacher, "temperature": temperature, "out_of_fold": session.is_cross_validated}
+    probabilities = teacher_probabilities(session, ensemble, temperature)
+    write_teacher(folder, probabilities, data, {"made": "student", **about})
+    config = {**config, "eval": {**config["eval"], "test": session.reads_test}}
+    Run(folder).write_config(config)
     said = OF_UNSEEN if session.is_cross_validated else OF_SEEN
-    return f"  student of {len(teacher)} members: {'   '.join(text)}\n  {said}"
+    return f"  student of {len(teacher)} members\n  {said}"
 
 
 def teacher_probabilities(session: Session, ensemble: Combination, temperature: float) -> Tensor:
@@ -84,6 +72,7 @@ def student(session: Session, settings: dict | None, temperature: float) -> tupl
         "name": f"student_{own['name']}",
         "resume": None,
         "run": None,
+        "weights": None,
         "loss": {"_target_": "athanor.tasks.losses.Distillation", "temperature": temperature},
         "callbacks": {key: node for key, node in (own.get("callbacks") or {}).items() if key != "ensemble"},
         "logger": {"csv": {"_target_": "athanor.training.loggers.CSVLog"}},

@@ -113,19 +113,23 @@ def shared_data(members: list[Member]) -> tuple[ImageData, list[Tensor]]:
                 )
     data = assemble.data(first.config)
     assemble.refuse_other_data(first.record, data)
-    return data, [trained_images(member, data, first.name) for member in members]
+    train_hash = hash_of(data.source.train_images, data.source.train_targets)
+    return data, [trained_index(member, data, train_hash, first.name) for member in members]
 
 
-def trained_images(member: Member, data: ImageData, first: str) -> Tensor:
-    """Which images of `data` a member was trained on, int64; it may be of another split, but not of other images."""
-    if member.record.get("split_hash") == data.split_hash:
+def trained_index(member: Member, data: ImageData, train_hash: str, first: str) -> Tensor:
+    """Which images of `data` a member was trained on, int64; it may be of another split, but not of other images.
+
+    train_hash: of the images of `data`, which is that of the member `first`.
+    """
+    if member.record.get("data", {}).get("train_hash") != train_hash:
+        what = "its folder or file has changed" if member.name == first else f"{first} has others"
+        raise UserError(f"{member.name} was trained on other images than these: {what}; an ensemble needs one data set")
+    if member.record["split_hash"] == data.split_hash:
         return data.train_index
     other = assemble.data(member.config)
-    if other.split_hash != member.record.get("split_hash"):
-        raise UserError(f"the images or the split of {member.name} are not those that it was trained on any more")
-    hashes = [hash_of(each.source.train_images, each.source.train_targets) for each in (data, other)]
-    if hashes[0] != hashes[1]:
-        raise UserError(f"{member.name} was trained on other images than {first}; an ensemble needs one data set")
+    if other.split_hash != member.record["split_hash"]:
+        raise UserError(f"the split of {member.name} is not the one that it was trained with any more")
     return other.train_index
 
 

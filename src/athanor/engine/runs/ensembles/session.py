@@ -16,7 +16,8 @@ from athanor.craft.ensembles.predictions import Stage, stacked_logits, stage_lab
 from athanor.craft.ensembles.report import Report
 from athanor.engine.config import assemble, built_here
 from athanor.engine.runs.ensembles.members import find_members, refuse_other_starts, refuse_seen_images, shared_data
-from athanor.engine.runs.provenance import count_test_read, describe_data, environment
+from athanor.engine.runs.lineage import refuse_trained_images, trained_images
+from athanor.engine.runs.provenance import count_test_read, describe_data, differences, environment
 from athanor.engine.runs.run import Run, load_classifier, read_checkpoint
 from athanor.tasks import tta
 from athanor.training import devices
@@ -70,11 +71,23 @@ class Session:
         self.reads_test = stage == "test" or (stage is None and not unread)
         if not (self.has_validation or self.reads_test or self.is_cross_validated):
             raise UserError("these members have no validation images; type --stage test to read the test set")
+        self.described = describe_data(self.data, self.reads_test)
+        self.refuse_other_tests()
         self.stacked: dict[Stage, Tensor] = {}  # logits that are computed already
         self.losses = self.best = None  # on validation: of each member, and the name of the best member
         if self.has_validation:
             self.losses = selection.member_losses(self.logits("val"), stage_labels(self.data, "val"))
             self.best = self.members[self.losses.index(min(self.losses))].name
+
+    def refuse_other_tests(self) -> None:
+        """Raise UserError where the test set that is to be read has images that a member was trained on. A warning
+        says where it is not the one that the first member was tested on.
+        """
+        if self.reads_test:
+            records, name = [member.record for member in self.members], "a member of the ensemble"
+            refuse_trained_images(trained_images({"members": records}), self.data, ["test"], name)
+            for line in differences(records[0]["data"], self.described):
+                log.warning("not the data of %s: %s", self.members[0].name, line)
 
     def logits(self, stage: Stage, used: list[int] | None = None) -> Tensor:
         """Logits [M, N, C] of the members `used`, or of all. Those that are left out see validation images only."""
@@ -98,7 +111,7 @@ class Session:
 
     def write(self, directory: Path, config: dict[str, Any], results: dict[str, Any]) -> None:
         """Write results.json, with what it depends on, and last config.yaml: a folder without one is no run."""
-        origin = {**environment(directory), "data": describe_data(self.data, self.reads_test)}
+        origin = {**environment(directory), "data": self.described}
         if self.reads_test:
             results = {**results, "test_reads": count_test_read(origin["data"]["test_hash"], directory)}
         measures = {name: asdict(measure) for name, measure in combine.MEASURES.items()}
@@ -115,7 +128,7 @@ def make_ensemble(session: Session, how: combine.How, select: selection.Select, 
     weights = {index: weight for index, weight in enumerate(chosen) if weight > 0}
     used, shares = list(weights), list(weights.values())
     records = [session.members[index].record for index in used]
-    shared = {key: records[0][key] for key in ("input_shape", "class_names", "split_hash")}
+    shared = {key: records[0][key] for key in ("input_shape", "class_names", "split_hash", "data")}
     record = {"config": evaluation_config(records[0], "ensemble"), **shared, "members": records}
     record |= {"combine": how, "weights": shares, "tta": session.kind}
     states = [read_checkpoint(session.members[index].path)["state_dict"] for index in used]
@@ -149,6 +162,7 @@ def make_soup(session: Session, kind: soups.Kind) -> Combination:
     weights = dict.fromkeys(sorted(used), 1 / len(used))
     record = members[used[0]].record
     record = {**record, "config": evaluation_config(record, "soup"), "soup": [members[index].name for index in used]}
+    record["trained"] = trained_images({"members": [members[index].record for index in used]})
     state = {key: value.cpu() for key, value in soup.classifier.state_dict().items() if not key.startswith("loss.")}
     checkpoint = {"athanor": record, "state_dict": state}
     return Combination("soup", weights, 1, checkpoint, lambda stage: soup.logits(stage).log_softmax(-1))
