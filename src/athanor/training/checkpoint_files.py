@@ -116,7 +116,7 @@ def refuse_torn(path: Path, weights: bool = True) -> None:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+            if sum(entry.file_size for entry in archive.infolist()) > os.path.getsize(path):
                 raise zipfile.BadZipFile("what is in it is larger than the file")  # packed, it could fill the memory
             names = [name for name in archive.namelist() if weights or name.endswith("data.pkl")]
             for name in names:
