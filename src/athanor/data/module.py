@@ -22,6 +22,8 @@ class ImageData(L.LightningDataModule):
     split.
 
     batch_size: images of a step, over all devices; "full" is all training images. eval_batch_size: of each device.
+    views: of each image in a batch; above 1, each is augmented in its own way, in validation and test too, where they
+    are the same in each epoch.
     limit: use about so many images of train and of test. seed: of the order and the augmentation.
     Raises UserError for settings that do not fit the images.
     """
@@ -37,12 +39,14 @@ class ImageData(L.LightningDataModule):
         fold: int,
         split_seed: int,
         limit: int | None,
+        views: int,
         augment: Augment,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.source = source
         self.augment = augment
+        self.views = views
         self.seed = seed
 
         # which images: indices, int64
@@ -90,16 +94,24 @@ class ImageData(L.LightningDataModule):
         if self.soft_targets is not None:
             targets = self.soft_targets.to(images.device)
         return TrainBatches(
-            images, targets, self.train_index, self.batch_size, self.seed, self.augment, self._position, *self._rank()
+            images,
+            targets,
+            self.train_index,
+            self.batch_size,
+            self.seed,
+            self.augment,
+            self._position,
+            *self._rank(),
+            views=self.views,
         )
 
     def val_dataloader(self) -> EvalBatches:
         arrays = self._on_device(self.source.train_images, self.source.train_targets)
-        return EvalBatches(*arrays, self.val_index, self.eval_batch_size, *self._rank())
+        return EvalBatches(*arrays, self.val_index, self.eval_batch_size, *self._rank(), self.views, self.augment)
 
     def test_dataloader(self) -> EvalBatches:
         arrays = self._on_device(self.source.test_images, self.source.test_targets)
-        return EvalBatches(*arrays, self.test_index, self.eval_batch_size, *self._rank())
+        return EvalBatches(*arrays, self.test_index, self.eval_batch_size, *self._rank(), self.views, self.augment)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         images, targets = batch
@@ -112,6 +124,13 @@ class ImageData(L.LightningDataModule):
                 f"data.batch_size={self.batch_size} does not fit {count} training images; use 1 to {count}, or full"
             )
         require(self.eval_batch_size >= 1, f"data.eval_batch_size={self.eval_batch_size}: use 1 or more")
+        require(self.views >= 1, f"data.views={self.views}: use 1 or more")
+        if self.views > 1 and not self.augment:
+            raise UserError(
+                f"data.views={self.views} gives equal pictures without augmentation; type e.g. data.augment.shift=2"
+            )
+        if self.views > 1 and self.augment.flip == "alternating":
+            raise UserError("data.augment.flip=alternating gives all views of an image the same side; type flip=true")
         if self.augment.padding_mode == "reflect" and self.augment.crop >= min(height, width):
             raise UserError(
                 f"data.augment.crop={self.augment.crop} mirrors more than images of {width}x{height} have; "

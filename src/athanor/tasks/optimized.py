@@ -24,7 +24,8 @@ CONSTANT, UNSCALED = schedules.Schedule(partial(schedules.constant)), LRScaling(
 class Optimized(CheapHookName, L.LightningModule):
     """A LightningModule whose `network` is trained by one optimizer, with the schedules and scaling of `optim`.
 
-    The arguments are those of Task.
+    So are its other parameters that require gradients, which come after those of the network. The arguments are those
+    of Task.
     """
 
     validated = False  # since the epoch schedulers last moved
@@ -47,11 +48,11 @@ class Optimized(CheapHookName, L.LightningModule):
         self.monitor = monitor
 
     def fresh_optimizer(self) -> torch.optim.Optimizer:
-        """A new optimizer of the network, with the learning rates that the run has before any schedule."""
+        """A new optimizer, with the learning rates that the run has before any schedule."""
         decays = self.make_optimizer.keywords.get("weight_decay") != 0 or self.decays
         make_groups = getattr(self.make_optimizer.func, "groups", None)  # Muon tells parameters apart by their layers
-        groups = make_groups and make_groups(self.network)
-        optimizer = self.make_optimizer(groups or parameter_groups(self.network, decays and not self.is_lbfgs))
+        groups = make_groups and make_groups(self)
+        optimizer = self.make_optimizer(groups or parameter_groups(self, decays and not self.is_lbfgs))
         for group in optimizer.param_groups:
             group["lr"] *= self.lr_scaling.factor(self.global_batch)
         return optimizer

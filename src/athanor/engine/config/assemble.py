@@ -80,12 +80,13 @@ def data(cfg: dict) -> ImageData:
 def task(cfg: dict, data: ImageData) -> Task:
     """A fresh task for this data, its preprocessing fitted on the train split.
 
-    Raises UserError where the task does not take the targets of the data.
+    Raises UserError where the task does not take the targets of the data, or the loss not those of the task.
     """
     task_class(cfg).check_source(data.source)
     record = {"config": {**cfg, "resume": None}, **described(cfg, data), "split_hash": data.split_hash}
     module = from_record(record, data.source.train_targets[data.train_index])
     module.preprocess.fit(data.source.train_images, data.train_index)
+    module.fit_targets(data.source.train_targets[data.train_index])
     set_first_weights(module, module.network, cfg, data)
     module.fresh_network = lambda: set_first_weights(module, model(record), cfg, data)
     return module
@@ -109,7 +110,7 @@ def task_class(cfg: dict) -> type[Task]:
 
 def described(cfg: dict, data: ImageData) -> dict[str, list]:
     """The part of a checkpoint's record that depends on the data: the shape of an input, a name for each output."""
-    names = task_class(cfg).output_names(data.source)
+    names = task_class(cfg).output_names(data.source, cfg["task"])
     return {"class_names": list(names), "input_shape": list(data.input_shape)}
 
 
@@ -117,7 +118,8 @@ def class_counts(targets: torch.Tensor | None, num_classes: int) -> torch.Tensor
     """Training inputs of each class, [num_classes]; None where these are not known, or targets are no classes."""
     if targets is None or targets.dtype != torch.int64 or targets.ndim != 1:
         return None
-    return torch.bincount(targets, minlength=num_classes)
+    counts = torch.bincount(targets, minlength=num_classes)
+    return counts if len(counts) == num_classes else None  # class indices that the task takes for numbers
 
 
 def facts_of(record: dict) -> dict[str, Any]:
