@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
@@ -65,7 +66,7 @@ class Autoencoder(Task):
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
-        if self.shown is not None and self.trainer.training and not self.trainer.fast_dev_run:
+        if self.shown is not None and self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.fast_dev_run:
             grid = make_grid(self.shown, nrow=len(self.shown) // 2, padding=1)
             picture = io.BytesIO()
             save_image(grid, picture, format="png")

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from athanor.base.errors import UserError, require
+from athanor.base.errors import require
 from athanor.data.sources.source import Source
 from athanor.tasks.losses import at_least_float32
 from athanor.tasks.measure import Measure
@@ -23,12 +23,13 @@ class Contrastive(Task):
     batch is that of the same image; it depends on the size of the batch, and so does the loss.
 
     dim: of the projection. On several devices, training compares with the views of all of them.
-    Raises UserError for data.views other than 2, and for eval.tta.
+    Raises UserError for eval.tta.
     """
 
     measures: ClassVar[dict[str, Measure]] = {"match": Measure("max", "%"), "loss": Measure("min")}
     summed: ClassVar[tuple[str, ...]] = ("match",)
     losses: ClassVar[tuple[str, ...]] = ("info_nce",)
+    views: ClassVar[int] = 2
 
     def __init__(self, *parts, dim: int, **settings) -> None:
         super().__init__(*parts, **settings)
@@ -42,11 +43,6 @@ class Contrastive(Task):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return F.normalize(at_least_float32(self.projection(super().forward(inputs))), dim=1)
-
-    def targets_of(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        if len(inputs) != 2 * len(targets):
-            raise UserError("task=contrastive compares two views of each image; type data.views=2")
-        return targets
 
     def loss_of(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if self.training and self.trainer.world_size > 1:

@@ -39,6 +39,7 @@ def check(cfg: dict) -> None:
         check_study.check_keys(cfg["study"])
     for name, group in schema.top_groups().items():
         check_group(name, group, cfg.get(name) or {})
+    check_task(cfg)
     monitors.check_monitors(cfg)
     check_trainer(cfg["trainer"])
     check_optim(cfg["optim"])
@@ -117,6 +118,27 @@ def locate(path: str, target: str) -> Any:
         raise UserError(f"{path}._target_={target} cannot be imported: {str(error).splitlines()[-1]}") from error
     require(callable(named), f"{path}._target_={target} is no class or function; name one that is in it")
     return named
+
+
+def check_task(cfg: dict) -> None:
+    """Whether data and loss are such as the task takes. A person's own loss is in no task's list, and fits."""
+    task, views, target = (
+        pkgutil.resolve_name(cfg["task"]["_target_"]),
+        cfg["data"].get("views"),
+        cfg["loss"]["_target_"],
+    )
+    if views != task.views:
+        raise UserError(
+            f"data.views={views}: the task {task.__name__} takes {task.views} of each image; type data.views={task.views}"
+        )
+    if not task.losses or target in [options.target("loss", name) for name in task.losses]:
+        return
+    targets = filter(None, (options.target("task", name) for name in options.options("task")))
+    for name in sorted({name for other in targets for name in pkgutil.resolve_name(other).losses}):
+        if options.target("loss", name) == target:
+            raise UserError(
+                f"loss={name} does not fit the task {task.__name__}; use {', '.join(task.losses)}, or your own"
+            )
 
 
 def check_trainer(trainer: dict) -> None:
