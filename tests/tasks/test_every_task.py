@@ -94,7 +94,7 @@ def test_two_processes_measure_what_one_does(task, run_task):
         (
             "attributes",
             ["loss=cross_entropy"],
-            "loss=cross_entropy does not fit the task Attributes; use logistic, one_vs_all_hinge, or your own",
+            "loss=cross_entropy does not fit the task Attributes; use logistic",
         ),
         ("regression", ["loss=hinge"], "loss=hinge does not fit the task Regression; use mse, mae, huber"),
         ("classification", ["loss=mse"], "loss=mse does not fit the task Classification; use cross_entropy, hinge"),
@@ -102,7 +102,7 @@ def test_two_processes_measure_what_one_does(task, run_task):
         (
             "contrastive",
             ["data.views=1"],
-            "data.views=1: the task Contrastive takes 2 of each image; type data.views=2",
+            "the task Contrastive takes 2 of each image in a batch; type data.views=2",
         ),
         ("contrastive", ["data.augment.shift=0", "data.augment.rotate=0"], "data.views=2 gives equal pictures"),
         ("contrastive", ["data.augment.flip=alternating"], "type flip=true"),

@@ -122,23 +122,16 @@ def locate(path: str, target: str) -> Any:
 
 def check_task(cfg: dict) -> None:
     """Whether data and loss are such as the task takes. A person's own loss is in no task's list, and fits."""
-    task, views, target = (
-        pkgutil.resolve_name(cfg["task"]["_target_"]),
-        cfg["data"].get("views"),
-        cfg["loss"]["_target_"],
-    )
-    if views != task.views:
-        raise UserError(
-            f"data.views={views}: the task {task.__name__} takes {task.views} of each image; type data.views={task.views}"
-        )
-    if not task.losses or target in [options.target("loss", name) for name in task.losses]:
+    task, target = pkgutil.resolve_name(cfg["task"]["_target_"]), cfg["loss"]["_target_"]
+    views, name = task.views, task.__name__
+    if cfg["data"].get("views") != views:
+        raise UserError(f"the task {name} takes {views} of each image in a batch; type data.views={views}")
+    if not task.losses or target in [options.target("loss", loss) for loss in task.losses]:
         return
-    targets = filter(None, (options.target("task", name) for name in options.options("task")))
-    for name in sorted({name for other in targets for name in pkgutil.resolve_name(other).losses}):
-        if options.target("loss", name) == target:
-            raise UserError(
-                f"loss={name} does not fit the task {task.__name__}; use {', '.join(task.losses)}, or your own"
-            )
+    targets = filter(None, (options.target("task", other) for other in options.options("task")))
+    for loss in sorted({loss for other in targets for loss in pkgutil.resolve_name(other).losses}):
+        if options.target("loss", loss) == target:
+            raise UserError(f"loss={loss} does not fit the task {name}; use {', '.join(task.losses)}, or your own")
 
 
 def check_trainer(trainer: dict) -> None:
