@@ -14,11 +14,13 @@ from athanor.data.preprocess import Preprocess
 from athanor.data.seeds import seed_step
 from athanor.data.sources.source import Source
 from athanor.optim import schedules
+from athanor.optim.groups import OwnGroups
 from athanor.optim.scaling import LRScaling
 from athanor.tasks import non_finite, tta
+from athanor.tasks.frozen import Frozen
 from athanor.tasks.losses import at_least_float32
 from athanor.tasks.measure import LOSS, Measure
-from athanor.tasks.optimized import CONSTANT, UNSCALED, Optimized
+from athanor.tasks.optimized import CONSTANT, NO_GROUPS, NOT_FROZEN, UNSCALED, Optimized
 from athanor.tasks.sums import EpochSums
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ class Task(Optimized):
     monitor: the metric that ReduceLROnPlateau follows.
     metrics: further torchmetrics, computed on all outputs and targets of a validation or test epoch.
     tta: the views that the test averages over; what is measured on the averages is logged beside the plain values.
+    groups: of parameters that have rates of their own. frozen: which parts of the network are not trained.
     seed: dropout is a function of it, the process, the epoch and the batch.
     """
 
@@ -65,8 +68,10 @@ class Task(Optimized):
         metrics: dict[str, nn.Module] | None = None,
         tta: tta.Kind = "none",
         seed: int = 0,
+        groups: OwnGroups = NO_GROUPS,
+        frozen: Frozen = NOT_FROZEN,
     ) -> None:
-        super().__init__(network, optimizer, schedule, lr_scaling, monitor)
+        super().__init__(network, optimizer, schedule, lr_scaling, monitor, groups, frozen)
         # modules
         self.preprocess = preprocess
         self.loss = loss
@@ -214,6 +219,8 @@ class Task(Optimized):
         self.epoch_sums.resume("train", self.global_rank, self.trainer.world_size, self.device)
 
     def on_train_epoch_start(self) -> None:
+        if self.frozen_parts:
+            self.train()  # which leaves them in eval mode, as long as they are frozen
         self.last_counted_batch = -1
 
     def on_validation_epoch_start(self) -> None:

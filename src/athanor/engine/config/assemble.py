@@ -19,8 +19,10 @@ from athanor.engine.config import schema, trust
 from athanor.engine.config.facts import refuse_facts
 from athanor.engine.config.secrets import reveal
 from athanor.engine.config.signatures import check_arguments, signature
+from athanor.optim.groups import OwnGroups
 from athanor.optim.scaling import LRScaling
 from athanor.optim.schedules import Schedule
+from athanor.tasks.frozen import Frozen
 from athanor.tasks.task import Task
 from athanor.training import devices, memory, overhead, precision
 from athanor.training.agreement import Agreement
@@ -34,7 +36,8 @@ def build(node: Any, path: str, **facts: object) -> Any:
     """What the config says at `path`, with an object in place of each node that has a `_target_`, however deep.
 
     The object is the target called with the other keys of the node, or with `_partial_` a functools.partial of it;
-    `_args_` are its arguments without a name. `facts` are handed to it as the row of the nearest group says.
+    `_args_` are its arguments without a name. Keys that stand beside the arguments (schema.Group.beside) are left out.
+    `facts` are handed to it as the row of the nearest group says.
     """
     if isinstance(node, list):
         return [build(part, f"{path}.{index}", **facts) for index, part in enumerate(node)]
@@ -44,7 +47,8 @@ def build(node: Any, path: str, **facts: object) -> Any:
     if "_target_" not in node:
         return parts
     target, positional = pkgutil.resolve_name(node["_target_"]), parts.get("_args_") or []
-    arguments = {key: part for key, part in parts.items() if key not in schema.NODE_KEYS}
+    beside = schema.GROUPS[path].beside if path in schema.GROUPS else {}
+    arguments = {key: part for key, part in parts.items() if key not in schema.NODE_KEYS and key not in beside}
     names, _ = signature(target)
     refuse_facts(path, arguments, names)
     handed = [name for name in schema.group_of(path).handed if name in facts and name in names]
@@ -151,6 +155,7 @@ def from_record(record: dict, targets: torch.Tensor | None = None, compiled: boo
     network = ensemble_network(record) if is_ensemble else model(record)
     if compiled and cfg["compute"]["compile"]:
         network.compile()
+    beside = divided(cfg, "optim")[1]
     make_task = EnsembleClassifier if is_ensemble else build({**cfg["task"], "_partial_": True}, "task")
     return make_task(
         network,
@@ -158,7 +163,9 @@ def from_record(record: dict, targets: torch.Tensor | None = None, compiled: boo
         record=record,
         optimizer=parts.pop("optim"),
         schedule=schedule(cfg),
-        lr_scaling=LRScaling(**divided(cfg, "optim")[1]),
+        lr_scaling=LRScaling(beside["lr_scaling"], beside["base_batch"]),
+        groups=OwnGroups(beside.get("lr_by_layer"), beside.get("groups")),
+        frozen=Frozen() if is_ensemble else Frozen(**divided(cfg, "model")[1]),
         monitor=cfg["monitor"]["metric"],
         metrics={
             name: build(node, f"metrics.{name}", **facts) for name, node in (cfg.get("metrics") or {}).items() if node

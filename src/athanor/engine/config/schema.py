@@ -29,6 +29,8 @@ MADE = (
     "monitor",
     "metrics",
     "tta",
+    "groups",
+    "frozen",
 )  # what a task takes
 UNRECORDED = ("launcher", "study")  # nodes on which no result depends, so no run records them
 NODE_KEYS: dict[str, Any] = {"_target_": str, "_partial_": bool, "_args_": list}  # that are no arguments by name
@@ -126,6 +128,7 @@ GROUPS: dict[str, Group] = {  # by the path of the node
         *MODULE,
         ("athanor.models", "torch.nn.modules"),
         ("torch.nn",),
+        beside={"freeze": list[str] | Literal["all_but_head"] | None, "freeze_epochs": int | None},
         rebuilt=True,
         compared="all",
         facts=("input_shape", "num_classes", "seed"),
@@ -150,7 +153,12 @@ GROUPS: dict[str, Group] = {  # by the path of the node
         subclass_of("torch.optim.Optimizer"),
         ("torch.optim", "athanor.optim"),
         partial=True,
-        beside={"lr_scaling": "athanor.optim.scaling.Rule", "base_batch": int},
+        beside={
+            "lr_scaling": "athanor.optim.scaling.Rule",
+            "base_batch": int,
+            "lr_by_layer": float | None,
+            "groups": list | None,
+        },
         rebuilt=True,
         compared="all",
     ),
