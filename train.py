@@ -8,7 +8,7 @@ from athanor.engine.config import hydra_versions
 
 
 @hydra.main(config_path="configs", config_name="train", **hydra_versions.MAIN)
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig) -> float:
     # imported here, so that `--cfg job`, `--help` and tab completion need not load torch
     import lightning.pytorch as L
 
@@ -19,11 +19,11 @@ def main(cfg: DictConfig) -> None:
 
     job = Job()
     if job.is_done:
-        return
+        return job.monitored(cfg)
     with job.recorded():
         config = job.save_config(cfg)
         if spread(config, job.dir):  # over several devices: the rest is done by a process for each
-            return
+            return job.monitored(cfg)
         L.seed_everything(config["seed"], verbose=False)
         data = assemble.data(config)
         task = assemble.task(config, data)
@@ -37,6 +37,7 @@ def main(cfg: DictConfig) -> None:
         if config["eval"]["test"]:
             trainer.test(task, data, verbose=False)
         job.finish(trainer, task)
+    return job.monitored(cfg)
 
 
 if __name__ == "__main__":
