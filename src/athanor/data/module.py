@@ -1,7 +1,8 @@
 """The data module for every source: it splits the images and gives batches of them."""
 
 import hashlib
-from typing import Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
 import lightning.pytorch as L
 import torch
@@ -12,6 +13,9 @@ from athanor.data.augment import Augment
 from athanor.data.batches import Batch, EvalBatches, TrainBatches
 from athanor.data.sources.source import Source
 from athanor.data.split import limited, train_and_val
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class ImageData(L.LightningDataModule):
@@ -117,6 +121,28 @@ class ImageData(L.LightningDataModule):
         images, targets = batch
         return images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
 
+    def show(self, count: int = 8) -> "Figure":
+        """A figure of the first training images, as they are and below it augmented, with their targets."""
+        from matplotlib.figure import Figure  # takes half a second, which no training needs
+
+        loader = self.train_dataloader()
+        plain = replace(loader, augment=Augment(0, "zeros", False, 0, 0, 0), views=1)
+        (images, targets), (changed, _) = next(iter(plain)), next(iter(loader))
+        count = min(count, len(images))
+        rows = [images[:count], *(view[:count] for view in changed.split(len(images)))]
+        figure = Figure(figsize=(1.1 * count, 1.2 * len(rows)), dpi=120, layout="constrained")
+        axes = figure.subplots(len(rows), count, squeeze=False)
+        for pictures, row in zip(rows, axes, strict=True):
+            for picture, axis in zip(pictures, row, strict=True):
+                axis.imshow(
+                    picture.permute(1, 2, 0).cpu().numpy(), cmap="gray", vmin=0, vmax=255
+                )  # or in its own colours
+                axis.set_axis_off()
+        for target, axis in zip(targets, axes[0], strict=False):
+            is_class = target.ndim == 0 and not target.is_floating_point() and self.class_names
+            axis.set_title(self.class_names[target] if is_class else f"{target.tolist()}", fontsize=8)
+        return figure
+
     def _check_sizes(self) -> None:
         count, (_, height, width) = len(self.train_index), self.input_shape
         if not 0 < self.batch_size <= count:
@@ -137,15 +163,19 @@ class ImageData(L.LightningDataModule):
                 "use a smaller crop, or data.augment.padding_mode=zeros"
             )
 
+    # without a trainer, as in a notebook, loaders give the batches of one process on the CPU, from the first epoch on
+
     def _rank(self) -> tuple[int, int]:
-        return self.trainer.global_rank, self.trainer.world_size
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _position(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return 0, 0
         return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
     def _on_device(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The arrays on the GPU if the images take less than half of its free memory, else where they are."""
-        device = self.trainer.strategy.root_device
+        device = self.trainer.strategy.root_device if self.trainer else images.device
         if device.type != "cuda" or images.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
             return images, targets
         if id(images) not in self.on_gpu:  # train and validation share one array
