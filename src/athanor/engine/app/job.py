@@ -136,6 +136,7 @@ class Job(Run):
         origin = {key: self.before[key] for key in ORIGIN if key in self.before}  # a rank compares its own with these
         with contextlib.suppress(OSError):  # the next file that is written raises the same, where it is explained
             self.write(fresh=True, **begun, slurm_job=slurm.slurm_job_id(), **origin)
+        cause = None
         try:
             with signals.handled():
                 yield
@@ -148,7 +149,7 @@ class Job(Run):
             raise
         except Exception as error:
             self.fail(error)
-            has_failed = True
+            has_failed, cause = True, error
         finally:
             if lock.is_locked:
                 Path(lock.lock_file).unlink(missing_ok=True)
@@ -156,7 +157,7 @@ class Job(Run):
             if "wandb" in sys.modules:
                 sys.modules["wandb"].finish()  # else the next job of a multirun would log into this one's run
         if has_failed and self.is_single:
-            raise SystemExit(1)
+            raise SystemExit(1) from cause
 
     def fail(self, error: Exception) -> None:
         """Explain the failure, once for all processes of the job, and write down its traceback."""

@@ -155,7 +155,8 @@ def from_record(record: dict, targets: torch.Tensor | None = None, compiled: boo
     network = ensemble_network(record) if is_ensemble else model(record)
     if compiled and cfg["compute"]["compile"]:
         network.compile()
-    beside = divided(cfg, "optim")[1]
+    own_groups = divided(cfg, "optim")[1]
+    scaling = {key: own_groups.pop(key) for key in ("lr_scaling", "base_batch") if key in own_groups}
     make_task = EnsembleClassifier if is_ensemble else build({**cfg["task"], "_partial_": True}, "task")
     return make_task(
         network,
@@ -163,8 +164,8 @@ def from_record(record: dict, targets: torch.Tensor | None = None, compiled: boo
         record=record,
         optimizer=parts.pop("optim"),
         schedule=schedule(cfg),
-        lr_scaling=LRScaling(beside["lr_scaling"], beside["base_batch"]),
-        groups=OwnGroups(beside.get("lr_by_layer"), beside.get("groups")),
+        lr_scaling=LRScaling(**scaling),
+        groups=OwnGroups(**own_groups),
         frozen=Frozen() if is_ensemble else Frozen(**divided(cfg, "model")[1]),
         monitor=cfg["monitor"]["metric"],
         metrics={
