@@ -177,7 +177,7 @@ def source() -> Source:
 @pytest.fixture
 def make_data(source: Source) -> Callable[..., ImageData]:
     def make_data(**knobs: object) -> ImageData:
-        settings = dict(batch_size=16, eval_batch_size=32, val_fraction=0.2, folds=None, fold=0, split_seed=0)
+        settings = dict(batch_size=16, eval_batch_size=32, val_fraction=0.2, folds=None, fold=0, split_seed=0, views=1)
         settings |= dict(limit=None, augment=Augment(0, "zeros", False, 0, 0, 0), source=source) | knobs
         return ImageData(settings.pop("source"), **settings)
 

@@ -174,3 +174,23 @@ def test_without_validation_images_the_validation_loader_is_empty(make_data, mak
     data.trainer = make_trainer()
     assert list(data.val_dataloader()) == []
     assert len(data.train_dataloader().index) == 200
+
+
+def test_batches_are_there_without_a_trainer(make_data):
+    data = make_data(augment=Augment(0, "zeros", True, 0, 0, 0))
+    images, targets = next(iter(data.train_dataloader()))
+    assert (images.shape, targets.shape) == ((16, 3, 6, 8), (16,))
+    assert sum(len(batch[1]) for batch in data.val_dataloader()) == len(data.val_index)
+    assert sum(len(batch[1]) for batch in data.test_dataloader()) == 60
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_it_shows_images_before_and_after_augmentation_with_their_classes(make_data, views):
+    data = make_data(augment=Augment(0, "zeros", False, 0, 2.0, 0), views=views)
+    figure = data.show(count=4)
+    axes = figure.get_axes()
+    assert len(axes) == 4 * (1 + views)
+    images, targets = next(iter(data.train_dataloader()))
+    assert [axis.get_title() for axis in axes[:4]] == [data.class_names[target] for target in targets[:4]]
+    shown = torch.from_numpy(axes[4].get_images()[0].get_array().data)
+    assert torch.equal(shown, images[0].permute(1, 2, 0))

@@ -10,7 +10,7 @@ SAVED = torch.tensor([[6.0, 4.0, 4.0, 3.0], [10.0, 4.0, 4.0, 1.0]])  # loss, wei
 
 
 def resumed(rank, world_size):
-    sums = EpochSums(("acc",))
+    sums = EpochSums({"acc": ()})
     sums.resumed = SAVED.clone()
     sums.resume("train", rank, world_size, CPU)
     assert sums.resumed is None

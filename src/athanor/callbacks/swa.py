@@ -62,7 +62,11 @@ class SWA(WeightAverage):
             return
         self.is_stale = False
         network = copy.deepcopy(pl_module.network).to(torch.promote_types(pl_module.dtype, torch.float32))
-        averages = {name.removeprefix("network."): tensor for name, tensor in self.saved_average(pl_module).items()}
+        averages = {
+            name.removeprefix("network."): tensor
+            for name, tensor in self.saved_average(pl_module).items()
+            if name.startswith("network.")  # not of other parts that are trained
+        }
         network.load_state_dict(averages, strict=False)
         with batch_norm.new_statistics(network) as norms:
             for batch in pixels(trainer, pl_module) if norms else ():

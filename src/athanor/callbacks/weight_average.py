@@ -148,11 +148,15 @@ def averaged_updates(trainer: L.Trainer) -> int | None:
 
 
 def saved_tensors(pl_module: L.LightningModule) -> dict[str, Tensor]:
-    """The network's parameters and buffers that a checkpoint holds; the preprocessing has some too, but never changes.
+    """Parameters and buffers that a checkpoint holds of the parts of a task that are trained.
 
-    The tensors themselves, not copies.
+    Those of the network, and of other parts that have parameters which require gradients; the preprocessing, which
+    never changes, has none. The tensors themselves, not copies.
     """
-    state = pl_module.network.state_dict(prefix="network.", keep_vars=True)
+    state = {}
+    for name, part in pl_module.named_children():
+        if name == "network" or any(parameter.requires_grad for parameter in part.parameters()):
+            part.state_dict(destination=state, prefix=f"{name}.", keep_vars=True)
     return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
 
 

@@ -11,15 +11,17 @@ from athanor.data.seeds import mix
 
 Batch = tuple[Tensor, Tensor]
 FLIP = 0x666C6970  # "flip" in ASCII: makes the draws of alternating flip independent of those of (seed, epoch)
+VIEWS = 0x76696577  # "view" in ASCII: the same for those of validation and test
 
 
 @dataclass
 class TrainBatches:
     """Shuffled batches; each process takes its part of a batch, and the last batch of an epoch, if partial, is dropped.
 
-    Gives (images uint8 [batch_size / world_size, C, H, W], targets). Order and augmentation are functions of (seed,
-    epoch, step), and `position` tells the epoch and step of the run. So a run that is resumed in the middle of an
-    epoch gets the batches that it would have got without the interruption.
+    Gives (images uint8 [batch_size / world_size, C, H, W], targets); of several views, all images in their first view
+    come before all in their second one, and targets stay those of the images. Order and augmentation are functions
+    of (seed, epoch, step), and `position` tells the epoch and step of the run. So a run that is resumed in the middle
+    of an epoch gets the batches that it would have got without the interruption.
     """
 
     images: Tensor  # uint8 [N, C, H, W]
@@ -31,6 +33,7 @@ class TrainBatches:
     position: Callable[[], tuple[int, int]] = lambda: (0, 0)  # (epoch, number of its batches that are done)
     rank: int = 0
     world_size: int = 1
+    views: int = 1
 
     def __len__(self) -> int:
         return len(self.index) // self.batch_size
@@ -46,9 +49,11 @@ class TrainBatches:
             chosen = order[step * self.batch_size + first :][:share]
             images = self.images.index_select(0, chosen)  # 6 to 10 times faster on the CPU than images[chosen]
             if self.augment:
-                draws = generator(images.device, self.seed, epoch, step)
                 flips = None if mirrored is None else mirrored.index_select(0, chosen)
-                images = self.augment(images, draws, self.batch_size, first, flips)
+                seeds = [(self.seed, epoch, step, *([view] if view else [])) for view in range(self.views)]
+                draws = [generator(images.device, *numbers) for numbers in seeds]
+                views = [self.augment(images, draw, self.batch_size, first, flips) for draw in draws]
+                images = torch.cat(views) if self.views > 1 else views[0]
             yield images, self.targets.index_select(0, chosen)
 
     def _mirrored(self, epoch: int) -> Tensor:
@@ -77,6 +82,8 @@ class EvalBatches:
     batch_size: int  # of each process
     rank: int = 0
     world_size: int = 1
+    views: int = 1
+    augment: Augment | None = None  # what makes the views, where they are several
 
     def __len__(self) -> int:
         return -(-len(self.index[self.rank :: self.world_size]) // self.batch_size)
@@ -85,7 +92,11 @@ class EvalBatches:
         own = self.index[self.rank :: self.world_size].to(self.images.device)
         for start in range(0, len(own), self.batch_size):
             chosen = own[start : start + self.batch_size]
-            yield self.images.index_select(0, chosen), self.targets.index_select(0, chosen)
+            images = self.images.index_select(0, chosen)
+            if self.views > 1:  # the same in each epoch
+                draws = [generator(images.device, VIEWS, start, view) for view in range(self.views)]
+                images = torch.cat([self.augment(images, draw, len(chosen)) for draw in draws])
+            yield images, self.targets.index_select(0, chosen)
 
 
 def generator(device: torch.device | str, *numbers: int) -> torch.Generator:

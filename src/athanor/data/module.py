@@ -1,7 +1,8 @@
 """The data module for every source: it splits the images and gives batches of them."""
 
 import hashlib
-from typing import Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
 import lightning.pytorch as L
 import torch
@@ -13,6 +14,9 @@ from athanor.data.batches import Batch, EvalBatches, TrainBatches
 from athanor.data.sources.source import Source
 from athanor.data.split import limited, train_and_val
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 class ImageData(L.LightningDataModule):
     """Train, validation and test batches of a source.
@@ -22,6 +26,8 @@ class ImageData(L.LightningDataModule):
     split.
 
     batch_size: images of a step, over all devices; "full" is all training images. eval_batch_size: of each device.
+    views: of each image in a batch; above 1, each is augmented in its own way, in validation and test too, where they
+    are the same in each epoch.
     limit: use about so many images of train and of test. seed: of the order and the augmentation.
     Raises UserError for settings that do not fit the images.
     """
@@ -37,12 +43,14 @@ class ImageData(L.LightningDataModule):
         fold: int,
         split_seed: int,
         limit: int | None,
+        views: int,
         augment: Augment,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.source = source
         self.augment = augment
+        self.views = views
         self.seed = seed
 
         # which images: indices, int64
@@ -90,20 +98,50 @@ class ImageData(L.LightningDataModule):
         if self.soft_targets is not None:
             targets = self.soft_targets.to(images.device)
         return TrainBatches(
-            images, targets, self.train_index, self.batch_size, self.seed, self.augment, self._position, *self._rank()
+            images,
+            targets,
+            self.train_index,
+            self.batch_size,
+            self.seed,
+            self.augment,
+            self._position,
+            *self._rank(),
+            views=self.views,
         )
 
     def val_dataloader(self) -> EvalBatches:
         arrays = self._on_device(self.source.train_images, self.source.train_targets)
-        return EvalBatches(*arrays, self.val_index, self.eval_batch_size, *self._rank())
+        return EvalBatches(*arrays, self.val_index, self.eval_batch_size, *self._rank(), self.views, self.augment)
 
     def test_dataloader(self) -> EvalBatches:
         arrays = self._on_device(self.source.test_images, self.source.test_targets)
-        return EvalBatches(*arrays, self.test_index, self.eval_batch_size, *self._rank())
+        return EvalBatches(*arrays, self.test_index, self.eval_batch_size, *self._rank(), self.views, self.augment)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         images, targets = batch
         return images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+
+    def show(self, count: int = 8) -> "Figure":
+        """A figure of the first training images, as they are and below it augmented, with their targets."""
+        from matplotlib.figure import Figure  # takes half a second, which no training needs
+
+        loader = self.train_dataloader()
+        plain = replace(loader, augment=Augment(0, "zeros", False, 0, 0, 0), views=1)
+        (images, targets), (changed, _) = next(iter(plain)), next(iter(loader))
+        count = min(count, len(images))
+        rows = [images[:count], *(view[:count] for view in changed.split(len(images)))]
+        figure = Figure(figsize=(1.1 * count, 1.2 * len(rows)), dpi=120, layout="constrained")
+        axes = figure.subplots(len(rows), count, squeeze=False)
+        for pictures, row in zip(rows, axes, strict=True):
+            for picture, axis in zip(pictures, row, strict=True):
+                axis.imshow(
+                    picture.permute(1, 2, 0).cpu().numpy(), cmap="gray", vmin=0, vmax=255
+                )  # or in its own colours
+                axis.set_axis_off()
+        for target, axis in zip(targets, axes[0], strict=False):
+            is_class = target.ndim == 0 and not target.is_floating_point() and self.class_names
+            axis.set_title(self.class_names[target] if is_class else f"{target.tolist()}", fontsize=8)
+        return figure
 
     def _check_sizes(self) -> None:
         count, (_, height, width) = len(self.train_index), self.input_shape
@@ -112,21 +150,32 @@ class ImageData(L.LightningDataModule):
                 f"data.batch_size={self.batch_size} does not fit {count} training images; use 1 to {count}, or full"
             )
         require(self.eval_batch_size >= 1, f"data.eval_batch_size={self.eval_batch_size}: use 1 or more")
+        require(self.views >= 1, f"data.views={self.views}: use 1 or more")
+        if self.views > 1 and not self.augment:
+            raise UserError(
+                f"data.views={self.views} gives equal pictures without augmentation; type e.g. data.augment.shift=2"
+            )
+        if self.views > 1 and self.augment.flip == "alternating":
+            raise UserError("data.augment.flip=alternating gives all views of an image the same side; type flip=true")
         if self.augment.padding_mode == "reflect" and self.augment.crop >= min(height, width):
             raise UserError(
                 f"data.augment.crop={self.augment.crop} mirrors more than images of {width}x{height} have; "
                 "use a smaller crop, or data.augment.padding_mode=zeros"
             )
 
+    # without a trainer, as in a notebook, loaders give the batches of one process on the CPU, from the first epoch on
+
     def _rank(self) -> tuple[int, int]:
-        return self.trainer.global_rank, self.trainer.world_size
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _position(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return 0, 0
         return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
     def _on_device(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The arrays on the GPU if the images take less than half of its free memory, else where they are."""
-        device = self.trainer.strategy.root_device
+        device = self.trainer.strategy.root_device if self.trainer else images.device
         if device.type != "cuda" or images.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
             return images, targets
         if id(images) not in self.on_gpu:  # train and validation share one array

@@ -21,6 +21,7 @@ class Classification(Task):
 
     measures: ClassVar[dict[str, Measure]] = {"acc": Measure("max", "%"), "loss": LOSS}
     summed: ClassVar[tuple[str, ...]] = ("acc",)
+    losses: ClassVar[tuple[str, ...]] = ("cross_entropy", "hinge", "squared_hinge")
 
     @classmethod
     def check_source(cls, source: Source) -> None:

@@ -1,4 +1,7 @@
-"""Losses: modules that map logits [N, num_classes] and labels int64 [N] to the mean loss over the batch, a scalar."""
+"""Losses: modules that map outputs [N, ...] and their targets to the mean loss over the batch, a scalar.
+
+Those without a sentence on it take logits [N, num_classes] and labels, int64 [N].
+"""
 
 from typing import Literal
 
@@ -101,3 +104,37 @@ class Hinge(nn.Module):
         violation = (logits - logits.gather(1, labels[:, None]) + self.margin).clamp_min(0)  # [N, num_classes]
         violation = violation.scatter(1, labels[:, None], 0.0)  # the sum leaves out the class y itself
         return violation.pow(self.power).sum(1).mean()
+
+
+class OneVsAll(nn.Module):
+    """A binary classifier for each attribute: logits f, targets y in {0, 1}, both [N, K], to the sum over attributes.
+
+    logistic: log(1 + exp(-f)) where y is 1 and log(1 + exp(f)) where it is 0. hinge: max(0, 1 - f) and max(0, 1 + f).
+    """
+
+    def __init__(self, kind: Literal["logistic", "hinge"]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        if self.kind == "logistic":
+            return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(logits)
+        return (1 - (2 * targets - 1) * logits).clamp_min(0).sum(1).mean()
+
+
+class InfoNCE(nn.Module):
+    """-log of the softmax over the other 2N - 1 views that picks the second view of the same image (van den Oord et
+    al. 2018, eq. 4; as NT-Xent, Chen et al. 2020, eq. 1): unit vectors [2N, dim], first views before second ones.
+
+    temperature: cosines are divided by it. Targets are not used. Raises UserError for a temperature of 0 or less.
+    """
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        require(temperature > 0, f"loss.temperature={temperature:g}: use a number above 0")
+        self.temperature = temperature
+
+    def forward(self, vectors: Tensor, targets: Tensor) -> Tensor:
+        cosines = (vectors @ vectors.T / self.temperature).fill_diagonal_(-torch.inf)
+        partner = torch.arange(len(vectors), device=vectors.device).roll(len(vectors) // 2)
+        return F.cross_entropy(cosines, partner)

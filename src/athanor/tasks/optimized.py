@@ -13,18 +13,21 @@ from athanor.base.errors import UserError
 from athanor.base.lightning_internals import CheapHookName, is_last_batch_of_epoch
 from athanor.models import batch_norm
 from athanor.optim import schedulers, schedules
-from athanor.optim.groups import parameter_groups
+from athanor.optim.groups import OwnGroups, parameter_groups
 from athanor.optim.scaling import LRScaling
+from athanor.tasks.frozen import Frozen
 
 log = logging.getLogger(__name__)
 
+NO_GROUPS, NOT_FROZEN = OwnGroups(), Frozen()
 CONSTANT, UNSCALED = schedules.Schedule(partial(schedules.constant)), LRScaling()
 
 
 class Optimized(CheapHookName, L.LightningModule):
     """A LightningModule whose `network` is trained by one optimizer, with the schedules and scaling of `optim`.
 
-    The arguments are those of Task.
+    So are its other parameters that require gradients, which come after those of the network. The arguments are those
+    of Task.
     """
 
     validated = False  # since the epoch schedulers last moved
@@ -37,9 +40,17 @@ class Optimized(CheapHookName, L.LightningModule):
         schedule: schedules.Schedule,
         lr_scaling: LRScaling,
         monitor: str,
+        groups: OwnGroups = NO_GROUPS,
+        frozen: Frozen = NOT_FROZEN,
     ) -> None:
         super().__init__()
         self.network = network
+        self.groups = groups
+        self.freeze_epochs = frozen.freeze_epochs
+        self.frozen_parts = frozen.parts(network) if frozen.freeze else []  # a list, so that they are no modules twice
+        if self.freeze_epochs is None:
+            for part in self.frozen_parts:
+                part.requires_grad_(False)
         self.make_optimizer = optimizer
         self.is_lbfgs = optimizer is not None and issubclass(optimizer.func, torch.optim.LBFGS)
         self.schedule = schedule
@@ -47,14 +58,46 @@ class Optimized(CheapHookName, L.LightningModule):
         self.monitor = monitor
 
     def fresh_optimizer(self) -> torch.optim.Optimizer:
-        """A new optimizer of the network, with the learning rates that the run has before any schedule."""
+        """A new optimizer, with the learning rates that the run has before any schedule."""
         decays = self.make_optimizer.keywords.get("weight_decay") != 0 or self.decays
         make_groups = getattr(self.make_optimizer.func, "groups", None)  # Muon tells parameters apart by their layers
-        groups = make_groups and make_groups(self.network)
-        optimizer = self.make_optimizer(groups or parameter_groups(self.network, decays and not self.is_lbfgs))
+        if self.groups:
+            groups = self._own_groups()
+        elif make_groups:
+            groups = make_groups(self)
+        else:
+            groups = parameter_groups(self, decays and not self.is_lbfgs)
+        optimizer = self.make_optimizer(groups)
         for group in optimizer.param_groups:
             group["lr"] *= self.lr_scaling.factor(self.global_batch)
         return optimizer
+
+    def _own_groups(self) -> list[dict]:
+        kind = self.make_optimizer.func
+        if self.is_lbfgs or hasattr(kind, "groups"):
+            raise UserError(f"optim.lr_by_layer and optim.groups: {kind.__name__} makes its own groups; use another")
+        defaults = kind([nn.Parameter(torch.zeros(1))], **self.make_optimizer.keywords).defaults
+        named = [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]
+        return self.groups.of(named, defaults)
+
+    # parts that are not trained
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether there are parts that are not trained in this epoch."""
+        return bool(self.frozen_parts) and (self.freeze_epochs is None or self.current_epoch < self.freeze_epochs)
+
+    def train(self, mode: bool = True) -> "Optimized":
+        super().train(mode)
+        if mode and self.is_frozen:
+            for part in self.frozen_parts:
+                part.eval()
+        return self
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.is_frozen:
+            for part in self.frozen_parts:
+                part.zero_grad()
 
     @property
     def global_batch(self) -> int:

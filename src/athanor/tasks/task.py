@@ -14,11 +14,13 @@ from athanor.data.preprocess import Preprocess
 from athanor.data.seeds import seed_step
 from athanor.data.sources.source import Source
 from athanor.optim import schedules
+from athanor.optim.groups import OwnGroups
 from athanor.optim.scaling import LRScaling
 from athanor.tasks import non_finite, tta
+from athanor.tasks.frozen import Frozen
 from athanor.tasks.losses import at_least_float32
 from athanor.tasks.measure import LOSS, Measure
-from athanor.tasks.optimized import CONSTANT, UNSCALED, Optimized
+from athanor.tasks.optimized import CONSTANT, NO_GROUPS, NOT_FROZEN, UNSCALED, Optimized
 from athanor.tasks.sums import EpochSums
 
 log = logging.getLogger(__name__)
@@ -28,21 +30,27 @@ class Task(Optimized):
     """What is learned: inputs are preprocessed and go through the network, whose outputs a loss compares with targets.
 
     A task of one's own is a subclass in src/athanor/tasks/<name>.py and configs/task/<name>.yaml. It says what it
-    measures (`measures`, `summed`, `sums`, `measured`), which data it takes (`check_source`, `output_names`), and where
-    its loss of a batch is more than `loss(outputs, targets)`, `training_loss`. All else asks the task: progress bar,
-    summary, tables, figures, monitors, averages of weights. Its YAML has the arguments that it adds:
+    measures (`measures`, `summed`, `sums`, `measured`), which data it takes (`check_source`, `output_names`), what its
+    outputs are compared with (`targets_of`), and where its loss of a batch is more than `loss(outputs, targets)`,
+    `loss_of`, or `training_loss` for training alone. All else asks the task: progress bar, summary, tables, figures,
+    monitors, averages of weights. Its YAML has the arguments that it adds:
     `def __init__(self, *parts, margin: float, **settings): super().__init__(*parts, **settings)`.
+    Modules that it makes besides `network` are trained, averaged and saved with it, where they require gradients.
 
     record: plain data that goes into each checkpoint, enough to build the task again from the file alone.
     optimizer: takes parameter groups; None where nothing is trained.
     monitor: the metric that ReduceLROnPlateau follows.
     metrics: further torchmetrics, computed on all outputs and targets of a validation or test epoch.
     tta: the views that the test averages over; what is measured on the averages is logged beside the plain values.
+    groups: of parameters that have rates of their own. frozen: which parts of the network are not trained.
     seed: dropout is a function of it, the process, the epoch and the batch.
     """
 
     measures: ClassVar[dict[str, Measure]] = {"loss": LOSS}  # by name, the headline first; an object adds its metrics
     summed: ClassVar[tuple[str, ...]] = ()  # names of what `sums` gives
+    summed_by_output: ClassVar[tuple[str, ...]] = ()  # the same, with a number for each output of the network
+    losses: ClassVar[tuple[str, ...]] = ()  # options of the group loss that fit; those of other tasks are refused
+    views: ClassVar[int] = 1  # of each input in a batch, which data.views has to give
     fresh_network: Callable[[], nn.Module] | None = None  # draws a network with other initial weights; None: given ones
     last_counted_batch = -1  # of this epoch
 
@@ -60,8 +68,10 @@ class Task(Optimized):
         metrics: dict[str, nn.Module] | None = None,
         tta: tta.Kind = "none",
         seed: int = 0,
+        groups: OwnGroups = NO_GROUPS,
+        frozen: Frozen = NOT_FROZEN,
     ) -> None:
-        super().__init__(network, optimizer, schedule, lr_scaling, monitor)
+        super().__init__(network, optimizer, schedule, lr_scaling, monitor, groups, frozen)
         # modules
         self.preprocess = preprocess
         self.loss = loss
@@ -76,8 +86,10 @@ class Task(Optimized):
         # torch's L-BFGS takes contiguous parameters only
         self.channels_last = not self.is_lbfgs and any(isinstance(module, nn.Conv2d) for module in network.modules())
         # what an epoch has seen so far
-        self.epoch_sums = EpochSums(self.summed)
-        self.predictions: list[tuple[Tensor, Tensor]] = []  # outputs and targets, for the metrics
+        self.epoch_sums = EpochSums(
+            {**dict.fromkeys(self.summed, ()), **dict.fromkeys(self.summed_by_output, (len(record["class_names"]),))}
+        )
+        self.predictions: list[tuple[Tensor, Tensor]] = []  # outputs and their targets, for the metrics
 
         if self.channels_last:
             network.to(memory_format=torch.channels_last)
@@ -90,21 +102,40 @@ class Task(Optimized):
         """Raise UserError where the targets of a data set are not what this task takes."""
 
     @classmethod
-    def output_names(cls, source: Source) -> Sequence[str]:
-        """A name for each output of the network; models take their number as `num_classes`."""
+    def output_names(cls, source: Source, settings: dict) -> Sequence[str]:
+        """A name for each output of the network; models take their number as `num_classes`.
+
+        settings: what the config says at `task`.
+        """
         return source.class_names or [f"output_{i}" for i in range(source.train_targets[0].numel())]
+
+    def fit_targets(self, targets: Tensor) -> None:
+        """Called once before training with the targets of the train split; what is kept of them has to be a buffer."""
+
+    def targets_of(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """What the outputs for a batch of raw inputs [N, ...] are compared with, from the targets of the data."""
+        return targets
+
+    def loss_of(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of a batch, a scalar; `targets` are those of `targets_of`, here and below."""
+        return self.loss(outputs, targets)
 
     def training_loss(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The loss that training minimises, a scalar, and the outputs [N, ...], float32 or float64."""
         outputs = at_least_float32(self(inputs))
-        return self.loss(outputs, targets), outputs
+        return self.loss_of(outputs, targets), outputs
 
     def sums(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """What is summed over the inputs of an epoch, of a batch: a number for each name in `summed`."""
+        """What is summed over the inputs of an epoch, of a batch: a scalar for each name in `summed`, and [outputs] for
+        each in `summed_by_output`.
+        """
         return {}
 
-    def measured(self, sums: dict[str, float], count: int) -> dict[str, float]:
-        """Values of the measures apart from the loss, from the sums over `count` inputs: by default their means."""
+    def measured(self, sums: dict[str, float | Tensor], count: int) -> dict[str, float]:
+        """Values of the measures apart from the loss, from the sums over `count` inputs: by default their means.
+
+        Sums are numbers, and those by output tensors on the CPU.
+        """
         return {name: total / count for name, total in sums.items()}
 
     def prediction(self, outputs: Tensor) -> Tensor:
@@ -134,7 +165,7 @@ class Task(Optimized):
 
     @with_stored_signature
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        inputs, targets = batch
+        inputs, targets = batch[0], self.targets_of(*batch)
         if self.is_lbfgs:  # which calls this many times in a step; dropout draws the same masks, so it is one function
             self.on_train_batch_start(batch, batch_idx)
             self.last_inputs = inputs
@@ -154,24 +185,25 @@ class Task(Optimized):
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._keep(self.evaluate("val", *batch), batch[1])
+        self._keep(*self.evaluate("val", *batch))
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        inputs, targets = batch
-        outputs = self.evaluate("test", inputs, targets)
+        outputs, targets = self.evaluate("test", *batch)
         self._keep(outputs, targets)
         if self.tta != "none":
-            outputs = at_least_float32(tta.averaged(self, inputs, self.tta, outputs))
+            outputs = at_least_float32(tta.averaged(self, batch[0], self.tta, outputs))
             self._judge("test_tta", outputs, targets)
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         return self.prediction(self(batch[0]).float())
 
-    def evaluate(self, stage: str, inputs: Tensor, targets: Tensor) -> Tensor:
-        """The outputs [N, ...] of a batch, float32 or float64, whose loss and sums count for this stage."""
-        outputs = at_least_float32(self(inputs))
+    def evaluate(self, stage: str, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The outputs [N, ...] of a batch, float32 or float64, whose loss and sums count for this stage, and what they
+        are compared with.
+        """
+        outputs, targets = at_least_float32(self(inputs)), self.targets_of(inputs, targets)
         self._judge(stage, outputs, targets)
-        return outputs
+        return outputs, targets
 
     def values_of(self, stage: str) -> dict[str, float]:
         """Loss and measures of all that the processes have counted for a stage, which then begins anew.
@@ -187,6 +219,8 @@ class Task(Optimized):
         self.epoch_sums.resume("train", self.global_rank, self.trainer.world_size, self.device)
 
     def on_train_epoch_start(self) -> None:
+        if self.frozen_parts:
+            self.train()  # which leaves them in eval mode, as long as they are frozen
         self.last_counted_batch = -1
 
     def on_validation_epoch_start(self) -> None:
@@ -223,7 +257,7 @@ class Task(Optimized):
             self.predictions.append((outputs, targets))
 
     def _judge(self, stage: str, outputs: Tensor, targets: Tensor) -> None:
-        self._count(stage, self.loss(outputs, targets), outputs, targets)
+        self._count(stage, self.loss_of(outputs, targets), outputs, targets)
 
     def _count(self, stage: str, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
         self.epoch_sums.add(stage, loss, len(targets), self.total_weight(targets), self.sums(outputs, targets))

@@ -231,6 +231,6 @@ class SweepStep:
         """Add the gradients of a batch; gives its mean loss over all devices."""
         inputs, targets = self.trainer.datamodule.transfer_batch_to_device(batch, self.task.device, 0)
         with self.precision.forward_context():
-            loss, _ = self.task.training_loss(inputs, targets)
+            loss, _ = self.task.training_loss(inputs, self.task.targets_of(inputs, targets))
         self.scaler.scale(loss / self.trainer.accumulate_grad_batches).backward()
         return self.trainer.strategy.reduce(loss.detach(), reduce_op="mean").item()

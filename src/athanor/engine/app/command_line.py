@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from athanor.base.errors import UserError
 from athanor.engine.app.explain import explain
@@ -190,29 +190,40 @@ def quoted(text: str | Path) -> str:
     return "'" + doubled.replace("${", "\\${") + "'"
 
 
+def composition(words: list[str], unbuilt: tuple[str, ...] = ()) -> DictConfig:
+    """What Hydra composes for these words of the command line, its own node included.
+
+    unbuilt: groups that nothing is built of, so that a recorded config may have anything there.
+    """
+    from hydra import compose, initialize_config_dir
+
+    from athanor.engine.config import hydra_versions
+
+    name, arguments = "train", expand(words, unbuilt)
+    if arguments[:1] == ["--config-name"]:  # of run=<run>
+        name, arguments = arguments[1], arguments[2:]
+    with initialize_config_dir(str(options.CONFIGS), **hydra_versions.COMPOSE):
+        return compose(name, ["hydra.mode=RUN", *arguments], return_hydra_config=True)
+
+
 def composed(words: list[str], unbuilt: tuple[str, ...] = ("logger",)) -> dict:
     """The checked config that train.py would have for these words, for scripts that ask before any run begins.
 
     It is what a job gets and records, apart from the groups `unbuilt`: scripts log nothing anywhere.
     """
-    from hydra import compose, initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
 
-    from athanor.engine.config import check, hydra_versions
+    from athanor.engine.config import check
 
-    name, arguments = "train", expand(words, unbuilt)
-    if arguments[:1] == ["--config-name"]:  # of run=<run>
-        name, arguments = arguments[1], arguments[2:]
     before = HydraConfig.instance().cfg
     try:
-        with initialize_config_dir(str(options.CONFIGS), **hydra_versions.COMPOSE):
-            cfg = compose(name, ["hydra.mode=RUN", *arguments], return_hydra_config=True)
-            HydraConfig.instance().set_config(cfg)  # ${name} asks it what was chosen
-            left_out = ("hydra", *unbuilt, *schema.UNRECORDED)
-            config = check.plain(OmegaConf.masked_copy(cfg, [key for key in cfg if key not in left_out]))
-            config |= {name: {} for name in unbuilt}
-            for notice in check.settle(config, arguments):
-                print(notice)
+        cfg = composition(words, unbuilt)
+        HydraConfig.instance().set_config(cfg)  # ${name} asks it what was chosen
+        left_out = ("hydra", *unbuilt, *schema.UNRECORDED)
+        config = check.plain(OmegaConf.masked_copy(cfg, [key for key in cfg if key not in left_out]))
+        config |= {name: {} for name in unbuilt}
+        for notice in check.settle(config, list(cfg.hydra.overrides.task)):
+            print(notice)
     finally:
         HydraConfig.instance().cfg = before
     check.check(config)

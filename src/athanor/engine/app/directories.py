@@ -133,4 +133,4 @@ def ending_at_errors() -> Iterator[None]:
         yield
     except Exception as error:
         print(explain(error), file=sys.stderr)
-        raise SystemExit(1) from None
+        raise SystemExit(1) from error

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import os
 import shutil
 import sys
@@ -85,6 +86,14 @@ class Job(Run):
             log.info("%s has finished already", shown(self.dir))
         return done
 
+    def monitored(self, cfg: DictConfig) -> float:
+        """The monitored metric of the chosen checkpoint, which Hydra's sweepers optimize; the worst of all numbers
+        where the run has failed.
+        """
+        stage, _, name = cfg.monitor.metric.partition("/")
+        worst = math.inf if cfg.monitor.mode == "min" else -math.inf
+        return self.results.get(stage, {}).get(name, worst)
+
     def save_config(self, cfg: DictConfig) -> dict[str, Any]:
         """Check the config, write config.yaml and give what is in it: plain values, with ${oc.env:NAME} for secrets."""
         from athanor.engine.config import check
@@ -130,6 +139,7 @@ class Job(Run):
         lock = FileLock(self.dir / ".lock")
         if is_main_process() and PARENT not in os.environ:
             hold(lock, self.dir)
+        cause = None
         try:
             with signals.handled():
                 self.begin()
@@ -144,7 +154,7 @@ class Job(Run):
             raise
         except Exception as error:
             self.fail(error)
-            has_failed = True
+            has_failed, cause = True, error
         finally:
             if lock.is_locked:
                 Path(lock.lock_file).unlink(missing_ok=True)
@@ -152,7 +162,7 @@ class Job(Run):
             if "wandb" in sys.modules:
                 sys.modules["wandb"].finish()  # else the next job of a multirun would log into this one's run
         if has_failed and self.is_single:
-            raise SystemExit(1)
+            raise SystemExit(1) from cause
 
     def begin(self) -> None:
         """Find the checkpoint to go on from, and only then begin results.json anew: else the run stays as it is."""

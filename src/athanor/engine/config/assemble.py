@@ -19,8 +19,10 @@ from athanor.engine.config import schema, trust
 from athanor.engine.config.facts import refuse_facts
 from athanor.engine.config.secrets import reveal
 from athanor.engine.config.signatures import check_arguments, signature
+from athanor.optim.groups import OwnGroups
 from athanor.optim.scaling import LRScaling
 from athanor.optim.schedules import Schedule
+from athanor.tasks.frozen import Frozen
 from athanor.tasks.task import Task
 from athanor.training import devices, memory, overhead, precision
 from athanor.training.agreement import Agreement
@@ -34,7 +36,8 @@ def build(node: Any, path: str, **facts: object) -> Any:
     """What the config says at `path`, with an object in place of each node that has a `_target_`, however deep.
 
     The object is the target called with the other keys of the node, or with `_partial_` a functools.partial of it;
-    `_args_` are its arguments without a name. `facts` are handed to it as the row of the nearest group says.
+    `_args_` are its arguments without a name. Keys that stand beside the arguments (schema.Group.beside) are left out.
+    `facts` are handed to it as the row of the nearest group says.
     """
     if isinstance(node, list):
         return [build(part, f"{path}.{index}", **facts) for index, part in enumerate(node)]
@@ -44,7 +47,8 @@ def build(node: Any, path: str, **facts: object) -> Any:
     if "_target_" not in node:
         return parts
     target, positional = pkgutil.resolve_name(node["_target_"]), parts.get("_args_") or []
-    arguments = {key: part for key, part in parts.items() if key not in schema.NODE_KEYS}
+    beside = schema.GROUPS[path].beside if path in schema.GROUPS else {}
+    arguments = {key: part for key, part in parts.items() if key not in schema.NODE_KEYS and key not in beside}
     names, _ = signature(target)
     refuse_facts(path, arguments, names)
     handed = [name for name in schema.group_of(path).handed if name in facts and name in names]
@@ -79,12 +83,13 @@ def data(cfg: dict) -> ImageData:
 def task(cfg: dict, data: ImageData) -> Task:
     """A fresh task for this data, its preprocessing fitted on the train split.
 
-    Raises UserError where the task does not take the targets of the data.
+    Raises UserError where the task does not take the targets of the data, or the loss not those of the task.
     """
     task_class(cfg).check_source(data.source)
     record = {"config": {**cfg, "resume": None}, **described(cfg, data), "split_hash": data.split_hash}
     module = from_record(record, data.source.train_targets[data.train_index])
     module.preprocess.fit(data.source.train_images, data.train_index)
+    module.fit_targets(data.source.train_targets[data.train_index])
     set_first_weights(module, module.network, cfg, data)
     module.fresh_network = lambda: set_first_weights(module, model(record), cfg, data)
     return module
@@ -108,7 +113,7 @@ def task_class(cfg: dict) -> type[Task]:
 
 def described(cfg: dict, data: ImageData) -> dict[str, list]:
     """The part of a checkpoint's record that depends on the data: the shape of an input, a name for each output."""
-    names = task_class(cfg).output_names(data.source)
+    names = task_class(cfg).output_names(data.source, cfg["task"])
     return {"class_names": list(names), "input_shape": list(data.input_shape)}
 
 
@@ -116,7 +121,8 @@ def class_counts(targets: torch.Tensor | None, num_classes: int) -> torch.Tensor
     """Training inputs of each class, [num_classes]; None where these are not known, or targets are no classes."""
     if targets is None or targets.dtype != torch.int64 or targets.ndim != 1:
         return None
-    return torch.bincount(targets, minlength=num_classes)
+    counts = torch.bincount(targets, minlength=num_classes)
+    return counts if len(counts) == num_classes else None  # class indices that the task takes for numbers
 
 
 def facts_of(record: dict) -> dict[str, Any]:
@@ -148,6 +154,8 @@ def from_record(record: dict, targets: torch.Tensor | None = None, compiled: boo
     network = ensemble_network(record) if is_ensemble else model(record)
     if compiled and cfg["compute"]["compile"]:
         network.compile()
+    own_groups = divided(cfg, "optim")[1]
+    scaling = {key: own_groups.pop(key) for key in ("lr_scaling", "base_batch") if key in own_groups}
     make_task = EnsembleClassifier if is_ensemble else build({**cfg["task"], "_partial_": True}, "task")
     return make_task(
         network,
@@ -155,7 +163,9 @@ def from_record(record: dict, targets: torch.Tensor | None = None, compiled: boo
         record=record,
         optimizer=parts.pop("optim"),
         schedule=schedule(cfg),
-        lr_scaling=LRScaling(**divided(cfg, "optim")[1]),
+        lr_scaling=LRScaling(**scaling),
+        groups=OwnGroups(**own_groups),
+        frozen=Frozen() if is_ensemble else Frozen(**divided(cfg, "model")[1]),
         monitor=cfg["monitor"]["metric"],
         metrics={
             name: build(node, f"metrics.{name}", **facts) for name, node in (cfg.get("metrics") or {}).items() if node

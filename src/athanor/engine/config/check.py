@@ -42,6 +42,7 @@ def check(cfg: dict) -> None:
         check_study.check_keys(cfg["study"])
     for name, group in schema.top_groups().items():
         check_group(name, group, cfg.get(name) or {})
+    check_task(cfg)
     monitors.check_monitors(cfg)
     check_trainer(cfg["trainer"])
     check_optim(cfg["optim"])
@@ -122,6 +123,20 @@ def locate(path: str, target: str) -> Any:
         raise UserError(f"{path}._target_={target} cannot be imported: {str(error).splitlines()[-1]}") from error
     require(callable(named), f"{path}._target_={target} is no class or function; name one that is in it")
     return named
+
+
+def check_task(cfg: dict) -> None:
+    """Whether data and loss are such as the task takes. A person's own loss is in no task's list, and fits."""
+    task, target = pkgutil.resolve_name(cfg["task"]["_target_"]), cfg["loss"]["_target_"]
+    views, name = task.views, task.__name__
+    if cfg["data"].get("views") != views:
+        raise UserError(f"the task {name} takes {views} of each image in a batch; type data.views={views}")
+    if not task.losses or target in [options.target("loss", loss) for loss in task.losses]:
+        return
+    targets = filter(None, (options.target("task", other) for other in options.options("task")))
+    for loss in sorted({loss for other in targets for loss in pkgutil.resolve_name(other).losses}):
+        if options.target("loss", loss) == target:
+            raise UserError(f"loss={loss} does not fit the task {name}; use {', '.join(task.losses)}, or your own")
 
 
 def check_trainer(trainer: dict) -> None:

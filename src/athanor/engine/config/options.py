@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+import yaml
+
 
 def find_configs() -> Path:
     """The folder configs/ beside train.py, whichever script or launcher this process was started by."""
@@ -19,3 +21,9 @@ sys.path += [str(place) for place in (CONFIGS.parent, CONFIGS.parent / "src") if
 def options(group: str) -> list[str]:
     """The names of a group's options; empty where there is no such group."""
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")) if group else []
+
+
+def target(group: str, option: str) -> str | None:
+    """The `_target_` of an option of a group; None where its YAML has none at the group's own place."""
+    node = yaml.safe_load((CONFIGS / group / f"{option}.yaml").read_text(encoding="utf-8")) or {}
+    return node.get(group, node).get("_target_")

@@ -29,6 +29,8 @@ MADE = (
     "monitor",
     "metrics",
     "tta",
+    "groups",
+    "frozen",
 )  # what a task takes
 UNRECORDED = ("launcher", "study", "trust")  # on which no result depends, so no run records them
 NODE_KEYS: dict[str, Any] = {"_target_": str, "_partial_": bool, "_args_": list}  # that are no arguments by name
@@ -117,6 +119,7 @@ GROUPS: dict[str, Group] = {  # by the path of the node
     "data.augment": Group("an Augment", subclass_of("athanor.data.augment.Augment")),
     "model": Group(
         *MODULE,
+        beside={"freeze": list[str] | Literal["all_but_head"] | None, "freeze_epochs": int | None},
         rebuilt=True,
         compared="all",
         facts=("input_shape", "num_classes", "seed"),
@@ -137,7 +140,12 @@ GROUPS: dict[str, Group] = {  # by the path of the node
         "an optimizer",
         subclass_of("torch.optim.Optimizer"),
         partial=True,
-        beside={"lr_scaling": "athanor.optim.scaling.Rule", "base_batch": int},
+        beside={
+            "lr_scaling": "athanor.optim.scaling.Rule",
+            "base_batch": int,
+            "lr_by_layer": float | None,
+            "groups": list | None,
+        },
         rebuilt=True,
         compared="all",
     ),

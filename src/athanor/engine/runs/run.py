@@ -1,5 +1,6 @@
 """A run is a directory with its config, checkpoints and results."""
 
+import csv
 import json
 import logging
 import os
@@ -16,6 +17,9 @@ from athanor.engine.runs import provenance
 from athanor.tasks.measure import Measure
 
 if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
     from athanor.tasks.classification import Classification
     from athanor.tasks.task import Task
 
@@ -141,6 +145,29 @@ class Run:
     def classifier(self) -> "Classification":
         """The same of a run of task=classification: its outputs are logits [N, num_classes]."""
         return load_classifier(self.checkpoint)
+
+    def predict(self, images: "Tensor") -> "Tensor":
+        """What the trained task says of raw inputs, such as uint8 images [N, C, H, W]: of classes probabilities."""
+        import torch
+
+        task = self.task()
+        with torch.inference_mode():
+            return torch.cat([task.prediction(task(part)) for part in images.split(512)])
+
+    @property
+    def history(self) -> dict[str, tuple["np.ndarray", "np.ndarray"]]:
+        """Steps, int64, and values, float64, of each metric that metrics.csv has: `plt.plot(*run.history["val/loss"])`.
+
+        Empty where the run has no logger=csv.
+        """
+        import numpy as np
+
+        rows: dict[str, list[tuple[int, float]]] = {}
+        if (path := self.dir / "metrics.csv").is_file():
+            with open(path, newline="") as file:
+                for row in csv.DictReader(file):
+                    rows.setdefault(row["metric"], []).append((int(row["step"]), float(row["value"])))
+        return {name: tuple(map(np.array, zip(*pairs, strict=True))) for name, pairs in rows.items()}
 
 
 def checkpoint_of(path: str | Path) -> Path:

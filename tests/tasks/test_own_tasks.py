@@ -1,0 +1,123 @@
+"""Tasks of one's own: mixup in the step, distillation from the run of a teacher, and two networks in one task."""
+
+import pytest
+import torch
+from PIL import Image
+
+from athanor.engine.runs.run import Run, read_checkpoint
+from athanor.tasks.task import Task
+
+CODE = {
+    "mixup": """
+        import torch
+        from athanor.tasks.classification import Classification
+
+        class Mixup(Classification):
+            def __init__(self, *parts, alpha: float, **settings):
+                super().__init__(*parts, **settings)
+                self.beta = torch.distributions.Beta(alpha, alpha)
+
+            def training_loss(self, inputs, targets):
+                share, order = self.beta.sample().item(), torch.randperm(len(inputs))
+                mixed = share * inputs + (1 - share) * inputs[order]
+                outputs = self(mixed).float()
+                return share * self.loss(outputs, targets) + (1 - share) * self.loss(outputs, targets[order]), outputs
+        """,
+    "student": """
+        import torch
+        import torch.nn.functional as F
+        from athanor.engine.runs.run import Run
+        from athanor.tasks.classification import Classification
+
+        class Student(Classification):
+            def __init__(self, *parts, teacher: str, share: float, **settings):
+                super().__init__(*parts, **settings)
+                self.of_run, self.share = teacher, share
+
+            def on_fit_start(self):
+                self.teacher = [Run(self.of_run).task().to(self.device)]  # in a list, it is in no checkpoint
+
+            def training_loss(self, inputs, targets):
+                with torch.no_grad():
+                    soft = self.teacher[0](inputs).softmax(1)
+                outputs = self(inputs).float()
+                loss = (1 - self.share) * self.loss(outputs, targets) + self.share * F.cross_entropy(outputs, soft)
+                return loss, outputs
+        """,
+    "pair": """
+        import copy
+        from athanor.tasks.classification import Classification
+
+        class Pair(Classification):
+            def __init__(self, network, *parts, **settings):
+                super().__init__(network, *parts, **settings)
+                self.second = copy.deepcopy(network)
+
+            def forward(self, inputs):
+                pixels = self.preprocess(inputs)
+                return (self.network(pixels) + self.second(pixels)) / 2
+        """,
+}
+YAML = {
+    "mixup": "_target_: mixup.Mixup\nalpha: 0.4\n",
+    "student": "_target_: student.Student\nteacher: ???\nshare: 0.5\n",
+    "pair": "_target_: pair.Pair\n",
+}
+WORDS = {"mixup": ["task.alpha=0.2"], "student": ["task.teacher=teacher"], "pair": []}
+
+
+@pytest.fixture
+def run_own(tmp_path, monkeypatch, train):
+    """Trains a small network with one of these tasks on 400 digits, for two epochs of 5 steps."""
+    from textwrap import dedent
+
+    for name, code in CODE.items():
+        (tmp_path / f"{name}.py").write_text(dedent(code))
+        (tmp_path / "configs" / "task").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "configs" / "task" / f"{name}.yaml").write_text(YAML[name])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("ATHANOR_TRUST", ",".join(CODE))
+    small = ["model=mlp", "model.widths=[16]", "data.limit=400", "data.batch_size=64", "trainer.max_epochs=2"]
+
+    def run_own(task, *more):
+        if task == "student" and not (tmp_path / "teacher").exists():
+            assert train(*small, "seed=5", "eval.test=false", "hydra.run.dir=teacher").code == 0
+        return train("--config-dir", tmp_path / "configs", f"task={task}", *small, *WORDS[task], *more)
+
+    return run_own
+
+
+@pytest.mark.parametrize("task", CODE)
+def test_it_is_trained_resumed_to_the_bit_evaluated_and_predicts(task, run_own, train, run_here, monkeypatch):
+    words = ["callbacks=ema", "callbacks.checkpoints.every_minutes=1e-9"]
+    ran = run_own(task, *words, "hydra.run.dir=whole")
+    assert (ran.code, ran.err) == (0, "")
+    original = Task.on_train_batch_start
+
+    def interrupted(self, *arguments):
+        if self.global_step == 7:  # of 5 in an epoch
+            raise KeyboardInterrupt
+        original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Task, "on_train_batch_start", interrupted)
+        assert run_own(task, *words, "hydra.run.dir=parts").code != 0
+    assert train("resume=parts").code == 0
+    a, b = Run("whole"), Run("parts")
+    assert [a.results[stage] for stage in ("train", "val")] == [b.results[stage] for stage in ("train", "val")]
+    states = [read_checkpoint(run.checkpoint)["state_dict"] for run in (a, b)]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    ran = run_here("scripts/evaluate.py", "whole")
+    assert f"(recorded {a.results['test']['acc']!r})" in ran.out, ran.err
+    Image.new("L", (8, 8), 100).save("a.png")
+    assert run_here("scripts/predict.py", "whole", "a.png").code == 0
+
+
+def test_both_networks_of_a_pair_are_trained_and_averaged(run_own):
+    assert run_own("pair", "callbacks=ema", "hydra.run.dir=pair").code == 0
+    saved = read_checkpoint(Run("pair").dir / "checkpoints" / "last.ckpt")
+    names = [name for name in saved["state_dict"] if name.startswith("second.") and name.endswith("weight")]
+    assert names and all(not torch.equal(saved["raw"][name], saved["state_dict"][name]) for name in names)
+    assert len(saved["optimizer_states"][0]["state"]) == 2 * len(
+        [name for name in saved["state_dict"] if name.startswith("network.") and name.endswith(("weight", "bias"))]
+    )
