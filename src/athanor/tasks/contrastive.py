@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from athanor.base.errors import require
 from athanor.data.sources.source import Source
 from athanor.tasks.losses import at_least_float32
-from athanor.tasks.measure import Measure
+from athanor.tasks.measure import LOSS, Measure
 from athanor.tasks.task import Task
 
 
@@ -26,7 +26,7 @@ class Contrastive(Task):
     Raises UserError for eval.tta.
     """
 
-    measures: ClassVar[dict[str, Measure]] = {"match": Measure("max", "%"), "loss": Measure("min")}
+    measures: ClassVar[dict[str, Measure]] = {"match": Measure("max"), "loss": LOSS}
     summed: ClassVar[tuple[str, ...]] = ("match",)
     losses: ClassVar[tuple[str, ...]] = ("info_nce",)
     views: ClassVar[int] = 2

@@ -104,17 +104,20 @@ def record_beginning(
 def load_weights(task: Task, source: str) -> None:
     """Start from the network of a run, of a checkpoint, or of a file with a plain state dict.
 
-    A head of other classes stays fresh, with a notice. The task's record then names what it comes from.
+    A head of other classes, or with other outputs of another task, stays fresh, with a notice. The task's record then
+    names what it comes from.
     """
-    path = Path(source)
+    path, is_other_task = Path(source), False
     if path.suffix in STATE_DICTS and path.is_file():
         given, task.record["parent"] = plain_state(path), {"file": source, "digest": checkpoint_digest(path)}
         log.info("%s does not say which images it was trained on; these may be among them", source)
     else:
-        given = checkpoint_state(task, path)
+        given, is_other_task = checkpoint_state(task, path)
     own = task.network.state_dict()
     strange = sorted(own.keys() ^ given.keys())
     head = [name for name in own if name in given and own[name].shape != given[name].shape]
+    if is_other_task and not strange:
+        head = list(dict.fromkeys([*head, *list(own)[-2:]]))
     if strange or not set(head) <= set(list(own)[-2:]):  # the last weight and bias
         wrong = (strange or head)[0]
         raise UserError(
@@ -122,13 +125,14 @@ def load_weights(task: Task, source: str) -> None:
         )
     task.network.load_state_dict({**given, **{name: own[name] for name in head}})
     task.fresh_network = None  # a range test is to measure these weights
-    replaced = f"; the head ({', '.join(head)}) is new, as the classes differ" if head else ""
+    reason = "its task is another" if is_other_task else "the classes differ"
+    replaced = f"; the head ({', '.join(head)}) is new, as {reason}" if head else ""
     log.info("starting from the weights of %s%s", task.record["parent"]["file"], replaced)
 
 
-def checkpoint_state(task: Task, path: Path) -> dict[str, Tensor]:
-    """The weights of the network in a checkpoint; the task's record takes down which one, how good it was, and what it
-    has been trained on.
+def checkpoint_state(task: Task, path: Path) -> tuple[dict[str, Tensor], bool]:
+    """The weights of the network in a checkpoint, and whether its outputs are those of another task; the task's record
+    takes down which one, how good it was, and what it has been trained on.
     """
     file = checkpoint_of(path)
     contents = read_checkpoint(file)
@@ -140,10 +144,12 @@ def checkpoint_state(task: Task, path: Path) -> dict[str, Tensor]:
     if theirs != own:
         log.info("data.preprocess was %s for these weights, and is %s now", theirs, own)
     then, now = record["class_names"], task.record["class_names"]
-    if then != now and len(then) == len(now):  # else the head is new, which is said
+    is_other_task = record["config"]["task"]["_target_"] != task.record["config"]["task"]["_target_"] and then != now
+    if then != now and len(then) == len(now) and not is_other_task:  # else the head is new, which is said
         log.info("the head was trained for other classes: %s, and now %s", ", ".join(then[:10]), ", ".join(now[:10]))
-    state = contents["state_dict"]
-    return {name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")}
+    state = contents["state_dict"].items()
+    weights = {name.removeprefix("network."): value for name, value in state if name.startswith("network.")}
+    return weights, is_other_task
 
 
 def plain_state(path: Path) -> dict[str, Tensor]:
