@@ -157,7 +157,8 @@ class Job(Run):
                     self.write_results({**self.results, "status": "failed", "error": text})
         with contextlib.suppress(OSError), open(self.dir / "train.log", "a") as file:
             file.write(secrets.hide("".join(traceback.format_exception(error)), self.secrets))
-        if isinstance(error, UserError) and self.is_single and not (self.dir / "config.yaml").exists():
+        is_nothing = self.is_single and is_main_process() and not (self.dir / "config.yaml").exists()
+        if isinstance(error, UserError) and is_nothing:
             shutil.rmtree(self.dir, ignore_errors=True)  # a mistyped override leaves no run behind
 
     def write(self, fresh: bool = False, **values: object) -> None:
