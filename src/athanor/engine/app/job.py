@@ -67,7 +67,7 @@ class Job(Run):
         self.before = self.results  # those of the run that is continued, else {}
         self.is_again = (self.dir / "config.yaml").is_file()
         self.begun: float | None = None  # when this process began to write into the run's directory
-        self.resume_point: tuple[str | None, int | None] = (None, None)
+        self.resume_point: tuple[Path | None, int | None] = (None, None)
         self.is_resumed = any(override.startswith("resume=") for override in self.overrides)
         has_limit = any(override.lstrip("+").startswith("trainer.max_") for override in self.overrides)
         is_more = self.is_resumed and (has_limit or self.before.get("status") == "finished")
@@ -167,7 +167,8 @@ class Job(Run):
     def begin(self) -> None:
         """Find the checkpoint to go on from, and only then begin results.json anew: else the run stays as it is."""
         answer = agreed(lambda: json.dumps(resume_point(self) if self.is_again else (None, None)), anew=True)
-        self.resume_point = tuple(json.loads(answer))
+        newest, step = json.loads(answer)
+        self.resume_point = newest and Path(newest), step
         self.begun = time.monotonic()
         own = [] if PARENT in os.environ else self.overrides  # those of a rank are not what a person typed
         typed = [*self.before.get("overrides", []), *own]
@@ -192,7 +193,8 @@ class Job(Run):
         lines = secrets.hide("".join(traceback.format_exception(error)), self.secrets)
         with contextlib.suppress(OSError):
             append(self.dir / "train.log", printable(lines, keep="\n"))
-        if isinstance(error, UserError) and self.is_single and not (self.dir / "config.yaml").exists():
+        is_nothing = self.is_single and is_main_process() and not (self.dir / "config.yaml").exists()
+        if isinstance(error, UserError) and is_nothing:
             shutil.rmtree(self.dir, ignore_errors=True)  # a mistyped override leaves no run behind
 
     def write(self, fresh: bool = False, **values: object) -> None:
