@@ -63,13 +63,15 @@ def test_every_training_command_composes(words, compose):
 
 @pytest.mark.parametrize("words", commands("scripts/"), ids=ids)
 def test_every_script_takes_the_arguments_shown(words, run_here, monkeypatch):
-    parse = argparse.ArgumentParser.parse_args
+    def stopping(parse):
+        def parse_and_stop(self, *args, **kwargs):
+            parse(self, *args, **kwargs)
+            raise SystemExit(0)
 
-    def parse_and_stop(self, *args, **kwargs):
-        parse(self, *args, **kwargs)
-        raise SystemExit(0)
+        return parse_and_stop
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+    for name in "parse_args", "parse_intermixed_args":
+        monkeypatch.setattr(argparse.ArgumentParser, name, stopping(getattr(argparse.ArgumentParser, name)))
     ran = run_here(*words)
     assert (ran.code, ran.err) == (0, "")
 
