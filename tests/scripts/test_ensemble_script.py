@@ -200,8 +200,8 @@ def test_predictions_are_computed_once_and_a_torn_file_again(ensemble, here, mon
     torn.write_bytes(torn.read_bytes()[:-9])
     flipped = next((here / "s" / "1" / "predictions").iterdir())
     flipped.write_bytes(bytes([flipped.read_bytes()[0] ^ 1]) + flipped.read_bytes()[1:])
-    computed, predict = [], predictions.predict_logits
-    monkeypatch.setattr(predictions, "predict_logits", lambda *words: computed.append(1) or predict(*words))
+    computed, keep = [], predictions.keep_logits
+    monkeypatch.setattr(predictions, "keep_logits", lambda *words: computed.append(1) or keep(*words))
     _, second = ensemble("s", "--stage", "val")
     assert len(computed) == 2
     assert second["members"] == first["members"] and second["val"] == first["val"]

@@ -17,7 +17,8 @@ PLACE = re.compile(
     r"^_args_$|(^|_)(dir|dirpath|path|file|filename|folder|root|uri|url|host|address|endpoint|location|settings)$"
 )
 ELSEWHERE = re.compile(r"[/\\~]|[A-Za-z][\w+.-]*:[/\\]")  # how an absolute path or a URL begins
-FREE = ("name", "tags", "notes", "extra", "monitor", "data", "data_dir")  # texts, and the places of the data
+# texts, the places of the data, and what nobody takes from a file
+FREE = ("name", "tags", "notes", "extra", "monitor", "data", "data_dir", "run", "resume")
 
 
 def check(config: dict, typed: Collection[str] = ()) -> None:

@@ -66,7 +66,8 @@ def student(session: Session, settings: dict | None, temperature: float) -> tupl
     settings: None, those of the first member. Raises UserError where they choose other training images than it had.
     """
     own = settings or session.members[0].record["config"]
-    trust.check(own, {name: node for name, node in own.items() if name not in ("loss", "logger")})
+    if settings is None:
+        trust.check(own, {name: node for name, node in own.items() if name not in ("loss", "logger")})
     config = {
         **own,
         "name": f"student_{own['name']}",
