@@ -88,6 +88,13 @@ def test_two_processes_measure_what_one_does(task, run_task):
             assert two.results[stage] == pytest.approx(one.results[stage], rel=1e-5)
 
 
+def test_a_recorded_run_is_not_repeated_with_another_task(run_task, train):
+    assert run_task("classification", "hydra.run.dir=run", "trainer.max_epochs=1").code == 0
+    ran = train("run=run", "task=regression")
+    assert ran.code == 1 and "task=regression brings options of other groups with it (loss)" in ran.err
+    assert ran.err.count("\n") == 2
+
+
 @pytest.mark.parametrize(
     ("task", "words", "message"),
     [

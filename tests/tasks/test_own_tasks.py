@@ -76,7 +76,6 @@ def run_own(tmp_path, monkeypatch, train):
         (tmp_path / "configs" / "task").mkdir(parents=True, exist_ok=True)
         (tmp_path / "configs" / "task" / f"{name}.yaml").write_text(YAML[name])
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("ATHANOR_TRUST", ",".join(CODE))
     small = ["model=mlp", "model.widths=[16]", "data.limit=400", "data.batch_size=64", "trainer.max_epochs=2"]
 
     def run_own(task, *more):

@@ -11,7 +11,6 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from athanor.base.text import printable
 from athanor.engine.app import resumed_sweep
 from athanor.engine.app.explain import explain
 from athanor.engine.app.logs import set_up_logging
+from athanor.engine.app.outcome import STAGES, logged_metrics, outcome
 from athanor.engine.app.ranks import PARENT, agreed, is_main_process
 from athanor.engine.app.resume_point import resume_point
 from athanor.engine.config import built_here, places, schema, secrets
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STAGES = ("train", "val", "test")
 ORIGIN = ("threads", "hardware", "versions", "git", "data")  # keys of results.json: what the numbers depend on
 
 
@@ -264,7 +263,7 @@ class Job(Run):
             logger.log_chosen(metrics, self.chosen.get("step", trainer.global_step))
         if tested:
             self.write(test_reads=provenance.count_test_read(self.results["data"]["test_hash"], shown(self.dir)))
-        own = self.outcome(trainer, task, metrics)
+        own = outcome(self.chosen, self.begun, trainer, task, metrics)
         own["read"] = {stage: int(count) for stage, count in counts.items() if count}  # how many inputs
         added = {key: value for c in trainer.callbacks for key, value in getattr(c, "results", {}).items()}
         for name in added.keys() & {*self.results, *own}:
@@ -276,33 +275,6 @@ class Job(Run):
         if earlier := self.config["run"]:
             log.info("%s\n", provenance.compare_metrics(Run(earlier).results, self.results, shown(Path(earlier))))
 
-    def outcome(self, trainer: "L.Trainer", task: "Task", metrics: dict[str, float]) -> dict[str, Any]:
-        """What results.json says of a run that has finished, with the metrics of the chosen checkpoint."""
-        from athanor.callbacks.ending import ended_by
-        from athanor.callbacks.stopwatch import Stopwatch
-
-        watch = next(callback for callback in trainer.callbacks if isinstance(callback, Stopwatch))
-        stages = {stage: of_stage(metrics, stage) for stage in STAGES}
-        return dict(
-            status="finished",
-            **{stage: values for stage, values in stages.items() if values},
-            checkpoint=self.chosen["file"] and f"checkpoints/{self.chosen['file']}",
-            checkpoint_epoch=self.chosen["file"] and self.chosen["epoch"] + 1,
-            averaged_updates=self.chosen["averaged"],
-            epochs=trainer.current_epoch,
-            steps=trainer.global_step,
-            ended_by=ended_by(trainer),
-            seconds=round(time.monotonic() - self.begun, 1),
-            fit_seconds=round(watch.fit_seconds, 3),
-            images_per_second=watch.images_per_second and round(watch.images_per_second, 1),
-            parameters=sum(parameter.numel() for parameter in task.network.parameters()),
-            seed=task.seed,
-            measures={name: asdict(measure) for name, measure in task.measures.items()},
-            device=str(trainer.strategy.root_device),
-            devices=trainer.world_size,
-            precision=trainer.precision,
-        )
-
 
 def hold(lock: FileLock, directory: Path) -> None:
     """Hold the lock of a run's directory, or end this process where another one trains in it."""
@@ -311,13 +283,3 @@ def hold(lock: FileLock, directory: Path) -> None:
     except Timeout:  # not an exception, because the run that is under way has not failed
         print(f"error: {shown(directory)} is being trained by another process; wait for it, or end it", file=sys.stderr)
         raise SystemExit(1) from None
-
-
-def logged_metrics(trainer: "L.Trainer") -> dict[str, float]:
-    return {name: value.item() for name, value in trainer.callback_metrics.items()}
-
-
-def of_stage(metrics: dict[str, float], stage: str) -> dict[str, float]:
-    """The metrics of a stage by their own names: `loss` for `val/loss`; that of a single step is none of them."""
-    pairs = ((name.partition("/"), value) for name, value in metrics.items())
-    return {name: value for (first, _, name), value in pairs if first == stage and name != "loss_step"}
