@@ -300,7 +300,8 @@ WRONG = {
 
 @pytest.mark.parametrize("word", WRONG)
 def test_what_cannot_be_drawn_is_said_before_a_job_begins(word, train, tmp_path):
-    ran = train("study=learning_rates", "hydra.sweep.dir=sweep", word)
+    words = [word] if word.startswith("study=") else ["study=learning_rates", word]
+    ran = train(*words, "hydra.sweep.dir=sweep")
     assert ran.code == 1
     assert ran.err.startswith(f"error: {WRONG[word]}")
     assert len(ran.err.splitlines()) <= 2
