@@ -113,5 +113,5 @@ def test_the_readme_has_at_most_160_lines():
 
 def test_the_yaml_blocks_that_show_how_to_extend_name_folders_that_exist():
     shown = re.findall(r"^# (configs/\w+)/\w+\.yaml", TEXT, re.MULTILINE)
-    assert len(shown) >= 2
+    assert shown
     assert [folder for folder in shown if not (REPO / folder).is_dir()] == []

@@ -61,10 +61,9 @@ def shorten(error: BaseException) -> str:
         listed = listed or options.options(group)  # Hydra lists them for some forms of this mistake only
         return f"{group}={name} does not exist; {nearest(name, listed)}\n  {group}: {', '.join(listed)}"
     if group := re.match(r"In '([^/']+)/([^/']+)': Could not override '([^']+)'", text):  # of a recorded run
-        return (
-            f"{group[1]}={group[2]} brings options of other groups with it ({group[3]}), and a recorded run has no list of "
-            f"options\n  for a new run type python train.py {group[1]}={group[2]} and its settings, without run="
-        )
+        brought = f"brings options of other groups with it ({group[3]}), and a recorded run has no list of options"
+        word = f"{group[1]}={group[2]}"
+        return f"{word} {brought}\n  for a new run type python train.py {word} and its settings, without run="
     node = getattr(error.__cause__, "parent_node", None)
     if node is not None and hasattr(node, "keys"):
         path, key = re.sub(r"\[.*", "", str(error.__cause__.full_key)), str(error.__cause__.key)
