@@ -49,6 +49,18 @@ def explanation(error: BaseException, log: Path | None, config: dict | None) -> 
     return "".join(traceback.format_exception(error))
 
 
+def strange_repeat(text: str) -> str | None:
+    """Of a message of Hydra's about an option that chooses others as well, for a recorded run, which has no list of
+    options in which they could be chosen: what to type instead.
+    """
+    match = re.match(r"In '([^/']+)/([^/']+)': Could not override '([^']+)'", text)
+    if not match:
+        return None
+    word = f"{match[1]}={match[2]}"
+    brought = f"brings options of other groups with it ({match[3]}), and a recorded run has no list of options"
+    return f"{word} {brought}\n  for a new run type python train.py {word} and its settings, without run="
+
+
 def shorten(error: BaseException) -> str:
     """The messages of Hydra and OmegaConf, which have up to twenty lines, in two."""
     text = str(error)
@@ -60,10 +72,8 @@ def shorten(error: BaseException) -> str:
         listed = re.findall(r"^\t(\S+)", text.partition("Config search path")[0], re.MULTILINE)
         listed = listed or options.options(group)  # Hydra lists them for some forms of this mistake only
         return f"{group}={name} does not exist; {nearest(name, listed)}\n  {group}: {', '.join(listed)}"
-    if group := re.match(r"In '([^/']+)/([^/']+)': Could not override '([^']+)'", text):  # of a recorded run
-        brought = f"brings options of other groups with it ({group[3]}), and a recorded run has no list of options"
-        word = f"{group[1]}={group[2]}"
-        return f"{word} {brought}\n  for a new run type python train.py {word} and its settings, without run="
+    if refused := strange_repeat(text):
+        return refused
     node = getattr(error.__cause__, "parent_node", None)
     if node is not None and hasattr(node, "keys"):
         path, key = re.sub(r"\[.*", "", str(error.__cause__.full_key)), str(error.__cause__.key)
