@@ -99,9 +99,12 @@ def data_changes(path: Path, record: dict, data: "ImageData", stage: str) -> lis
 
 def refuse_settings_of_weights(overrides: list[str]) -> None:
     """Raise UserError for a setting that belongs to the weights, or on which an evaluation does not depend."""
+    from athanor.engine.config import schema
+
     for word in overrides:
         key = re.split("[=@]", word.lstrip("+~"))[0].replace("/", ".")
-        if key.split(".")[0] not in TAKEN or key.startswith("data.preprocess"):
+        is_known = key.split(".")[0] in schema.top_level()  # of others, Hydra says what may have been meant
+        if is_known and (key.split(".")[0] not in TAKEN or key.startswith("data.preprocess")):
             raise UserError(
                 f"{word} belongs to the weights or to their training, which are those of the run; leave it out\n"
                 f"  an evaluation takes settings of {', '.join(TAKEN)}"

@@ -334,12 +334,13 @@ def test_resume_last_takes_the_newest_run_that_has_not_finished(train, tmp_path,
     assert "outputs/failed" in "".join(Run("outputs/failed").results["overrides"])
 
 
-def test_a_run_without_a_checkpoint_starts_over_in_its_folder(train, tmp_path):
+def test_a_run_whose_checkpoints_are_gone_is_not_started_over(train, tmp_path):
     train(*TINY, "hydra.run.dir=a")
     shutil.rmtree(tmp_path / "a" / "checkpoints")
-    assert train("resume=a").code == 0
-    assert Run("a").results["epochs"] == 1
-    assert (tmp_path / "a" / "checkpoints" / "last.ckpt").is_file()
+    results = Run("a").results
+    ran = train("resume=a")
+    assert ran.code == 1 and "a has no checkpoint to go on from, but results.json is of 1 epochs" in ran.err
+    assert Run("a").results == results
 
 
 # the other verbs
@@ -437,7 +438,7 @@ def test_directories_never_collide(train, tmp_path):
 def test_names_of_directories_are_easy_to_type(train, tmp_path):
     assert train(*TINY, "name='my run: nr. 1 (ä)'").code == 0
     [path] = tmp_path.glob("outputs/*/*")
-    assert path.name.partition("_")[2] == "my-run-nr.-1-"
+    assert path.name.partition("_")[2] == "my-run-nr.-1-ä-"
 
 
 # a multirun

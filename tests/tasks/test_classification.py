@@ -98,7 +98,8 @@ def test_metrics_are_the_means_over_all_images_whatever_the_batches(make_trainer
     metrics = values(trainer)
     trainer.test(classifier, test, verbose=False)
     metrics |= values(trainer)
-    assert set(metrics) - {"train/loss_step"} == {f"{s}/{m}" for s in ("train", "val", "test") for m in ("loss", "acc")}
+    names = {f"{s}/{m}" for s in ("train", "val", "test") for m in ("loss", "acc", "inputs")}
+    assert set(metrics) - {"train/loss_step"} == names
     for stage, seen in {"train": train, "val": val, "test": test}.items():
         assert (metrics[f"{stage}/loss"], metrics[f"{stage}/acc"]) == pytest.approx(by_hand(classifier, seen), rel=1e-5)
 
@@ -355,7 +356,7 @@ def test_the_further_metrics_equal_what_is_counted_by_hand(make_trainer, further
     expected["test/top5_acc"] = (logits.topk(5).indices == labels[:, None]).any(1).double().mean().item()
     for _ in range(2):  # a second test starts from nothing
         trainer.test(classifier, test, verbose=False)
-        metrics = {k: v for k, v in values(trainer).items() if k not in ("test/loss", "test/acc")}
+        metrics = {k: v for k, v in values(trainer).items() if k not in ("test/loss", "test/acc", "test/inputs")}
         assert metrics == pytest.approx(expected, abs=1e-6)
 
 

@@ -86,9 +86,8 @@ class Task(Optimized):
         # torch's L-BFGS takes contiguous parameters only
         self.channels_last = not self.is_lbfgs and any(isinstance(module, nn.Conv2d) for module in network.modules())
         # what an epoch has seen so far
-        self.epoch_sums = EpochSums(
-            {**dict.fromkeys(self.summed, ()), **dict.fromkeys(self.summed_by_output, (len(record["class_names"]),))}
-        )
+        of_outputs = dict.fromkeys(self.summed_by_output, (len(record.get("class_names", ())),))
+        self.epoch_sums = EpochSums({**dict.fromkeys(self.summed, ()), **of_outputs})
         self.predictions: list[tuple[Tensor, Tensor]] = []  # outputs and their targets, for the metrics
 
         if self.channels_last:

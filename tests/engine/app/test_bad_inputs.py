@@ -281,7 +281,7 @@ ROWS = {
         ("scripts/evaluate.py garbage_results", "garbage_results/results.json is torn"),
         ("scripts/evaluate.py done --stage tset", "invalid choice: 'tset' (choose from 'test', 'val')"),
         ("scripts/evaluate.py done optm=adam", "there is no optm; did you mean optim?"),
-        ("scripts/evaluate.py done model=cnn", "done/checkpoints/best.ckpt is of another network"),
+        ("scripts/evaluate.py done model=cnn", "model=cnn belongs to the weights or to their training"),
         ("scripts/evaluate.py done data.limit=3", "data.limit=3 is too few for 10 classes"),
         ("scripts/evaluate.py done data=image_folder data.root=photos data.batch_size=4", "class_names ['a', 'b'"),
         (

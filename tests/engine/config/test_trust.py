@@ -496,7 +496,7 @@ def test_a_flipped_bit_in_a_weight_is_noticed(crafted, marker, run_here):
     content[entry.header_offset + entry.file_size // 2 + 200] ^= 1
     path.write_bytes(content)
     torch.load(path, weights_only=True)  # a control: torch says nothing
-    refused(run_here(*COMMANDS["predict"]), marker, "has a wrong checksum")
+    refused(run_here(*COMMANDS["predict"]), marker, "Bad CRC-32")
 
 
 RECORDS = {

@@ -211,9 +211,10 @@ def composed(words: list[str], unbuilt: tuple[str, ...] = ("logger",)) -> dict:
 
     It is what a job gets and records, apart from the groups `unbuilt`: scripts log nothing anywhere.
     """
+    from hydra import initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
 
-    from athanor.engine.config import check
+    from athanor.engine.config import check, hydra_versions
 
     before = HydraConfig.instance().cfg
     try:
@@ -222,7 +223,9 @@ def composed(words: list[str], unbuilt: tuple[str, ...] = ("logger",)) -> dict:
         left_out = ("hydra", *unbuilt, *schema.UNRECORDED)
         config = check.plain(OmegaConf.masked_copy(cfg, [key for key in cfg if key not in left_out]))
         config |= {name: {} for name in unbuilt}
-        for notice in check.settle(config, list(cfg.hydra.overrides.task)):
+        with initialize_config_dir(str(options.CONFIGS), **hydra_versions.COMPOSE):  # options are composed alone
+            notices = check.settle(config, list(cfg.hydra.overrides.task))
+        for notice in notices:
             print(notice)
     finally:
         HydraConfig.instance().cfg = before

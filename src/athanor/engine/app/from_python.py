@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hydra import initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -16,6 +17,7 @@ from athanor.base.errors import UserError
 from athanor.engine.app import command_line, story
 from athanor.engine.app.directories import Directories
 from athanor.engine.app.explain import explain
+from athanor.engine.config import hydra_versions, options
 from athanor.engine.runs.run import Run
 
 
@@ -50,7 +52,10 @@ def train(cfg: DictConfig) -> Run:
             cfg.hydra.runtime.output_dir = str(directory)
         HydraConfig.instance().set_config(cfg)
         try:
-            with logging_to(OmegaConf.to_container(cfg.hydra.job_logging, resolve=True)):
+            with (
+                logging_to(OmegaConf.to_container(cfg.hydra.job_logging, resolve=True)),
+                initialize_config_dir(str(options.CONFIGS), **hydra_versions.COMPOSE),
+            ):
                 story.train_job(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
         except SystemExit as end:  # which ends the process of a command
             if end.__cause__ is None:

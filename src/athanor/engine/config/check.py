@@ -67,7 +67,7 @@ def check_settings(cfg: dict) -> None:
 
 
 def check_group(name: str, group: schema.Group, node: dict) -> None:
-    require(group.several or node, f"{name} is missing: choose one with {name}=<option>")
+    require(group.several or "_target_" in node, f"{name} is missing: choose one with {name}=<option>")
     if group.partial and node.get("_partial_") is not True:
         raise UserError(f"{name}._partial_ must be true: what it takes, parameters or steps, comes later")
     for key, option in node.items() if group.several else ():
