@@ -152,11 +152,10 @@ def test_every_option_trains_two_steps(option, compose, data_dir, tmp_path, monk
         pytest.skip(str(error))
     assert trainer.global_step == (1 if trainer.fast_dev_run else 2)
     stages = ("train", "val") if len(data.val_index) else ("train",)
-    assert {
-        f"{stage}/{name}" for stage in stages for name in type(classifier).measures
-    } <= trainer.callback_metrics.keys()
+    measures = type(classifier).measures
+    assert {f"{stage}/{name}" for stage in stages for name in measures} <= trainer.callback_metrics.keys()
     trainer.test(classifier, data, verbose=False)
-    assert {f"test/{name}" for name in type(classifier).measures} <= trainer.callback_metrics.keys()
+    assert {f"test/{name}" for name in measures} <= trainer.callback_metrics.keys()
 
 
 @every_model

@@ -316,7 +316,7 @@ def test_a_run_that_was_made_here_needs_no_word_but_one_from_elsewhere(mine, run
     (tmp_path / "configs" / "model" / "mine.yaml").write_text("_target_: own_model.Mine\n")
     words = ["model=mine", "data.limit=200", "trainer.max_epochs=1", "logger=csv", "hydra.run.dir=crafted"]
     assert run_here("train.py", "--config-dir", "configs", *words).code == 0
-    assert Run("crafted").config["model"] == MINE["model"]
+    assert Run("crafted").config["model"]["_target_"] == MINE["model"]["_target_"]
     Image.new("L", (8, 8)).save("a.png")
     for verb in "evaluate", "predict", "run", "resume":
         assert (run_here(*COMMANDS[verb]).code, verb) == (0, verb)

@@ -47,9 +47,9 @@ def build(node: Any, path: str, **facts: object) -> Any:
     if "_target_" not in node:
         return parts
     target, positional = pkgutil.resolve_name(node["_target_"]), parts.get("_args_") or []
-    beside = schema.GROUPS[path].beside if path in schema.GROUPS else {}
-    arguments = {key: part for key, part in parts.items() if key not in schema.NODE_KEYS and key not in beside}
     names, _ = signature(target)
+    beside = schema.GROUPS[path].beside.keys() - names if path in schema.GROUPS else ()
+    arguments = {key: part for key, part in parts.items() if key not in schema.NODE_KEYS and key not in beside}
     refuse_facts(path, arguments, names)
     handed = [name for name in schema.group_of(path).handed if name in facts and name in names]
     arguments |= {name: facts[name] for name in handed if arguments.get(name) is None}
