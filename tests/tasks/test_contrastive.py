@@ -58,7 +58,7 @@ def test_it_learns_and_its_weights_are_fine_tuned_with_a_new_head(train):
     words = ["model=cnn", "trainer.max_epochs=15", "eval.test=false", "data.batch_size=256"]
     pictures = ["data.augment.shift=1", "data.augment.rotate=15", "task.dim=10"]  # as many as there are classes
     assert train("task=contrastive", *pictures, *words, "loss.temperature=0.2", "hydra.run.dir=pretrained").code == 0
-    assert Run("pretrained").results["val"]["match"] > 0.4  # of 285 others; 0.004 by chance
+    assert Run("pretrained").results["val"]["match"] > 0.2  # of 285 others; 0.004 by chance
     ran = train("weights=pretrained", "model=cnn", "trainer.max_epochs=1", "hydra.run.dir=tuned")
     assert ran.code == 0 and "the head (head.weight, head.bias) is new" in ran.out + ran.err
     assert not any("projection" in name for name in read_checkpoint(Run("tuned").checkpoint)["state_dict"])

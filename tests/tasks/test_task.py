@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 
 import pytest
 import torch
@@ -77,6 +78,7 @@ def brightness(tmp_path, monkeypatch, train):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text.lstrip())
     monkeypatch.syspath_prepend(str(tmp_path / "code"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "code"), prepend=os.pathsep)  # for processes that a run starts
     words = ["--config-dir", tmp_path / "configs", "task=brightness", "data=grey", "model=mlp", "data.limit=400"]
     return lambda *more: train(*words, "trainer.max_epochs=1", *more)
 
