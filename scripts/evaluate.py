@@ -18,7 +18,7 @@ from athanor.engine.app import command_line
 if TYPE_CHECKING:
     import lightning.pytorch as L
 
-    from athanor.data.module import ImageData
+    from athanor.data.module import ArrayData
     from athanor.tasks.task import Task
 
 TAKEN = ("data", "metrics", "loss", "eval", "trainer", "compute", "data_dir")  # keys of settings
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def evaluated(
-    trainer: "L.Trainer", task: "Task", data: "ImageData", stage: Literal["test", "val"]
+    trainer: "L.Trainer", task: "Task", data: "ArrayData", stage: Literal["test", "val"]
 ) -> tuple[dict[str, float], int]:
     """The metrics of a stage, by their names without it, and the number of images that they are of."""
     evaluate, index = (trainer.test, data.test_index) if stage == "test" else (trainer.validate, data.val_index)
@@ -78,7 +78,7 @@ def evaluated(
     return {name.partition("/")[2]: value for name, value in values[0].items()}, read
 
 
-def data_changes(path: Path, record: dict, data: "ImageData", stage: str) -> list[str]:
+def data_changes(path: Path, record: dict, data: "ArrayData", stage: str) -> list[str]:
     """Lines on where the images of a stage are not those that the run of a checkpoint recorded.
 
     Raises UserError where the checkpoint has been trained on them, or they are of other classes, or none.

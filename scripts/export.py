@@ -66,7 +66,7 @@ def images_to_check(record: dict) -> "tuple[Tensor, str]":
         count = min(most, len(data.test_index))
         index = data.test_index[torch.linspace(0, len(data.test_index) - 1, count).long()]  # may be sorted by class
         name = record["config"]["data"]["_target_"].rpartition(".")[2]
-        return data.source.test_images[index], f"{count} test images of {name}"
+        return data.source.test_inputs[index], f"{count} test images of {name}"
     except Exception as error:  # a person's own source may raise anything where its files are missing
         shape = (most, *record["input_shape"])
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -26,7 +26,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from athanor.data.augment import Augment
-from athanor.data.module import ImageData
+from athanor.data.module import ArrayData
 from athanor.data.sources.source import Source
 from athanor.engine.app import command_line
 from athanor.engine.config import hydra_versions, options, trust
@@ -175,11 +175,11 @@ def source() -> Source:
 
 
 @pytest.fixture
-def make_data(source: Source) -> Callable[..., ImageData]:
-    def make_data(**knobs: object) -> ImageData:
+def make_data(source: Source) -> Callable[..., ArrayData]:
+    def make_data(**knobs: object) -> ArrayData:
         settings = dict(batch_size=16, eval_batch_size=32, val_fraction=0.2, folds=None, fold=0, split_seed=0, views=1)
         settings |= dict(limit=None, augment=Augment(0, "zeros", False, 0, 0, 0), source=source) | knobs
-        return ImageData(settings.pop("source"), **settings)
+        return ArrayData(settings.pop("source"), **settings)
 
     return make_data
 

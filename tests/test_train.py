@@ -195,13 +195,13 @@ def test_a_checkpoint_file_alone_predicts_images_of_any_kind(main_job, run_proce
     _, run = main_job
     shutil.copy(run.checkpoint, tmp_path / "moved.ckpt")
     source = digits()
-    first, second = source.test_images[0, 0].numpy(), source.test_images[1, 0].numpy()
+    first, second = source.test_inputs[0, 0].numpy(), source.test_inputs[1, 0].numpy()
     Image.fromarray(first).save(tmp_path / "a digit.png")
     rgba = np.dstack([second, second, second, np.full_like(second, 255)])
     Image.fromarray(rgba).save(tmp_path / "b.webp", lossless=True)
     ran = run_process(tmp_path, "scripts/predict.py", "moved.ckpt", "a digit.png", "b.webp", "--csv", "out.csv")
     assert ran.code == 0
-    expected = run.classifier()(source.test_images[:2]).softmax(1)
+    expected = run.classifier()(source.test_inputs[:2]).softmax(1)
     rows = read_csv(tmp_path / "out.csv")
     assert [row["file"] for row in rows] == ["a digit.png", "b.webp"]
     for row, line, probabilities in zip(rows, ran.out.splitlines(), expected.tolist(), strict=True):
@@ -234,7 +234,7 @@ def test_a_run_gives_its_classifier_to_a_notebook(main_job):
     assert not classifier.training
     source = digits()
     with torch.inference_mode():
-        found = (classifier(source.test_images).argmax(1) == source.test_targets).float().mean()
+        found = (classifier(source.test_inputs).argmax(1) == source.test_targets).float().mean()
     assert found.item() == pytest.approx(run.results["test"]["acc"], abs=1e-6)
 
 
@@ -369,8 +369,8 @@ def test_run_with_another_optimizer_says_what_does_not_carry_over(train, tmp_pat
 
 def test_an_option_on_top_of_an_experiment_drops_what_it_does_not_take(train, tmp_path, monkeypatch):
     source = digits()
-    images = torch.zeros(len(source.train_images), 1, 28, 28, dtype=torch.uint8)
-    tests = torch.zeros(len(source.test_images), 1, 28, 28, dtype=torch.uint8)
+    images = torch.zeros(len(source.train_inputs), 1, 28, 28, dtype=torch.uint8)
+    tests = torch.zeros(len(source.test_inputs), 1, 28, 28, dtype=torch.uint8)
 
     def fake(data_dir: str) -> Source:
         return Source(images, source.train_targets, tests, source.test_targets, source.class_names, "fake")
@@ -398,9 +398,9 @@ def test_weights_get_a_new_head_where_the_classes_differ(main_job, train, tmp_pa
     full = digits()
     train_on, test_on = full.train_targets < 4, full.test_targets < 4
     four = Source(
-        full.train_images[train_on],
+        full.train_inputs[train_on],
         full.train_targets[train_on],
-        full.test_images[test_on],
+        full.test_inputs[test_on],
         full.test_targets[test_on],
         full.class_names[:4],
         "four digits",
@@ -531,8 +531,8 @@ class Untouchable:
 
 def test_false_for_test_leaves_the_test_set_unread(train, tmp_path, monkeypatch):
     full = digits()
-    locked = (Untouchable(full.test_images), Untouchable(full.test_targets))
-    source = Source(full.train_images, full.train_targets, *locked, full.class_names, "locked")
+    locked = (Untouchable(full.test_inputs), Untouchable(full.test_targets))
+    source = Source(full.train_inputs, full.train_targets, *locked, full.class_names, "locked")
     monkeypatch.setattr("athanor.data.sources.digits.digits", lambda: source)
     ran = train("model=linear", "trainer.max_epochs=2", "eval.test=false", "hydra.run.dir=a")
     assert (ran.code, ran.err) == (0, "")

@@ -55,7 +55,7 @@ def instantiate(node: dict, **facts: object) -> Any:
 
 
 class Data:
-    """The training images of a config, split as in athanor.data.module.ImageData, which needs Lightning.
+    """The training images of a config, split as in athanor.data.module.ArrayData, which needs Lightning.
 
     images: uint8 [N, C, H, W]. labels: int64 [N]. train_index, val_index: which of them are used, int64.
     """
@@ -65,7 +65,7 @@ class Data:
         source = instantiate(node, data_dir=cfg["data_dir"])
 
         # arrays
-        self.images = source.train_images
+        self.images = source.train_inputs
         self.labels = source.train_targets
         self.input_shape = tuple(self.images.shape[1:])
         self.num_classes = len(source.class_names)

@@ -30,8 +30,8 @@ def test_it_is_the_mean_of_the_probabilities_of_the_kept_checkpoints(ran):
     files = sorted(path.name for path in (run.dir / "checkpoints").glob("epoch_*"))
     assert recorded["members"] == files and len(files) == 3
     for stage, images, labels in [
-        ("val", data.source.train_images[data.val_index], data.source.train_targets[data.val_index]),
-        ("test", data.source.test_images[data.test_index], data.source.test_targets[data.test_index]),
+        ("val", data.source.train_inputs[data.val_index], data.source.train_targets[data.val_index]),
+        ("test", data.source.test_inputs[data.test_index], data.source.test_targets[data.test_index]),
     ]:
         with torch.inference_mode():
             each = [load_classifier(run.dir / "checkpoints" / name)(images).softmax(1) for name in files]

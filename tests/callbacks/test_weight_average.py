@@ -80,7 +80,7 @@ def logged(folder: Path, metric: str) -> list[float]:
 
 def val_loss(classifier, data) -> float:
     classifier.eval()
-    images, labels = data.source.train_images[data.val_index], data.source.train_targets[data.val_index]
+    images, labels = data.source.train_inputs[data.val_index], data.source.train_targets[data.val_index]
     with torch.no_grad():
         return cross_entropy(classifier(images), labels).item()
 
@@ -295,7 +295,7 @@ def test_a_run_with_an_average_is_tested_with_it(train):
     run = Run("run")
     assert set(run.results["val"]) == {"loss", "acc", "loss_raw", "acc_raw"}
     data = assemble.data(run.config)
-    images, labels = data.source.test_images[data.test_index], data.source.test_targets[data.test_index]
+    images, labels = data.source.test_inputs[data.test_index], data.source.test_targets[data.test_index]
     with torch.no_grad():
         loss = cross_entropy(run.classifier()(images), labels).item()
     assert loss == pytest.approx(run.results["test"]["loss"], abs=1e-6)

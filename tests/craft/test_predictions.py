@@ -50,7 +50,7 @@ def test_another_stage_other_views_and_other_images_are_computed_anew(saved, mak
     data = make_data()
     for stage, kind in ("val", "none"), ("test", "none"), ("train", "none"), ("val", "flip"):
         stacked_logits(classifiers, data, stage, kind)
-    data.source.train_images[data.val_index[0]] += 1
+    data.source.train_inputs[data.val_index[0]] += 1
     stacked_logits(classifiers, data, "val")
     assert loaded == ["0", "1"] * 5
 

@@ -12,7 +12,7 @@ import torch
 from athanor.base.errors import UserError
 from athanor.craft.lr_range import range_test
 from athanor.craft.lr_range.range_test import RangeSweep, RangeTest, ladder
-from athanor.data.module import ImageData
+from athanor.data.module import ArrayData
 from athanor.engine.config import assemble, check
 
 LRS = ladder(1e-6, 10, 141)  # 20 steps a decade
@@ -173,7 +173,7 @@ def test_everything_is_to_the_bit_what_it_was_and_no_validation_image_is_read(wo
 
     def look(finder, trainer, classifier):
         with monkeypatch.context() as patch:
-            patch.setattr(ImageData, "val_dataloader", refuse)
+            patch.setattr(ArrayData, "val_dataloader", refuse)
             before = copied(everything(trainer, classifier))
             test = finder.find(trainer, classifier)
             assert_same(before, copied(everything(trainer, classifier)))

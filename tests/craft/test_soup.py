@@ -44,7 +44,7 @@ def test_statistics_become_those_of_the_training_images(classifier, make_data):
     soup.renew_statistics(classifier, data)
     norm = classifier.network[2]
     with torch.no_grad():
-        seen = classifier.network[1](data.source.train_images[data.train_index].flatten(1).float() / 255)
+        seen = classifier.network[1](data.source.train_inputs[data.train_index].flatten(1).float() / 255)
     torch.testing.assert_close(norm.running_mean, seen.mean(0))
     torch.testing.assert_close(norm.running_var, seen.var(0))
 
@@ -53,7 +53,7 @@ def test_statistics_are_the_mean_over_all_batches_alike(classifier, make_data):
     data = make_data(batch_size=16)
     soup.renew_statistics(classifier, data)
     with torch.no_grad():
-        seen = classifier.network[1](data.source.train_images[data.train_index].flatten(1).float() / 255)
+        seen = classifier.network[1](data.source.train_inputs[data.train_index].flatten(1).float() / 255)
     torch.testing.assert_close(classifier.network[2].running_mean, seen.mean(0))  # 10 whole batches, with no decay
 
 

@@ -118,13 +118,13 @@ def test_full_means_all_training_images_in_one_batch(make_data):
 
 
 def test_the_hole_of_cutout_has_the_mean_colour_of_the_training_images(make_data, source):
-    images = source.train_images.clone()
+    images = source.train_inputs.clone()
     cutout = Augment(0, "zeros", False, 4, 0, 0)
-    data = make_data(source=replace(source, train_images=images), augment=cutout)
+    data = make_data(source=replace(source, train_inputs=images), augment=cutout)
     expected = images[data.train_index].float().mean((0, 2, 3))
     assert (data.augment.mean.flatten() - expected).abs().max() <= 1
     images[data.val_index] = 255
-    again = make_data(source=replace(source, train_images=images), augment=Augment(0, "zeros", False, 4, 0, 0))
+    again = make_data(source=replace(source, train_inputs=images), augment=Augment(0, "zeros", False, 4, 0, 0))
     assert torch.equal(again.augment.mean, data.augment.mean)
 
 
@@ -132,7 +132,7 @@ def test_the_mean_colour_is_that_of_all_classes_where_the_images_are_sorted_by_c
     images = torch.zeros(30_000, 1, 1, 1, dtype=torch.uint8)
     images[15_000:] = 200
     labels = (images.flatten() > 0).long()
-    sorted_source = replace(source, train_images=images, train_targets=labels)
+    sorted_source = replace(source, train_inputs=images, train_targets=labels)
     data = make_data(source=sorted_source, augment=Augment(0, "zeros", False, 4, 0, 0))
     assert data.augment.mean.item() == pytest.approx(100, abs=1)
 

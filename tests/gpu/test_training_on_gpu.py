@@ -113,12 +113,12 @@ def test_both_arrays_lie_on_the_gpu_once_and_batches_come_from_there(data_for_gp
     assert sorted(len(copy) for copy in images) == [60, 200]
     held = sum(part.nbytes for pair in [*data_for_gpu.on_gpu.values(), *batches] for part in pair)
     assert torch.cuda.memory_allocated() - before < held + 2**20  # in blocks of 512 bytes, and the order of an epoch
-    on_cpu = source.test_images[data_for_gpu.test_index[:32]]
+    on_cpu = source.test_inputs[data_for_gpu.test_index[:32]]
     assert torch.equal(batches[2][0].cpu(), on_cpu)
 
 
 def test_an_array_larger_than_half_of_the_free_memory_stays_on_the_processor(data_for_gpu, source, monkeypatch):
-    size = source.train_images.nbytes  # the test images are 60 instead of 200
+    size = source.train_inputs.nbytes  # the test images are 60 instead of 200
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (2 * size - 1, 2 * size))
     assert [next(iter(loader))[0].is_cuda for loader in loaders(data_for_gpu)] == [False, False, True]
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (2 * size, 2 * size))
@@ -140,7 +140,7 @@ def test_results_do_not_depend_on_where_the_data_lies(train, monkeypatch):
 def test_augmentation_on_the_gpu_gives_the_images_of_the_processor(source):
     from athanor.data.augment import crop, cutout, flip
 
-    images, places = source.train_images, torch.rand(200, 2, generator=torch.Generator().manual_seed(0))
+    images, places = source.train_inputs, torch.rand(200, 2, generator=torch.Generator().manual_seed(0))
     for change in (
         lambda images, places: crop(images, (places * 5).long(), 2),
         lambda images, places: crop(images, (places * 5).long(), 2, "reflect"),

@@ -393,7 +393,7 @@ def test_every_option_trains_every_model(model, option, compose):
     module, data = task(compose, f"model={model}", f"init={option}", *small.get(model, []))
     optimizer = torch.optim.SGD([p for p in module.network.parameters() if p.requires_grad], lr=1e-3)
     for _ in range(2):
-        loss, _ = module.training_loss(data.source.train_images[:8], data.source.train_targets[:8])
+        loss, _ = module.training_loss(data.source.train_inputs[:8], data.source.train_targets[:8])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -161,7 +161,7 @@ def test_the_whitening_does_not_depend_on_what_an_earlier_job_of_a_multirun_has_
     for precision in "highest", "medium":
         matmul_precision(precision)
         model = speednet((1, 8, 8), widths=[8])
-        model.init_from_data(digits().train_images / 255 - 0.3)
+        model.init_from_data(digits().train_inputs / 255 - 0.3)
         filters.append(model.whiten.weight)
     assert torch.equal(*filters)
 
@@ -195,7 +195,7 @@ def classifier_of(source, compose, monkeypatch, *words):
 
 def test_a_new_classifier_is_whitened_on_the_images_of_all_classes(sorted_by_class, compose, monkeypatch):
     classifier, data = classifier_of(sorted_by_class, compose, monkeypatch)
-    pixels = classifier.preprocess(data.source.train_images[data.train_index])
+    pixels = classifier.preprocess(data.source.train_inputs[data.train_index])
     outputs = F.conv2d(pixels, classifier.network.whiten.weight)[:, :4].transpose(0, 1).flatten(1)
     torch.testing.assert_close(outputs @ outputs.T / outputs.shape[1], torch.eye(4), rtol=0, atol=0.05)
 
@@ -207,7 +207,7 @@ def test_a_new_classifier_is_whitened_on_at_most_so_many_training_images(sorted_
     [pixels] = seen
     assert 2500 <= len(pixels) <= 5000
     assert pixels.dtype == torch.float32
-    everyone = classifier.preprocess(data.source.train_images)
+    everyone = classifier.preprocess(data.source.train_inputs)
     numbers = {image.numpy().tobytes(): i for i, image in enumerate(everyone)}
     shown = [numbers[image.numpy().tobytes()] for image in pixels]
     assert set(shown) <= set(data.train_index.tolist())
@@ -228,9 +228,9 @@ def test_of_large_images_it_sees_fewer(size, images, sorted_by_class, compose, m
 def test_images_of_validation_and_test_do_not_matter_to_the_whitening(sorted_by_class, compose, monkeypatch):
     source = sorted_by_class
     classifier, data = classifier_of(source, compose, monkeypatch)
-    images = source.train_images.clone()
+    images = source.train_inputs.clone()
     images[data.val_index] = 255 - images[data.val_index] // 3
-    other = replace(source, train_images=images, test_images=255 - source.test_images)
+    other = replace(source, train_inputs=images, test_inputs=255 - source.test_inputs)
     again, _ = classifier_of(other, compose, monkeypatch)
     assert torch.equal(again.network.whiten.weight, classifier.network.whiten.weight)
 
@@ -276,7 +276,7 @@ def test_the_whitening_stays_what_it_was_and_comes_back_from_a_checkpoint(train,
     assert len(whitenings) == 1
     source = digits()
     with torch.inference_mode():
-        accuracy = (classifier(source.test_images).argmax(1) == source.test_targets).float().mean()
+        accuracy = (classifier(source.test_inputs).argmax(1) == source.test_targets).float().mean()
     assert accuracy.item() == pytest.approx(Run("a").results["test"]["acc"], abs=1e-6)
 
 
@@ -284,7 +284,7 @@ def test_the_whitening_stays_what_it_was_and_comes_back_from_a_checkpoint(train,
 def test_the_whitening_of_other_images_survives_a_new_start(verb, train, monkeypatch):
     """Trained on dark digits, then on bright ones: the other weights fit the first layer of the first training."""
     source = digits()
-    dark = replace(source, train_images=source.train_images // 4, test_images=source.test_images // 4)
+    dark = replace(source, train_inputs=source.train_inputs // 4, test_inputs=source.test_inputs // 4)
     monkeypatch.setattr("athanor.data.sources.digits.digits", lambda: dark)
     no_standardizing = ["data.preprocess=symmetric", "trainer.max_epochs=1", "data.limit=300"]
     assert train(*WORDS, *no_standardizing, "hydra.run.dir=a").code == 0

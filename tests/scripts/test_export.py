@@ -67,8 +67,8 @@ def classifier(compose):
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                 module.momentum = None  # the mean of all batches; else deep networks give one answer to all images
         with torch.no_grad():
-            made(data.source.train_images[:64])
-        return made.eval(), data.source.test_images[:16]
+            made(data.source.train_inputs[:64])
+        return made.eval(), data.source.test_inputs[:16]
 
     return classifier
 

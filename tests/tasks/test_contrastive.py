@@ -25,7 +25,7 @@ def batches(source, rank=0, world_size=1, views=2, epoch=0):
     index = torch.arange(64)
     position = lambda: (epoch, 0)  # noqa: E731
     return TrainBatches(
-        source.train_images, source.train_targets, index, 16, 0, SHIFT, position, rank, world_size, views=views
+        source.train_inputs, source.train_targets, index, 16, 0, SHIFT, position, rank, world_size, views=views
     )
 
 
@@ -45,7 +45,7 @@ def test_processes_share_the_views_of_a_batch(source):
 
 
 def test_views_of_validation_are_the_same_in_each_epoch(source):
-    loader = EvalBatches(source.train_images, source.train_targets, torch.arange(40), 16, views=2, augment=SHIFT)
+    loader = EvalBatches(source.train_inputs, source.train_targets, torch.arange(40), 16, views=2, augment=SHIFT)
     first, again = list(loader), list(loader)
     assert [len(targets) for _, targets in first] == [16, 16, 8]
     assert all(torch.equal(a, b) for (a, _), (b, _) in zip(first, again, strict=True))

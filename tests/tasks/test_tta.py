@@ -103,7 +103,7 @@ def plain(train):
 def by_hand(run, kind):
     """Loss and accuracy of the chosen checkpoint on the test images, of all views at once."""
     classifier, source = run.classifier(), digits()
-    images, labels = source.test_images, source.test_targets
+    images, labels = source.test_inputs, source.test_targets
     views = {images: 1 / 2, images.flip(3): 1 / 2}
     if kind == "flip_shift":
         views = {image: weight / 2 for image, weight in views.items()}
@@ -173,8 +173,8 @@ def test_a_run_of_a_recorded_one_takes_it_up(plain, train):
 
 def test_symmetric_images_are_tested_as_without(train, monkeypatch):
     full = digits()
-    tests = torch.cat([full.test_images[..., :4], full.test_images[..., :4].flip(3)], 3)
-    source = Source(full.train_images, full.train_targets, tests, full.test_targets, full.class_names, "symmetric")
+    tests = torch.cat([full.test_inputs[..., :4], full.test_inputs[..., :4].flip(3)], 3)
+    source = Source(full.train_inputs, full.train_targets, tests, full.test_targets, full.class_names, "symmetric")
     monkeypatch.setattr("athanor.data.sources.digits.digits", lambda: source)
     assert train(*WORDS, "eval.tta=flip", "hydra.run.dir=a").code == 0
     metrics = Run("a").results["test"]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class ImageData(L.LightningDataModule):
+class ArrayData(L.LightningDataModule):
     """Train, validation and test batches of a source.
 
     Validation is a part of the training images, stratified where the targets are classes: a fraction, or fold `fold`
@@ -67,11 +67,11 @@ class ImageData(L.LightningDataModule):
         self.on_gpu: dict[int, tuple[Tensor, Tensor]] = {}  # copies of (images, targets) by the id of the images
         self._check_sizes()
         if augment.cutout:
-            augment.mean = mean_colour(source.train_images, self.train_index)
+            augment.mean = mean_colour(source.train_inputs, self.train_index)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        return tuple(self.source.train_images.shape[1:])
+        return tuple(self.source.train_inputs.shape[1:])
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -94,7 +94,7 @@ class ImageData(L.LightningDataModule):
             )
 
     def train_dataloader(self) -> TrainBatches:
-        images, targets = self._on_device(self.source.train_images, self.source.train_targets)
+        images, targets = self._on_device(self.source.train_inputs, self.source.train_targets)
         if self.soft_targets is not None:
             targets = self.soft_targets.to(images.device)
         return TrainBatches(
@@ -110,11 +110,11 @@ class ImageData(L.LightningDataModule):
         )
 
     def val_dataloader(self) -> EvalBatches:
-        arrays = self._on_device(self.source.train_images, self.source.train_targets)
+        arrays = self._on_device(self.source.train_inputs, self.source.train_targets)
         return EvalBatches(*arrays, self.val_index, self.eval_batch_size, *self._rank(), self.views, self.augment)
 
     def test_dataloader(self) -> EvalBatches:
-        arrays = self._on_device(self.source.test_images, self.source.test_targets)
+        arrays = self._on_device(self.source.test_inputs, self.source.test_targets)
         return EvalBatches(*arrays, self.test_index, self.eval_batch_size, *self._rank(), self.views, self.augment)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:

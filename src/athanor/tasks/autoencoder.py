@@ -43,7 +43,7 @@ class Autoencoder(Task):
 
     @classmethod
     def output_names(cls, source: Source, settings: dict) -> Sequence[str]:
-        return [f"pixel_{i}" for i in range(source.train_images[0].numel())]
+        return [f"pixel_{i}" for i in range(source.train_inputs[0].numel())]
 
     def targets_of(self, inputs: Tensor, targets: Tensor) -> Tensor:
         return inputs.flatten(1).float() / 255

@@ -66,9 +66,9 @@ def test_checksums_are_those_of_torchvision():
 
 def test_official_batches(tmp_path, batches):
     source = cifar10(tmp_path)
-    assert source.train_images.shape == (100, 3, 32, 32)
-    assert torch.equal(source.train_images[20].flatten(), torch.from_numpy(batches["data_batch_2"][0]))
-    assert torch.equal(source.test_images.flatten(1), torch.from_numpy(batches["test_batch"]))
+    assert source.train_inputs.shape == (100, 3, 32, 32)
+    assert torch.equal(source.train_inputs[20].flatten(), torch.from_numpy(batches["data_batch_2"][0]))
+    assert torch.equal(source.test_inputs.flatten(1), torch.from_numpy(batches["test_batch"]))
     assert source.test_targets.tolist() == [i % 10 for i in range(20)]
     assert source.class_names == CLASSES
     assert "official batches" in source.origin
@@ -77,7 +77,7 @@ def test_official_batches(tmp_path, batches):
 def test_official_archive_is_unpacked_once(tmp_path, archive, batches):
     cifar10(tmp_path)
     archive.unlink()
-    assert torch.equal(cifar10(tmp_path).test_images.flatten(1), torch.from_numpy(batches["test_batch"]))
+    assert torch.equal(cifar10(tmp_path).test_inputs.flatten(1), torch.from_numpy(batches["test_batch"]))
 
 
 def test_official_files_are_preferred_to_the_folder(tmp_path, archive, folder):
@@ -110,9 +110,9 @@ def test_a_truncated_archive_is_named_and_left_packed(tmp_path, archive):
 
 def test_folder_of_images(tmp_path, folder):
     source = cifar10(tmp_path)
-    assert source.train_images.shape == (20, 3, 32, 32)
-    assert source.train_images[5, :, 0, 0].tolist() == [2, 1, 0]
-    assert source.test_images[:, 0, 0, 0].tolist() == source.test_targets.tolist() == list(range(10))
+    assert source.train_inputs.shape == (20, 3, 32, 32)
+    assert source.train_inputs[5, :, 0, 0].tolist() == [2, 1, 0]
+    assert source.test_inputs[:, 0, 0, 0].tolist() == source.test_targets.tolist() == list(range(10))
     assert source.class_names == CLASSES == tuple(sorted(CLASSES))
     assert "folder of .webp images" in source.origin
 
@@ -163,7 +163,7 @@ def test_a_download_is_verified_and_kept(tmp_path, archive, monkeypatch):
         return response
 
     monkeypatch.setattr("urllib.request.urlopen", serve)
-    assert len(cifar10(tmp_path).train_images) == 100
+    assert len(cifar10(tmp_path).train_inputs) == 100
     assert archive.read_bytes() == content
 
 
@@ -177,5 +177,5 @@ def test_real_cifar10():
     source = cifar10(os.environ["ATHANOR_DATA"])
     assert source.train_targets.bincount().tolist() == [5000] * 10
     assert source.test_targets.bincount().tolist() == [1000] * 10
-    means = [channel.float().mean().item() / 255 for channel in source.train_images.unbind(1)]
+    means = [channel.float().mean().item() / 255 for channel in source.train_inputs.unbind(1)]
     assert means == pytest.approx([0.4914, 0.4822, 0.4465], abs=1e-4)

@@ -76,8 +76,8 @@ def decoded_paths(monkeypatch):
 
 def test_train_and_test_folders_are_kept_apart(split_root, read):
     source = read(split_root)
-    assert source.train_images.shape == (6, 3, 8, 8)
-    assert source.train_images[:, 0, 0, 0].tolist() == source.train_targets.tolist() == [0, 0, 0, 1, 1, 1]
+    assert source.train_inputs.shape == (6, 3, 8, 8)
+    assert source.train_inputs[:, 0, 0, 0].tolist() == source.train_targets.tolist() == [0, 0, 0, 1, 1, 1]
     assert source.test_targets.tolist() == [0, 1]
     assert source.class_names == ("cat", "dog")
     assert f"image folder {split_root}: 6 train and 2 test images of 3x8x8" in source.origin
@@ -86,10 +86,10 @@ def test_train_and_test_folders_are_kept_apart(split_root, read):
 def test_one_folder_is_split_by_the_seed(root, read):
     first, again, other = read(root), read(root), read(root, split_seed=1)
     assert first.test_targets.tolist() == [0, 0, 1, 1]
-    values = torch.cat([first.train_images, first.test_images])[:, 0, 0, 0].sort().values
+    values = torch.cat([first.train_inputs, first.test_inputs])[:, 0, 0, 0].sort().values
     assert values.tolist() == [*range(10), *range(100, 110)]
-    assert torch.equal(first.test_images, again.test_images)
-    assert not torch.equal(first.test_images, other.test_images)
+    assert torch.equal(first.test_inputs, again.test_inputs)
+    assert not torch.equal(first.test_inputs, other.test_inputs)
     assert "test_fraction=0.2, split_seed=0" in first.origin
 
 
@@ -107,28 +107,28 @@ def test_images_are_found_at_any_depth_and_other_files_ignored_and_counted(root,
     (root / "dog" / "paper.pdf").touch()
     with caplog.at_level(logging.INFO):
         source = read(root)
-    assert len(source.train_images) + len(source.test_images) == 21
+    assert len(source.train_inputs) + len(source.test_inputs) == 21
     assert f"ignored 2 files in {root}" in caplog.text
 
 
 def test_mode_auto_is_grey_only_where_every_image_is(root, read):
     grey = read(root, mode="auto")
-    assert grey.train_images.shape[1] == 1
-    assert torch.equal(grey.train_images, read(root, mode="L").train_images)
+    assert grey.train_inputs.shape[1] == 1
+    assert torch.equal(grey.train_inputs, read(root, mode="L").train_inputs)
     save(root / "cat" / "3.png", (1, 2, 3))
-    assert read(root, mode="auto").train_images.shape[1] == 3
+    assert read(root, mode="auto").train_inputs.shape[1] == 3
 
 
 def test_without_a_size_images_stay_as_they_are(tmp_path, read):
     for name in ("a", "b"):
         for i in range(2):
             save(tmp_path / "pets" / name / f"{i}.png", size=(12, 7))
-    assert read(tmp_path / "pets", image_size=None).train_images.shape == (2, 3, 7, 12)
+    assert read(tmp_path / "pets", image_size=None).train_inputs.shape == (2, 3, 7, 12)
 
 
 def test_the_arrays_can_be_written_without_changing_the_cache(split_root, read):
-    read(split_root).train_images.fill_(99)
-    assert not (read(split_root).train_images == 99).all()
+    read(split_root).train_inputs.fill_(99)
+    assert not (read(split_root).train_inputs == 99).all()
 
 
 # --- the cache
@@ -155,7 +155,7 @@ def test_a_changed_folder_is_decoded_anew_and_the_old_cache_removed(root, read, 
     source = read(root)
     assert len(decoded_paths) > 30
     if change == "pixels":
-        assert 200 in torch.cat([source.train_images, source.test_images])[:, 0]
+        assert 200 in torch.cat([source.train_inputs, source.test_inputs])[:, 0]
     assert len(caches()) == 1
 
 
@@ -192,7 +192,7 @@ def test_folders_in_two_places_with_equal_names_sizes_and_times_have_a_cache_eac
             path = tmp_path / place / "pets" / file
             save(path, (grey,) * 3, compress_level=0)
             os.utime(path, ns=(10**18, 10**18))
-    assert [read(tmp_path / place / "pets").train_images.unique().item() for place in ("one", "two")] == [50, 200]
+    assert [read(tmp_path / place / "pets").train_inputs.unique().item() for place in ("one", "two")] == [50, 200]
 
 
 @pytest.mark.parametrize("damage", ["changed", "short", "empty", "gone", "other about", "no about"])
@@ -212,7 +212,7 @@ def test_a_damaged_cache_is_said_and_decoded_again(root, read, caches, decoded_p
     monkeypatch.setattr(cache, "_verified", set())  # as in a new process
     again = read(root)
     assert caplog.messages == [f"the decoded images in {folder} are damaged: they are decoded again"]
-    assert torch.equal(again.train_images, good.train_images) and len(decoded_paths) == 40
+    assert torch.equal(again.train_inputs, good.train_inputs) and len(decoded_paths) == 40
     monkeypatch.setattr(cache, "_verified", set())
     read(root)
     assert len(decoded_paths) == 40 and caches() == [folder]
@@ -240,14 +240,14 @@ def test_a_full_disk_names_the_folder_and_leaves_nothing(root, read, caches, mon
 def test_a_finished_cache_is_read_where_nothing_can_be_written(root, read, monkeypatch):
     first = read(root)
     monkeypatch.setattr(cache, "locked", lambda *arguments: pytest.fail("it writes a lock"))
-    assert torch.equal(read(root).train_images, first.train_images)
+    assert torch.equal(read(root).train_inputs, first.train_inputs)
 
 
 def test_two_processes_at_once_decode_once(root, tmp_path):
     program = (
         "import logging, sys; logging.basicConfig(level='INFO')\n"
         "from athanor.data.sources.image_folder import image_folder\n"
-        "print(len(image_folder(sys.argv[1], 8, 'RGB', 0.2, sys.argv[2], 0).train_images))"
+        "print(len(image_folder(sys.argv[1], 8, 'RGB', 0.2, sys.argv[2], 0).train_inputs))"
     )
     command = [sys.executable, "-W", "error", "-c", program, str(root), str(tmp_path / "data")]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -352,7 +352,7 @@ def test_links_out_of_the_folder_are_refused(root, read, tmp_path):
         read(root)
     link.unlink()
     link.symlink_to(root / "dog" / "0.png")
-    assert len(read(root).train_images) == 17
+    assert len(read(root).train_inputs) == 17
     (root / "fox").symlink_to(root / "dog")
     with pytest.raises(UserError, match=r"fox is a link to .*dog; links to folders"):
         read(root)
@@ -360,7 +360,7 @@ def test_links_out_of_the_folder_are_refused(root, read, tmp_path):
 
 def test_root_itself_may_be_a_link(root, read, tmp_path):
     (tmp_path / "link").symlink_to(root)
-    assert len(read(tmp_path / "link").train_images) == 16
+    assert len(read(tmp_path / "link").train_inputs) == 16
 
 
 @pytest.mark.parametrize(

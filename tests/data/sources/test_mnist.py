@@ -55,9 +55,9 @@ def files_in(folder):
 def test_unpacked_files_are_read_and_nothing_is_written(tmp_path, raw, arrays, no_network):
     before = files_in(tmp_path)
     source = mnist(tmp_path)
-    assert torch.equal(source.train_images[:, 0], torch.from_numpy(arrays["train"][0]))
+    assert torch.equal(source.train_inputs[:, 0], torch.from_numpy(arrays["train"][0]))
     assert torch.equal(source.test_targets, torch.from_numpy(arrays["t10k"][1]).long())
-    assert source.test_images.shape == (20, 1, 28, 28)
+    assert source.test_inputs.shape == (20, 1, 28, 28)
     assert source.class_names == tuple("0123456789")
     assert files_in(tmp_path) == before
 
@@ -67,14 +67,14 @@ def test_gz_files_are_read_without_unpacking(tmp_path, raw, arrays, no_network):
         path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
     before = files_in(tmp_path)
-    assert torch.equal(mnist(tmp_path).test_images[:, 0], torch.from_numpy(arrays["t10k"][0]))
+    assert torch.equal(mnist(tmp_path).test_inputs[:, 0], torch.from_numpy(arrays["t10k"][0]))
     assert files_in(tmp_path) == before
 
 
 def test_torchvision_reads_the_same(tmp_path, raw):
     from torchvision.datasets import MNIST
 
-    assert torch.equal(MNIST(tmp_path, train=False).data, mnist(tmp_path).test_images[:, 0])
+    assert torch.equal(MNIST(tmp_path, train=False).data, mnist(tmp_path).test_inputs[:, 0])
 
 
 def test_fashion_mnist_has_its_own_folder_and_names(tmp_path, raw):
@@ -124,5 +124,5 @@ def test_real_mnist():
         pytest.skip("no MNIST/ in ATHANOR_DATA")
     source = mnist(os.environ["ATHANOR_DATA"])
     assert source.train_targets.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
-    assert source.train_images.float().mean().item() == pytest.approx(255 * 0.1307, rel=1e-3)
-    assert len(source.test_images) == 10_000
+    assert source.train_inputs.float().mean().item() == pytest.approx(255 * 0.1307, rel=1e-3)
+    assert len(source.test_inputs) == 10_000

@@ -441,7 +441,7 @@ def test_differences_are_found_at_any_depth_and_where_both_know():
 def test_the_hash_of_data_knows_each_pixel_and_label(make_data, source):
     data = make_data()
     before = provenance.describe_data(data, test=True)
-    source.train_images[3, 0, 0, 0] ^= 1
+    source.train_inputs[3, 0, 0, 0] ^= 1
     after = provenance.describe_data(data, test=False)
     assert after["train_hash"] != before["train_hash"]
     assert "test_hash" not in after

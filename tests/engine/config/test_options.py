@@ -169,7 +169,7 @@ def test_every_model_trains_on_every_shape_of_image(model, shape, compose, digit
     before = {name: p.clone() for name, p in classifier.named_parameters()}
     trainer = assemble.trainer(config, str(tmp_path), data, classifier.network)
     trainer.fit(classifier, data)
-    assert classifier(data.source.test_images).shape == (20, 10)
+    assert classifier(data.source.test_inputs).shape == (20, 10)
     assert any(not torch.equal(p, before[name]) for name, p in classifier.named_parameters())
 
 

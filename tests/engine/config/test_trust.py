@@ -174,7 +174,7 @@ def test_weights_of_a_checkpoint_are_taken_without_its_record(crafted, marker, r
     "group, target",
     [
         ("data", "athanor.data.sources.decode.drop_colour"),  # writes a file
-        ("data", "athanor.data.module.ImageData"),
+        ("data", "athanor.data.module.ArrayData"),
         ("data.preprocess", "athanor.tasks.losses.Hinge"),
         ("model", "athanor.base.files.write_atomically"),
         ("model", "athanor.engine.app.job.ORIGIN"),

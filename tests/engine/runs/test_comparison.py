@@ -64,7 +64,7 @@ def test_the_seeds_are_averaged_and_their_gain_has_an_interval(study):
     _, folder, rows = study
     runs = runs_of(folder, "ensemble")
     data = assemble.data(runs[0].trusted_config)
-    images, labels = data.source.test_images[data.test_index], data.source.test_targets[data.test_index]
+    images, labels = data.source.test_inputs[data.test_index], data.source.test_targets[data.test_index]
     with torch.inference_mode():
         mean = torch.stack([load_classifier(run.checkpoint)(images).softmax(1) for run in runs]).mean(0)
     acc = (mean.argmax(1) == labels).float().mean().item()

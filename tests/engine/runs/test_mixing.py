@@ -94,18 +94,18 @@ def test_an_evaluation_on_the_same_images_says_nothing(here, run_here):
 
 def test_an_image_that_a_data_set_has_twice_is_a_fault_of_its_own(make_data):
     data = make_data()
-    data.source.train_images[data.val_index[0]] = data.source.train_images[data.train_index[0]]
-    trained = lineage.image_hashes(data.source.train_images, data.train_index)
+    data.source.train_inputs[data.val_index[0]] = data.source.train_inputs[data.train_index[0]]
+    trained = lineage.image_hashes(data.source.train_inputs, data.train_index)
     lineage.refuse_trained_images(trained, data, ["val"], "a")
     with pytest.raises(ValueError, match="a was trained on 1 of these 60 test images"):
-        seen = lineage.image_hashes(data.source.test_images, data.test_index[:1])
+        seen = lineage.image_hashes(data.source.test_inputs, data.test_index[:1])
         lineage.refuse_trained_images(seen, data, ["test"], "a")
 
 
 def test_a_few_images_that_data_sets_share_are_said(make_data, source, caplog):
-    many = dataclasses.replace(source, test_images=source.train_images, test_targets=source.train_targets)
+    many = dataclasses.replace(source, test_inputs=source.train_inputs, test_targets=source.train_targets)
     data = make_data(source=many, val_fraction=0.5)
-    seen = lineage.image_hashes(many.train_images, data.val_index[:2])
+    seen = lineage.image_hashes(many.train_inputs, data.val_index[:2])
     lineage.refuse_trained_images(seen, data, ["test"], "a")
     assert "a was trained on 2 of these 200 test images: too few to matter" in caplog.text
 

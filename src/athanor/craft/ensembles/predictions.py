@@ -21,7 +21,7 @@ from athanor.base.errors import UserError
 from athanor.base.files import write_atomically
 from athanor.craft.ensembles.network import logits_over_views
 from athanor.data.batches import EvalBatches
-from athanor.data.module import ImageData
+from athanor.data.module import ArrayData
 from athanor.data.preprocess import chunks
 from athanor.tasks import tta
 from athanor.tasks.classification import Classification
@@ -45,7 +45,7 @@ class SavedClassifier:
 
 
 def stacked_logits(
-    classifiers: list[SavedClassifier], data: ImageData, stage: Stage, kind: tta.Kind = "none", device: Device = "cpu"
+    classifiers: list[SavedClassifier], data: ArrayData, stage: Stage, kind: tta.Kind = "none", device: Device = "cpu"
 ) -> Tensor:
     """Logits [M, N, num_classes] of M classifiers for the images of a stage, in their order: float32 on the CPU.
 
@@ -94,16 +94,16 @@ def refuse_other_logits(
         )
 
 
-def stage_batches(data: ImageData, stage: Stage) -> EvalBatches:
+def stage_batches(data: ArrayData, stage: Stage) -> EvalBatches:
     """All images of a stage in the batches that a trainer would evaluate, without a trainer and not augmented."""
     source, size = data.source, data.eval_batch_size
     if stage == "test":
-        return EvalBatches(source.test_images, source.test_targets, data.test_index, size)
+        return EvalBatches(source.test_inputs, source.test_targets, data.test_index, size)
     index = data.val_index if stage == "val" else data.train_index
-    return EvalBatches(source.train_images, source.train_targets, index, size)
+    return EvalBatches(source.train_inputs, source.train_targets, index, size)
 
 
-def stage_labels(data: ImageData, stage: Stage) -> Tensor:
+def stage_labels(data: ArrayData, stage: Stage) -> Tensor:
     """Labels int64 [N] of a stage, in the order of its logits."""
     batches = stage_batches(data, stage)
     return batches.targets[batches.index]

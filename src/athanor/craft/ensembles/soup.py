@@ -13,7 +13,7 @@ from torch import Tensor
 from athanor.craft.ensembles.combine import scores
 from athanor.craft.ensembles.predictions import Stage, predict_logits, stage_batches, stage_labels
 from athanor.data.batches import EvalBatches
-from athanor.data.module import ImageData
+from athanor.data.module import ArrayData
 from athanor.models import batch_norm
 from athanor.tasks.classification import Classification
 
@@ -29,7 +29,7 @@ class Soup:
     """
 
     def __init__(
-        self, classifier: Classification, states: list[Callable[[], dict[str, Tensor]]], data: ImageData
+        self, classifier: Classification, states: list[Callable[[], dict[str, Tensor]]], data: ArrayData
     ) -> None:
         self.classifier = classifier
         self.states = states
@@ -74,7 +74,7 @@ def mean_state(states: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 @torch.inference_mode()
-def renew_statistics(classifier: Classification, data: ImageData) -> None:
+def renew_statistics(classifier: Classification, data: ArrayData) -> None:
     """Compute the means and variances of batch norm anew, as the mean over batches of train images.
 
     The statistics of the members do not fit: they are of activations that the mean network does not have. Only batch
@@ -86,5 +86,5 @@ def renew_statistics(classifier: Classification, data: ImageData) -> None:
         shuffled = torch.randperm(len(data.train_index), generator=torch.Generator().manual_seed(0))
         count = min(len(shuffled), max(IMAGES, data.batch_size)) // data.batch_size * data.batch_size
         index = data.train_index[shuffled[:count]]  # whole batches: a single image has no variance
-        for images, _ in EvalBatches(data.source.train_images, data.source.train_targets, index, data.batch_size):
+        for images, _ in EvalBatches(data.source.train_inputs, data.source.train_targets, index, data.batch_size):
             classifier(images.to(classifier.device))

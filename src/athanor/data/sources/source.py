@@ -21,13 +21,13 @@ class Source:
     configs/data/<name>.yaml that begins with `defaults: [base/default@_here_, _self_]` and has its `_target_` and the
     values of its arguments. It is called once in each process of a run, before all else is built, and is handed, if it
     has arguments of these names: data_dir, the top-level setting, and split_seed, that of the split, on which alone
-    random choices may depend. Arguments of ImageData (athanor/data/module.py) cannot be arguments of it.
+    random choices may depend. Arguments of ArrayData (athanor/data/module.py) cannot be arguments of it.
     tests/test_extend.py adds one.
     """
 
-    train_images: Tensor
+    train_inputs: Tensor
     train_targets: Tensor
-    test_images: Tensor
+    test_inputs: Tensor
     test_targets: Tensor
     class_names: tuple[str, ...]
     origin: str

@@ -41,7 +41,7 @@ from athanor.training.signals import signals
 if TYPE_CHECKING:
     import lightning.pytorch as L
 
-    from athanor.data.module import ImageData
+    from athanor.data.module import ArrayData
     from athanor.tasks.task import Task
 
 log = logging.getLogger(__name__)
@@ -201,7 +201,7 @@ class Job(Run):
         if is_main_process():
             self.write_results(values if fresh else {**self.results, **values})
 
-    def record_origin(self, config: dict, data: "ImageData", task: "Task", checkpoint: Path | None) -> None:
+    def record_origin(self, config: dict, data: "ArrayData", task: "Task", checkpoint: Path | None) -> None:
         """Write down what this run depends on, in results.json and in the record that its checkpoints have, and warn
         where that differs from the run that it continues or repeats. A student gets its teacher.
 

@@ -14,9 +14,10 @@ from athanor.base.errors import UserError
 from athanor.callbacks.checkpoints import Checkpoints
 from athanor.callbacks.stopwatch import Stopwatch
 from athanor.craft.ensembles.network import Ensemble, EnsembleClassifier
-from athanor.data.module import ImageData
+from athanor.data.module import ArrayData
 from athanor.engine.config import schema, trust
 from athanor.engine.config.facts import refuse_facts
+from athanor.engine.config.refusals import refuse
 from athanor.engine.config.secrets import reveal
 from athanor.engine.config.signatures import check_arguments, signature
 from athanor.optim.groups import OwnGroups
@@ -70,17 +71,17 @@ def divided(cfg: dict, path: str) -> tuple[dict, dict]:
     return {key: value for key, value in cfg.items() if key not in names}, beside
 
 
-def data(cfg: dict) -> ImageData:
+def data(cfg: dict) -> ArrayData:
     """The data module, with its source loaded and split."""
     source, own = divided(cfg, "data")
     del own["preprocess"]
     if own["augment"]:
         own["augment"] = build(own["augment"], "data.augment")
     facts = {"data_dir": cfg["data_dir"], "split_seed": own["split_seed"]}
-    return ImageData(build(source, "data", **facts), **own, seed=cfg["seed"])
+    return ArrayData(build(source, "data", **facts), **own, seed=cfg["seed"])
 
 
-def task(cfg: dict, data: ImageData) -> Task:
+def task(cfg: dict, data: ArrayData) -> Task:
     """A fresh task for this data, its preprocessing fitted on the train split.
 
     Raises UserError where the task does not take the targets of the data, or the loss not those of the task.
@@ -88,21 +89,21 @@ def task(cfg: dict, data: ImageData) -> Task:
     task_class(cfg).check_source(data.source)
     record = {"config": {**cfg, "resume": None}, **described(cfg, data), "split_hash": data.split_hash}
     module = from_record(record, data.source.train_targets[data.train_index])
-    module.preprocess.fit(data.source.train_images, data.train_index)
+    module.preprocess.fit(data.source.train_inputs, data.train_index)
     module.fit_targets(data.source.train_targets[data.train_index])
     set_first_weights(module, module.network, cfg, data)
     module.fresh_network = lambda: set_first_weights(module, model(record), cfg, data)
     return module
 
 
-def set_first_weights(module: Task, network: nn.Module, cfg: dict, data: ImageData) -> nn.Module:
+def set_first_weights(module: Task, network: nn.Module, cfg: dict, data: ArrayData) -> nn.Module:
     """A network that was just built, with the weights that the config and, for `init_from_data`, images give it."""
     counts = class_counts(data.source.train_targets[data.train_index], len(module.record["class_names"]))
     build(cfg["init"], "init", class_counts=counts)(network)
     if hasattr(network, "init_from_data"):
         limit = min(INIT_IMAGES, max(INIT_BYTES // (4 * math.prod(data.input_shape)), 1))
         sample = data.train_index[:: -(-len(data.train_index) // limit)]  # images may be sorted by class
-        images = data.source.train_images[sample].to(module.device)
+        images = data.source.train_inputs[sample].to(module.device)
         network.to(module.device).init_from_data(module.preprocess(images))
     return network
 
@@ -111,7 +112,7 @@ def task_class(cfg: dict) -> type[Task]:
     return pkgutil.resolve_name(cfg["task"]["_target_"])
 
 
-def described(cfg: dict, data: ImageData) -> dict[str, list]:
+def described(cfg: dict, data: ArrayData) -> dict[str, list]:
     """The part of a checkpoint's record that depends on the data: the shape of an input, a name for each output."""
     names = task_class(cfg).output_names(data.source, cfg["task"])
     return {"class_names": list(names), "input_shape": list(data.input_shape)}
@@ -176,7 +177,7 @@ def from_record(record: dict, targets: torch.Tensor | None = None, compiled: boo
     )
 
 
-def refuse_other_data(record: dict, data: ImageData) -> None:
+def refuse_other_data(record: dict, data: ArrayData) -> None:
     """Raise UserError where the data has other classes, or images of another size, than the checkpoint's."""
     for name, value in described(record["config"], data).items():
         if value != record[name]:
@@ -201,7 +202,7 @@ def ensemble_network(record: dict) -> Ensemble:
 
 
 def trainer(
-    cfg: dict, directory: str, data: ImageData, network: nn.Module, resume_step: int | None = None
+    cfg: dict, directory: str, data: ArrayData, network: nn.Module, resume_step: int | None = None
 ) -> L.Trainer:
     """The trainer of this network, with its callbacks and loggers, which write into `directory`.
 
@@ -245,48 +246,6 @@ def use_machine(cfg: dict, device: str) -> None:
         memory.keep_freed_memory()
 
 
-def refuse(cfg: dict, data: ImageData, callbacks: dict[str, dict]) -> None:
-    """Raise UserError for settings that are right one by one, and wrong together or on this machine."""
-    accelerator = cfg["trainer"]["accelerator"]
-    there = devices.available()
-    there["gpu"] = any(there.values())
-    if not there.get(accelerator, True):
-        raise UserError(f"trainer.accelerator={accelerator}: torch finds none on this machine; type trainer=auto")
-    if cfg["eval"]["tta"] == "flip_shift" and min(data.input_shape[1:]) < 2:
-        raise UserError("eval.tta=flip_shift moves images by a pixel, and these are one pixel wide; use flip or none")
-    if not len(data.val_index):
-        for name, node in callbacks.items():
-            if str(node.get("monitor")).startswith("val/") and not node["_target_"].endswith(".Checkpoints"):
-                raise UserError(f"callbacks.{name} needs validation images: type callbacks.{name}=null")
-        if cfg["scheduler"]["_target_"].endswith("ReduceLROnPlateau") and cfg["monitor"]["metric"].startswith("val/"):
-            raise UserError("scheduler=plateau needs validation images; set data.val_fraction above 0")
-    if issubclass(pkgutil.resolve_name(cfg["optim"]["_target_"]), torch.optim.LBFGS):
-        refuse_lbfgs(cfg["trainer"], data)
-
-
-def refuse_lbfgs(trainer: dict, data: ImageData) -> None:
-    """L-BFGS minimises one function, whose value and gradient it evaluates many times a step."""
-    if data.batch_size != len(data.train_index):
-        raise UserError(
-            f"optim=lbfgs minimises one function, and each batch of {data.batch_size} images has another; "
-            "type data.batch_size=full"
-        )
-    if data.augment:
-        switches = {key: value for key, value in vars(data.augment).items() if key not in ("padding_mode", "mean")}
-        off = [f"data.augment.{key}={'false' if key == 'flip' else 0}" for key, value in switches.items() if value]
-        raise UserError(f"optim=lbfgs minimises one function, and augmentation makes many; type {' '.join(off)}")
-    if trainer.get("gradient_clip_val"):
-        raise UserError("optim=lbfgs needs the gradients as they are; use trainer.gradient_clip_val=null")
-    if trainer["accumulate_grad_batches"] not in (1, None):
-        raise UserError("optim=lbfgs cannot accumulate gradients; use trainer.accumulate_grad_batches=1")
-    if devices.count(trainer) > 1:
-        raise UserError("optim=lbfgs works on one device; use trainer.devices=1")
-    if str(trainer["precision"]) not in ("32", "32-true", "64", "64-true"):
-        raise UserError(
-            f"optim=lbfgs cannot work with trainer.precision={trainer['precision']}; use 32-true or 64-true"
-        )
-
-
 def parameters(cfg: dict) -> dict[str, bool | int | float | str]:
     """The settings that schema.py calls compared, and a person's `extra`, as one flat table: `optim.lr: 0.001`."""
     table = {"seed": cfg["seed"]}
@@ -307,7 +266,7 @@ def parameters(cfg: dict) -> dict[str, bool | int | float | str]:
     return table
 
 
-def bare_trainer(cfg: dict, directory: str, data: ImageData, network: nn.Module) -> L.Trainer:
+def bare_trainer(cfg: dict, directory: str, data: ArrayData, network: nn.Module) -> L.Trainer:
     """The trainer of a config on one device, without its loggers and callbacks, for scripts that do not train.
 
     Nor has it min_epochs and min_steps, with which a fit would not end at its first step.

@@ -104,7 +104,7 @@ GROUPS: dict[str, Group] = {  # by the path of the node
         "a function with the annotation -> Source",
         returns_source,
         beside={"preprocess": dict},
-        beside_of="athanor.data.module.ImageData",
+        beside_of="athanor.data.module.ArrayData",
         recorded=("_target_", "split_seed"),
         compared="all",
         facts=("source", "data_dir", "seed"),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from athanor.base.errors import UserError, require
-from athanor.data.module import ImageData
+from athanor.data.module import ArrayData
 from athanor.engine.runs import teacher
 from athanor.engine.runs.provenance import describe_data, hash_of
 from athanor.engine.runs.run import Run, checkpoint_of, folder_of, read_checkpoint, shown
@@ -49,7 +49,7 @@ def trained_images(record: dict[str, Any]) -> Tensor | None:
     return hashes
 
 
-def refuse_trained_images(trained: Tensor | None, data: ImageData, stages: Iterable[str], name: object) -> Tensor:
+def refuse_trained_images(trained: Tensor | None, data: ArrayData, stages: Iterable[str], name: object) -> Tensor:
     """The hashes of the images that `data` trains on. Raises UserError where images of a stage, val or test, are among
     `trained`, more than MOST_SEEN of them; a few are a warning. An image that `data` itself has both in train and in a
     stage is a fault of the data set, and counts as new.
@@ -57,12 +57,12 @@ def refuse_trained_images(trained: Tensor | None, data: ImageData, stages: Itera
     name: of the weights, for the message.
     """
     source = data.source
-    own = image_hashes(source.train_images, data.train_index)
+    own = image_hashes(source.train_inputs, data.train_index)
     if trained is None:
         log.warning("%s does not say which images it was trained on, so these may be among them", name)
         return own
     strange = trained[~torch.isin(trained, own)]
-    arrays = {"val": (source.train_images, data.val_index), "test": (source.test_images, data.test_index)}
+    arrays = {"val": (source.train_inputs, data.val_index), "test": (source.test_inputs, data.test_index)}
     for stage in stages if len(strange) else ():
         seen, count = int(torch.isin(image_hashes(*arrays[stage]), strange).sum()), len(arrays[stage][1])
         text = f"{name} was trained on {seen:,} of these {count:,} {STAGES[stage]} images"
@@ -75,7 +75,7 @@ def refuse_trained_images(trained: Tensor | None, data: ImageData, stages: Itera
 
 
 def record_beginning(
-    task: Task, data: ImageData, config: dict[str, Any], folder: Path, checkpoint: Path | None
+    task: Task, data: ArrayData, config: dict[str, Any], folder: Path, checkpoint: Path | None
 ) -> None:
     """Let the task's record say what its run begins with: `start`, a hash of the first weights (runs that share them
     may be averaged, craft/ensembles/soup.py), their `parent`, a student's `teacher`, and in `trained` the images that
@@ -173,7 +173,7 @@ def scores(task: Task, file: Path, contents: dict[str, Any]) -> dict[str, float]
     return {name: values[name] for name in (f"val/{headline}", f"test/{headline}") if name in values}
 
 
-def tell_data(parent: dict[str, Any], data: ImageData) -> None:
+def tell_data(parent: dict[str, Any], data: ArrayData) -> None:
     """Say where a run's images are not those of its parent, or its split is another."""
     before, now = parent.get("data") or {}, describe_data(data, False)
     if before and any(before.get(key) != now[key] for key in ("train_hash", "split_hash")):

@@ -19,7 +19,7 @@ from athanor.engine.config import options
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from athanor.data.module import ImageData
+    from athanor.data.module import ArrayData
 
 log = logging.getLogger(__name__)
 
@@ -104,13 +104,13 @@ def gone_sources(results: dict[str, Any], directory: Path) -> str:
     return f"{', '.join(gone[:3])} of that run is gone; it is in {directory / 'changes.diff'}" if gone else ""
 
 
-def describe_data(data: "ImageData", test: bool) -> dict[str, Any]:
+def describe_data(data: "ArrayData", test: bool) -> dict[str, Any]:
     """The images: origin, numbers, hashes of the pixels and of the split; of the test images only if `test`."""
     sizes = {"train": len(data.train_index), "val": len(data.val_index), "test": len(data.test_index)}
     source = data.source
-    hashes = {"train_hash": hash_of(source.train_images, source.train_targets)}
+    hashes = {"train_hash": hash_of(source.train_inputs, source.train_targets)}
     if test:
-        hashes["test_hash"] = hash_of(source.test_images, source.test_targets)
+        hashes["test_hash"] = hash_of(source.test_inputs, source.test_targets)
     return {"origin": source.origin, **sizes, **hashes, "split_hash": data.split_hash}
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from athanor.base.errors import UserError, require
-from athanor.data.module import ImageData
+from athanor.data.module import ArrayData
 from athanor.engine.runs.run import shown
 from athanor.training.checkpoint_files import checkpoint_digest, read_checkpoint_file, write_checkpoint
 
@@ -24,7 +24,7 @@ def is_student(config: dict[str, Any]) -> bool:
     return config["loss"]["_target_"] == LOSS
 
 
-def write_teacher(folder: Path, probabilities: Tensor, data: ImageData, about: dict[str, Any]) -> None:
+def write_teacher(folder: Path, probabilities: Tensor, data: ArrayData, about: dict[str, Any]) -> None:
     """Write probabilities float32 [N, num_classes] for the training images of `data`, and `about`, with the
     keys of ABOUT.
     """
@@ -37,7 +37,7 @@ def copy_teacher(source: Path, folder: Path) -> None:
     shutil.copyfile(source / FILE, folder / FILE)
 
 
-def read_teacher(folder: Path, data: ImageData) -> dict[str, Any]:
+def read_teacher(folder: Path, data: ArrayData) -> dict[str, Any]:
     """Let `data` give the teacher's probabilities in place of the training targets. Gives the teacher's `digest` and
     what results.json says of it.
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from athanor.base.errors import UserError
 from athanor.craft.ensembles.combine import combined
-from athanor.data.module import ImageData
+from athanor.data.module import ArrayData
 from athanor.engine.config import assemble, check, trust
 from athanor.engine.runs.ensembles.session import Combination, Session
 from athanor.engine.runs.run import Run
@@ -25,7 +25,7 @@ OF_SEEN = (
 )
 
 
-def distill(session: Session, ensemble: Combination, folder: Path, config: dict[str, Any], data: ImageData) -> str:
+def distill(session: Session, ensemble: Combination, folder: Path, config: dict[str, Any], data: ArrayData) -> str:
     """Make `folder` a run that has not begun, of a fresh network that learns the ensemble's probabilities in place of
     labels: `python train.py resume=<folder>` trains it. Gives lines on the teacher.
 
@@ -60,7 +60,7 @@ def teacher_probabilities(session: Session, ensemble: Combination, temperature: 
     return probabilities
 
 
-def student(session: Session, settings: dict | None, temperature: float) -> tuple[dict[str, Any], ImageData]:
+def student(session: Session, settings: dict | None, temperature: float) -> tuple[dict[str, Any], ArrayData]:
     """The config of a student, on one device and logged to metrics.csv, and its data.
 
     settings: None, those of the first member. Raises UserError where they choose other training images than it had.

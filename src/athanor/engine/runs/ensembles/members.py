@@ -14,7 +14,7 @@ from torch import Tensor
 from athanor.base.errors import UserError
 from athanor.base.files import refuse_links
 from athanor.craft.ensembles.predictions import SavedClassifier
-from athanor.data.module import ImageData
+from athanor.data.module import ArrayData
 from athanor.engine.config import assemble, check, records, trust
 from athanor.engine.runs.provenance import hash_of
 from athanor.engine.runs.run import Run, folder_of, load_classifier, read_checkpoint, shown
@@ -99,7 +99,7 @@ def refuse_other_epoch(path: Path, contents: dict[str, Any]) -> None:
         raise UserError(f"{path} is of epoch {epoch}; rename it, or leave it out")
 
 
-def shared_data(members: list[Member]) -> tuple[ImageData, list[Tensor]]:
+def shared_data(members: list[Member]) -> tuple[ArrayData, list[Tensor]]:
     """The data of the first member, on which all are judged, and for each the numbers of the images that it was trained
     on. Raises UserError where members are of other data.
     """
@@ -113,11 +113,11 @@ def shared_data(members: list[Member]) -> tuple[ImageData, list[Tensor]]:
                 )
     data = assemble.data(first.config)
     assemble.refuse_other_data(first.record, data)
-    train_hash = hash_of(data.source.train_images, data.source.train_targets)
+    train_hash = hash_of(data.source.train_inputs, data.source.train_targets)
     return data, [trained_index(member, data, train_hash, first.name) for member in members]
 
 
-def trained_index(member: Member, data: ImageData, train_hash: str, first: str) -> Tensor:
+def trained_index(member: Member, data: ArrayData, train_hash: str, first: str) -> Tensor:
     """Which images of `data` a member was trained on, int64; it may be of another split, but not of other images.
 
     train_hash: of the images of `data`, which is that of the member `first`.
@@ -133,7 +133,7 @@ def trained_index(member: Member, data: ImageData, train_hash: str, first: str) 
     return other.train_index
 
 
-def refuse_seen_images(members: list[Member], trained: list[Tensor], data: ImageData) -> None:
+def refuse_seen_images(members: list[Member], trained: list[Tensor], data: ArrayData) -> None:
     """Raise UserError where a member has been trained on some of the validation images of `data`."""
     for member, index in zip(members, trained, strict=True):
         if seen := int(torch.isin(data.val_index, index).sum()):

@@ -1,0 +1,51 @@
+"""What is refused before training because the settings, the data and this machine do not go together."""
+
+import pkgutil
+
+import torch
+
+from athanor.base.errors import UserError
+from athanor.data.module import ArrayData
+from athanor.training import devices
+
+
+def refuse(cfg: dict, data: ArrayData, callbacks: dict[str, dict]) -> None:
+    """Raise UserError for settings that are right one by one, and wrong together or on this machine."""
+    accelerator = cfg["trainer"]["accelerator"]
+    there = devices.available()
+    there["gpu"] = any(there.values())
+    if not there.get(accelerator, True):
+        raise UserError(f"trainer.accelerator={accelerator}: torch finds none on this machine; type trainer=auto")
+    if cfg["eval"]["tta"] == "flip_shift" and min(data.input_shape[1:]) < 2:
+        raise UserError("eval.tta=flip_shift moves images by a pixel, and these are one pixel wide; use flip or none")
+    if not len(data.val_index):
+        for name, node in callbacks.items():
+            if str(node.get("monitor")).startswith("val/") and not node["_target_"].endswith(".Checkpoints"):
+                raise UserError(f"callbacks.{name} needs validation images: type callbacks.{name}=null")
+        if cfg["scheduler"]["_target_"].endswith("ReduceLROnPlateau") and cfg["monitor"]["metric"].startswith("val/"):
+            raise UserError("scheduler=plateau needs validation images; set data.val_fraction above 0")
+    if issubclass(pkgutil.resolve_name(cfg["optim"]["_target_"]), torch.optim.LBFGS):
+        refuse_lbfgs(cfg["trainer"], data)
+
+
+def refuse_lbfgs(trainer: dict, data: ArrayData) -> None:
+    """L-BFGS minimises one function, whose value and gradient it evaluates many times a step."""
+    if data.batch_size != len(data.train_index):
+        raise UserError(
+            f"optim=lbfgs minimises one function, and each batch of {data.batch_size} images has another; "
+            "type data.batch_size=full"
+        )
+    if data.augment:
+        switches = {key: value for key, value in vars(data.augment).items() if key not in ("padding_mode", "mean")}
+        off = [f"data.augment.{key}={'false' if key == 'flip' else 0}" for key, value in switches.items() if value]
+        raise UserError(f"optim=lbfgs minimises one function, and augmentation makes many; type {' '.join(off)}")
+    if trainer.get("gradient_clip_val"):
+        raise UserError("optim=lbfgs needs the gradients as they are; use trainer.gradient_clip_val=null")
+    if trainer["accumulate_grad_batches"] not in (1, None):
+        raise UserError("optim=lbfgs cannot accumulate gradients; use trainer.accumulate_grad_batches=1")
+    if devices.count(trainer) > 1:
+        raise UserError("optim=lbfgs works on one device; use trainer.devices=1")
+    if str(trainer["precision"]) not in ("32", "32-true", "64", "64-true"):
+        raise UserError(
+            f"optim=lbfgs cannot work with trainer.precision={trainer['precision']}; use 32-true or 64-true"
+        )
