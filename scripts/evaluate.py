@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Literal
 
 from athanor.base.errors import UserError
 from athanor.engine.app import command_line
+from athanor.tasks.measure import stage_and_name
 
 if TYPE_CHECKING:
     import lightning.pytorch as L
 
     from athanor.data.module import ArrayData
-    from athanor.tasks.task import Task
 
 TAKEN = ("data", "metrics", "loss", "eval", "trainer", "compute", "data_dir")  # keys of settings
 
@@ -47,7 +47,7 @@ def main() -> None:
     print(*changes, sep="", end="")
     task = assemble.from_record({**contents["athanor"], "config": config})
     fill(task, contents, path)
-    trainer = assemble.bare_trainer(config, str(path.parent), data, task.network)
+    trainer = assemble.bare_trainer(config, str(path.parent), data, task)
     run = Run(path.parent.parent)
     recorded = run.results.get(arguments.stage, {})
     metrics, read = evaluated(trainer, task, data, arguments.stage)
@@ -65,17 +65,17 @@ def main() -> None:
 
 
 def evaluated(
-    trainer: "L.Trainer", task: "Task", data: "ArrayData", stage: Literal["test", "val"]
+    trainer: "L.Trainer", task: "L.LightningModule", data: "ArrayData", stage: Literal["test", "val"]
 ) -> tuple[dict[str, float], int]:
     """The metrics of a stage, by their names without it, and the number of images that they are of."""
     evaluate, index = (trainer.test, data.test_index) if stage == "test" else (trainer.validate, data.val_index)
     values = evaluate(task, data, verbose=False)
     if not values:
         raise UserError(f"trainer.limit_{stage}_batches=0 leaves nothing to evaluate; use 1 or more, or 1.0")
-    read = int(trainer.callback_metrics[f"{stage}/inputs"])
+    read = int(trainer.callback_metrics.get(f"{stage}/inputs", len(index)))
     if read < len(index):
         print(f"of {read:,} of {len(index):,} images: the batches are limited")
-    return {name.partition("/")[2]: value for name, value in values[0].items()}, read
+    return {stage_and_name(name)[1]: value for name, value in values[0].items()}, read
 
 
 def data_changes(path: Path, record: dict, data: "ArrayData", stage: str) -> list[str]:

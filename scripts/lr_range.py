@@ -88,7 +88,7 @@ def run_test(config: dict) -> "tuple[RangeTest, str, list[str]]":
     task = assemble.task(config, data)
     if config["weights"]:
         load_weights(task, config["weights"])
-    trainer = assemble.bare_trainer(config, ".", data, task.network)
+    trainer = assemble.bare_trainer(config, ".", data, task)
     finder.setup(trainer, task, "fit")
     test = at_first_step(trainer, task, data, finder.find)
     return test, finder.rule, finder.overrides(task, test)

@@ -23,8 +23,10 @@ def main() -> None:
 
     from athanor.data.sources.image_file import load_image
     from athanor.engine.runs.run import checkpoint_of, load_task
+    from athanor.tasks.task import require_task
 
     task = load_task(checkpoint_of(arguments.run))
+    require_task(task, "predict.py")
     channels, height, width = task.record["input_shape"]
     size = height if height == width else None  # other models take images of their own size only
     rows = []

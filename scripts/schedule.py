@@ -23,15 +23,17 @@ def main() -> None:
     from athanor.engine.app.logs import set_up_logging
     from athanor.engine.config import assemble
     from athanor.engine.runs.run import shown
+    from athanor.tasks.task import require_task
     from athanor.training.at_first_step import at_first_step
 
     set_up_logging()
     config = command_line.composed(arguments.overrides)
     data = assemble.data(config)
     task = assemble.from_record({"config": config, **assemble.described(config, data)})
+    require_task(task, "schedule.py")
     # on one CPU, whatever the config asks for: batches are global, so the number of steps is the same
     settings = {**config["trainer"], "accelerator": "cpu", "precision": "32-true"}
-    trainer = assemble.bare_trainer({**config, "trainer": settings}, ".", data, task.network)
+    trainer = assemble.bare_trainer({**config, "trainer": settings}, ".", data, task)
     course = at_first_step(trainer, task, data, ScheduleCourse)
     if scaled := task.lr_scaling.notice(config["optim"]["lr"], task.global_batch):
         print(scaled)

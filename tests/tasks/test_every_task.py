@@ -5,7 +5,6 @@ import torch
 from PIL import Image
 
 from athanor.engine.runs.run import Run, read_checkpoint
-from athanor.tasks.task import Task
 
 WORDS = {
     "classification": [],
@@ -44,25 +43,13 @@ def test_it_is_trained_averaged_evaluated_and_predicts(task, run_task, run_here,
 
 
 @EVERY
-def test_it_goes_on_to_the_bit(task, run_task, train, monkeypatch):
+def test_it_goes_on_to_the_bit(task, run_task, train, interrupted, assert_same):
     words = ["callbacks=ema", "callbacks.checkpoints.every_minutes=1e-9", "eval.test=false"]
     assert run_task(task, *words, "hydra.run.dir=whole").code == 0
-    original = Task.on_train_batch_start
-
-    def interrupted(self, *arguments):
-        if self.global_step == 7:  # of 5 in an epoch
-            raise KeyboardInterrupt
-        original(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Task, "on_train_batch_start", interrupted)
+    with interrupted(7):
         assert run_task(task, *words, "hydra.run.dir=parts").code != 0
     assert train("resume=parts").code == 0
-    a, b = Run("whole"), Run("parts")
-    assert [a.results[stage] for stage in ("train", "val")] == [b.results[stage] for stage in ("train", "val")]
-    states = [read_checkpoint(run.checkpoint)["state_dict"] for run in (a, b)]
-    assert states[0].keys() == states[1].keys()
-    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert_same("whole", "parts")
 
 
 @EVERY

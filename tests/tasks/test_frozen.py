@@ -7,7 +7,6 @@ from torch import nn
 from athanor.base.errors import UserError
 from athanor.engine.runs.run import Run, read_checkpoint
 from athanor.tasks.frozen import Frozen
-from athanor.tasks.task import Task
 
 SMALL = ["model=cnn", "model.widths=[4,8]", "data.limit=400", "data.batch_size=64", "eval.test=false"]
 FROZEN = ["network.stages.0.0.weight", "network.stages.0.1.running_mean", "network.stages.0.1.num_batches_tracked"]
@@ -31,7 +30,7 @@ def test_a_linear_probe_changes_the_head_alone(freeze, pretrained, train):
     assert changed == {"network.head.weight", "network.head.bias"}
 
 
-def test_frozen_parts_are_thawed_after_their_epochs_and_resumed_to_the_bit(pretrained, train, monkeypatch):
+def test_frozen_parts_are_thawed_after_their_epochs_and_resumed_to_the_bit(pretrained, train, interrupted):
     words = [*SMALL, "weights=pretrained", "model.freeze=[stages.0]", "model.freeze_epochs=1", "trainer.max_epochs=2"]
     words.append("callbacks.checkpoints.top_k=2")
     assert train(*words, "callbacks.checkpoints.keep=last", "hydra.run.dir=whole").code == 0
@@ -39,15 +38,7 @@ def test_frozen_parts_are_thawed_after_their_epochs_and_resumed_to_the_bit(pretr
     assert all(torch.equal(first[name], pretrained[name]) for name in FROZEN)
     assert not torch.equal(first["network.head.weight"], pretrained["network.head.weight"])
     assert not any(torch.equal(last[name], pretrained[name]) for name in FROZEN)
-    original = Task.on_train_batch_start
-
-    def interrupted(self, *arguments):
-        if self.global_step == 6:  # in the second epoch
-            raise KeyboardInterrupt
-        original(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Task, "on_train_batch_start", interrupted)
+    with interrupted(6):
         assert train(*words, "callbacks.checkpoints.keep=last", "hydra.run.dir=parts").code != 0
     assert train("resume=parts").code == 0
     assert all(torch.equal(value, state("parts")[name]) for name, value in last.items())
@@ -76,7 +67,7 @@ def test_what_cannot_be_frozen_is_named():
 
 
 @pytest.mark.slow
-def test_layers_with_rates_of_their_own_go_on_to_the_bit_and_through_a_range_test(train, monkeypatch):
+def test_layers_with_rates_of_their_own_go_on_to_the_bit_and_through_a_range_test(train, interrupted):
     words = [
         *SMALL,
         "optim.lr_by_layer=0.5",
@@ -86,15 +77,7 @@ def test_layers_with_rates_of_their_own_go_on_to_the_bit_and_through_a_range_tes
     ]
     words += ["scheduler=cosine", "optim=nesterov", "optim.groups=[{match: head.bias, momentum: 0.5}]"]
     assert train(*words, "hydra.run.dir=whole").code == 0
-    original = Task.on_train_batch_start
-
-    def interrupted(self, *arguments):
-        if self.global_step == 6:
-            raise KeyboardInterrupt
-        original(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Task, "on_train_batch_start", interrupted)
+    with interrupted(6):
         assert train(*words, "hydra.run.dir=parts").code != 0
     assert train("resume=parts").code == 0
     assert all(torch.equal(value, state("parts")[name]) for name, value in state("whole").items())

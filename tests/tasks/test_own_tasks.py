@@ -5,7 +5,6 @@ import torch
 from PIL import Image
 
 from athanor.engine.runs.run import Run, read_checkpoint
-from athanor.tasks.task import Task
 
 CODE = {
     "mixup": """
@@ -87,27 +86,18 @@ def run_own(tmp_path, monkeypatch, train):
 
 
 @pytest.mark.parametrize("task", CODE)
-def test_it_is_trained_resumed_to_the_bit_evaluated_and_predicts(task, run_own, train, run_here, monkeypatch):
+def test_it_is_trained_resumed_to_the_bit_evaluated_and_predicts(
+    task, run_own, train, run_here, interrupted, assert_same
+):
     words = ["callbacks=ema", "callbacks.checkpoints.every_minutes=1e-9"]
     ran = run_own(task, *words, "hydra.run.dir=whole")
     assert (ran.code, ran.err) == (0, "")
-    original = Task.on_train_batch_start
-
-    def interrupted(self, *arguments):
-        if self.global_step == 7:  # of 5 in an epoch
-            raise KeyboardInterrupt
-        original(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Task, "on_train_batch_start", interrupted)
+    with interrupted(7):
         assert run_own(task, *words, "hydra.run.dir=parts").code != 0
     assert train("resume=parts").code == 0
-    a, b = Run("whole"), Run("parts")
-    assert [a.results[stage] for stage in ("train", "val")] == [b.results[stage] for stage in ("train", "val")]
-    states = [read_checkpoint(run.checkpoint)["state_dict"] for run in (a, b)]
-    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert_same("whole", "parts")
     ran = run_here("scripts/evaluate.py", "whole")
-    assert f"(recorded {a.results['test']['acc']!r})" in ran.out, ran.err
+    assert f"(recorded {Run('whole').results['test']['acc']!r})" in ran.out, ran.err
     Image.new("L", (8, 8), 100).save("a.png")
     assert run_here("scripts/predict.py", "whole", "a.png").code == 0
 

@@ -13,7 +13,6 @@ from athanor.engine.runs.run import Run, read_checkpoint
 from athanor.tasks import measure
 from athanor.tasks.classification import Classification
 from athanor.tasks.measure import LOSS, Measure, measure_of
-from athanor.tasks.task import Task
 
 FILES = {
     "code/brightness.py": """
@@ -47,7 +46,7 @@ def mean_grey(images):
 
 def digits() -> Source:
     source = classes.digits()
-    targets = {f"{part}_targets": mean_grey(getattr(source, f"{part}_images")) for part in ("train", "test")}
+    targets = {f"{part}_targets": mean_grey(getattr(source, f"{part}_inputs")) for part in ("train", "test")}
     return dataclasses.replace(source, **targets, class_names=())
 """,
     "configs/task/brightness.yaml": """
@@ -113,26 +112,13 @@ def test_it_predicts_numbers(brightness, run_here, tmp_path):
 
 
 @pytest.mark.parametrize("step", [3, 5])  # of 5 in an epoch
-def test_it_goes_on_to_the_bit(step, brightness, train, monkeypatch):
+def test_it_goes_on_to_the_bit(step, brightness, train, interrupted, assert_same):
     words = ["trainer.max_epochs=2", "model.dropout=0.2", "callbacks.checkpoints.every_minutes=1e-9"]
     assert brightness(*words, "hydra.run.dir=whole").code == 0
-    original = Task.on_train_batch_start
-
-    def interrupted(self, *arguments):
-        if self.global_step == step:
-            raise KeyboardInterrupt
-        original(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Task, "on_train_batch_start", interrupted)
+    with interrupted(step):
         assert brightness(*words, "hydra.run.dir=parts").code != 0
     assert train("resume=parts").code == 0
-    a, b = Run("whole"), Run("parts")
-    assert [a.results[stage] for stage in ("train", "val", "test")] == [
-        b.results[stage] for stage in ("train", "val", "test")
-    ]
-    states = [read_checkpoint(run.checkpoint)["state_dict"] for run in (a, b)]
-    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert_same("whole", "parts")
 
 
 def test_it_is_swept_and_drawn_with_the_smaller_value_as_the_better(brightness, tmp_path):

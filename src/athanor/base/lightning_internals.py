@@ -87,12 +87,20 @@ def set_callback_metrics(trainer: Trainer, metrics: dict[str, Tensor]) -> None:
     trainer._logger_connector._callback_metrics.update(metrics)
 
 
+def logged_step(trainer: Trainer) -> int:
+    """The steps that are done, as loggers count them: trainer.global_step, or batches where a module optimizes by hand,
+    as trainer.global_step then counts each step of each optimizer.
+    """
+    is_automatic = trainer.lightning_module.automatic_optimization
+    return trainer.global_step if is_automatic else trainer.fit_loop.epoch_loop.batch_progress.total.completed
+
+
 def set_logged_step(trainer: Trainer) -> None:
-    """Let the loggers count steps from trainer.global_step, at the first batch of a resumed run.
+    """Let the loggers count steps from `logged_step`, at the first batch of a resumed run.
 
     Lightning counts the step at which it resumes twice and would log the following ones one step too late.
     """
-    trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+    trainer.fit_loop.epoch_loop._batches_that_stepped = logged_step(trainer)
 
 
 def correct_saved_progress(trainer: Trainer, checkpoint: dict) -> None:
@@ -116,6 +124,80 @@ def correct_saved_progress(trainer: Trainer, checkpoint: dict) -> None:
         optimizer = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
         for progress in (batches, loops["epoch_loop.scheduler_progress"], *optimizer.values()):
             progress["current"] = dict.fromkeys(progress["current"], 0)
+
+
+# Lightning: modules that use its own logging and its own schedulers
+
+
+def epoch_values(trainer: Trainer) -> dict[str, list]:
+    """What `self.log` has accumulated of the training epoch that is under way: value, and sum of the batch sizes where
+    it is a mean, by name. Lightning does not save it, so a resumed epoch would be judged by its second part.
+    """
+    saved = {}
+    for name, logged in trainer.fit_loop.epoch_loop._results.items():
+        if logged.is_tensor and logged.meta.on_epoch and not logged.has_reset:
+            sizes = logged.cumulated_batch_size.cpu() if logged.meta.is_mean_reduction else None
+            saved[name] = [logged.value.cpu(), sizes]
+    return saved
+
+
+def add_epoch_values(trainer: Trainer, saved: dict[str, list]) -> dict[str, list]:
+    """Put `epoch_values` before what `self.log` has accumulated since; gives those of names not logged again yet."""
+    results = trainer.fit_loop.epoch_loop._results
+    for name in saved.keys() & results.keys():
+        logged, (value, sizes) = results[name], saved[name]
+        value = value.to(logged.value.device)
+        if logged.meta.is_max_reduction or logged.meta.is_min_reduction:
+            logged.value = logged.meta.reduce_fx(value, logged.value)
+        else:
+            logged.value = value + logged.value
+        if sizes is not None:
+            logged.cumulated_batch_size = sizes.to(logged.value.device) + logged.cumulated_batch_size
+    return {name: pair for name, pair in saved.items() if name not in results}
+
+
+def metric_states(module: nn.Module) -> dict[str, list]:
+    """Number of updates and states of each torchmetrics.Metric in a module that has been updated since its reset."""
+    from torchmetrics import Metric  # not above, for models that import this file
+
+    metrics = {name: part for name, part in module.named_modules() if isinstance(part, Metric)}
+    return {name: [m.update_count, dict(m.metric_state)] for name, m in metrics.items() if m.update_count}
+
+
+def set_metric_states(module: nn.Module, saved: dict[str, list]) -> None:
+    """The opposite of `metric_states`. torchmetrics has no public way to set how often a metric was updated."""
+    for name, (count, states) in saved.items():
+        metric = module.get_submodule(name)
+        for state, value in states.items():
+            parts = [part.to(metric.device) for part in (value if isinstance(value, list) else [value])]
+            setattr(metric, state, parts if isinstance(value, list) else parts[0])
+        metric._update_count = count
+
+
+def postpone_plateau_schedulers(trainer: Trainer) -> list[int]:
+    """Keep Lightning from moving the schedulers that follow a metric at the end of epochs; gives their frequencies.
+
+    It moves them after it has written the epoch's checkpoint, so a resumed run would miss that move.
+    """
+    frequencies = [config.frequency for config in plateau_schedulers(trainer)]
+    for config in plateau_schedulers(trainer):
+        config.frequency = 2**62
+    return frequencies
+
+
+def step_plateau_schedulers(trainer: Trainer, frequencies: list[int]) -> None:
+    """Move them as Lightning would, in on_train_epoch_end of a callback that is called before the checkpoint's."""
+    if frequencies and is_last_batch_of_epoch(trainer):
+        for config, frequency in zip(plateau_schedulers(trainer), frequencies, strict=True):
+            config.frequency = frequency
+        trainer.fit_loop.epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
+        postpone_plateau_schedulers(trainer)
+
+
+def plateau_schedulers(trainer: Trainer) -> list[Any]:
+    return [
+        config for config in trainer.lr_scheduler_configs if config.reduce_on_plateau and config.interval == "epoch"
+    ]
 
 
 # torch: devices, processes and weights

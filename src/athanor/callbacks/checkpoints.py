@@ -22,6 +22,8 @@ from athanor.base.lightning_internals import (
 )
 from athanor.callbacks.checkpoint_order import arrange, epoch_file
 from athanor.callbacks.weight_average import averaged_updates
+from athanor.tasks.measure import stage_and_name
+from athanor.tasks.task import require_task
 from athanor.training.agreement import Agreement
 from athanor.training.checkpoint_files import BackgroundCheckpointIO, position_in
 from athanor.training.signals import signals
@@ -81,6 +83,8 @@ class Checkpoints(Checkpoint):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         trainer.strategy.checkpoint_io = self.io
         self.folder = Path(trainer.default_root_dir) / "checkpoints"
+        if self.keep == "cycles":
+            require_task(pl_module, "callbacks.checkpoints.keep=cycles")
         if stage == "fit" and trainer.is_global_zero and not trainer.fast_dev_run:
             self.folder.mkdir(parents=True, exist_ok=True)  # not later: a run's folder that is deleted stays deleted
 
@@ -122,7 +126,7 @@ class Checkpoints(Checkpoint):
             return
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
         if not self.validated:  # these are from an earlier epoch
-            metrics = {name: value for name, value in metrics.items() if not name.startswith("val/")}
+            metrics = {name: value for name, value in metrics.items() if stage_and_name(name)[0] != "val"}
         score = metrics.get(self.monitor, math.nan)
         self.last = {"epoch": trainer.current_epoch, "step": trainer.global_step, "score": score, "metrics": metrics}
         self.last["averaged"] = averaged_updates(trainer)
@@ -228,7 +232,7 @@ class Checkpoints(Checkpoint):
 
     def load_state_dict(self, state: dict) -> None:
         for name in SAVED_STATE:
-            setattr(self, name, state.get(name, getattr(self, name)))
+            setattr(self, name, state[name])
         self.resumed = True
 
 

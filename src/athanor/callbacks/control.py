@@ -9,7 +9,7 @@ from pathlib import Path
 import lightning.pytorch as L
 
 from athanor.base.errors import UserError
-from athanor.base.lightning_internals import decide_validation_after_step
+from athanor.base.lightning_internals import decide_validation_after_step, logged_step
 from athanor.callbacks import control_file
 from athanor.callbacks.checkpoints import checkpoints_of
 from athanor.optim import rates
@@ -50,7 +50,7 @@ class Control(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.digest and self._digest() == self.digest:  # in a copy of a run the file has another time
             self.seen = self._time_and_size()
-        if self.logged["step"] == trainer.global_step:  # loggers of a resumed run have removed the step it begins with
+        if self.logged["step"] == logged_step(trainer):  # loggers of a resumed run have removed the step it begins with
             self._log(trainer)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int):
@@ -103,7 +103,7 @@ class Control(L.Callback):
         return edit
 
     def _apply(self, trainer: L.Trainer, edit: dict[str, float | bool]) -> None:
-        step, metrics = trainer.global_step, {}
+        step, metrics = logged_step(trainer), {}
         for name, value in edit.items():
             description = name
             if name in control_file.VALUES:
@@ -136,7 +136,7 @@ class Control(L.Callback):
 
     def load_state_dict(self, state: dict) -> None:
         for name in SAVED_STATE:
-            setattr(self, name, state.get(name, ""))
+            setattr(self, name, state[name])
 
 
 def why_impossible(trainer: L.Trainer, key: str) -> str | None:
@@ -147,6 +147,8 @@ def why_impossible(trainer: L.Trainer, key: str) -> str | None:
         return "this run has no validation images"
     if key not in control_file.VALUES:
         return None
+    if len(trainer.optimizers) != 1:
+        return f"this run has {len(trainer.optimizers)} optimizers, and it would be that of one"
     return rates.reason_against_change(trainer.optimizers[0], schedulers(trainer), key)
 
 

@@ -6,6 +6,7 @@ import lightning.pytorch as L
 from lightning.pytorch import callbacks
 
 from athanor.callbacks.swa import SWA
+from athanor.tasks.task import Task
 
 
 class EarlyStopping(callbacks.EarlyStopping):
@@ -42,6 +43,9 @@ class EarlyStopping(callbacks.EarlyStopping):
         self.waits_for = 0.0  # optimizer steps of the run before the first judgement
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not isinstance(pl_module, Task):  # its schedules are not known, nor, before it logs, its metrics
+            self.strict = False
+            return
         run = pl_module.run_length
         starts = [callback.start * run.steps for callback in trainer.callbacks if isinstance(callback, SWA)]
         self.waits_for = max(0 if self.cut_schedules else pl_module.schedule.end(run), *starts, 0)

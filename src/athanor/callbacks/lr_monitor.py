@@ -2,9 +2,13 @@
 
 import lightning.pytorch as L
 
+from athanor.base.lightning_internals import logged_step
+
 
 class LRMonitor(L.Callback):
     """Logs `lr`, the learning rate of the first parameter group, at the start of each epoch and at each logged step.
+
+    Further optimizers of a module have lr_2, lr_3, and so on.
 
     Lightning's LearningRateMonitor names it after the optimizer (lr-Adam/pg1), so runs with different optimizers would
     not share a chart.
@@ -13,6 +17,9 @@ class LRMonitor(L.Callback):
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int):
         if batch_idx % trainer.accumulate_grad_batches:
             return  # within an optimizer step
-        if batch_idx == 0 or (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
+        step = logged_step(trainer)
+        if batch_idx == 0 or (step + 1) % trainer.log_every_n_steps == 0:
+            rates = [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers]
+            names = ["lr", *(f"lr_{number}" for number in range(2, len(rates) + 1))]
             for logger in trainer.loggers:
-                logger.log_metrics({"lr": trainer.optimizers[0].param_groups[0]["lr"]}, step=trainer.global_step)
+                logger.log_metrics(dict(zip(names, rates, strict=True)), step=step)

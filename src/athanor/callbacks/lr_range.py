@@ -14,6 +14,7 @@ from athanor.base.errors import UserError, require
 from athanor.craft.figure import save_figure
 from athanor.craft.lr_range.range_report import draw_range_test, rules_table
 from athanor.craft.lr_range.range_test import RULES, RangeTest, ladder, range_test
+from athanor.tasks.task import require_task
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class LRRange(L.Callback):
         self.results: dict = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        require_task(pl_module, "callbacks=lr_range")
         if pl_module.is_lbfgs:
             raise UserError("callbacks=lr_range: optim=lbfgs finds the length of each step itself; leave lr_range out")
 

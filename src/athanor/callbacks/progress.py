@@ -8,7 +8,8 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from athanor.tasks.measure import written
+from athanor.tasks.measure import LOSS, stage_and_name, whole_epochs, written
+from athanor.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -70,13 +71,18 @@ class EpochProgress(ProgressBar):
     def _log_line(self, trainer: L.Trainer) -> None:
         """Log the line of the epoch that has ended. Its metrics are complete only after all hooks of its end."""
         if self.enabled and self.line:
-            metrics, measures = trainer.callback_metrics, type(trainer.lightning_module).measures
-            texts = [self.line]
-            for stage in self.stages:
-                values = {name: metrics[f"{stage}/{name}"] for name in measures}
-                texts.append(f"{stage} {written(values, measures)}")
-            log.info("   ".join(texts))
+            stages = (self._written(trainer, stage) for stage in self.stages)
+            log.info("   ".join([self.line, *filter(None, stages)]))
         self.line, self.stages = None, ["train"]
+
+    def _written(self, trainer: L.Trainer, stage: str) -> str:
+        """The measures of a stage; of a module that is no Task, all that it has logged of it."""
+        module, metrics = trainer.lightning_module, trainer.callback_metrics
+        if isinstance(module, Task):
+            measures = type(module).measures
+            return f"{stage} {written({name: metrics[f'{stage}/{name}'] for name in measures}, measures)}"
+        values = {name: value for name, value in metrics.items() if stage_and_name(name)[0] == stage}
+        return written(values, dict.fromkeys(whole_epochs(values), LOSS))
 
 
 def epoch_of(trainer: L.Trainer) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from athanor.base.errors import UserError
 from athanor.base.lightning_internals import copy_each, lerp_each
 from athanor.tasks.losses import at_least_float32
+from athanor.tasks.task import require_task
 
 
 class WeightAverage(L.Callback):
@@ -38,6 +39,7 @@ class WeightAverage(L.Callback):
         """Called before the average is validated, saved or tested."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        require_task(pl_module, f"callbacks={type(self).__name__.lower()}")
         if sum(isinstance(callback, WeightAverage) for callback in trainer.callbacks) > 1:
             raise UserError("callbacks: ema and swa each save their own average as the run's weights; use one of them")
 

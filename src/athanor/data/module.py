@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import lightning.pytorch as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from athanor.base.errors import UserError, require
 from athanor.data.augment import Augment
@@ -63,6 +63,7 @@ class ArrayData(L.LightningDataModule):
         # batches
         self.batch_size = len(self.train_index) if batch_size == "full" else batch_size
         self.eval_batch_size = eval_batch_size
+        self.preprocess: nn.Module | None = None  # of every batch, for a LightningModule that does not do it itself
         self.soft_targets: Tensor | None = None  # probabilities [N, num_classes] to train on, in place of the targets
         self.on_gpu: dict[int, tuple[Tensor, Tensor]] = {}  # copies of (images, targets) by the id of the images
         self._check_sizes()
@@ -119,7 +120,10 @@ class ArrayData(L.LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         images, targets = batch
-        return images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+        images = images.to(device, non_blocking=True)
+        if self.preprocess:
+            images = self.preprocess.to(device)(images)
+        return images, targets.to(device, non_blocking=True)
 
     def show(self, count: int = 8) -> "Figure":
         """A figure of the first training images, as they are and below it augmented, with their targets."""

@@ -1,7 +1,8 @@
 """A number that a task measures: whether more of it is better, and how it is written."""
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +24,27 @@ class Measure:
 
 
 LOSS = Measure("min")
+
+
+def stage_and_name(metric: str) -> tuple[str, str]:
+    """The stage of a logged metric and its name without it: ("val", "loss") of val/loss, and of val_loss.
+
+    What names no stage, as a module of one's own may log, belongs to the training.
+    """
+    match = re.fullmatch(r"(train|val|test)[/_](.+)", metric)
+    return (match[1], match[2]) if match else ("train", metric)
+
+
+def whole_epochs(metrics: Iterable[str]) -> list[str]:
+    """Those of these names that are of whole epochs, each once: self.log(..., on_step=True, on_epoch=True) makes three
+    of `loss`, which are loss, loss_step and loss_epoch.
+    """
+    names = list(metrics)
+    return [
+        name
+        for name in names
+        if not name.endswith("_step") and not (name.endswith("_epoch") and name.removesuffix("_epoch") in names)
+    ]
 
 
 def sampling_interval(share: float, count: int) -> tuple[float, float]:

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import ClassVar
 
+import lightning.pytorch as L
 import torch
 from torch import Tensor, nn
 
+from athanor.base.errors import UserError
 from athanor.base.lightning_internals import exclude_from_ddp, with_stored_signature
 from athanor.data.preprocess import Preprocess
 from athanor.data.seeds import seed_step
@@ -24,6 +26,12 @@ from athanor.tasks.optimized import CONSTANT, NO_GROUPS, NOT_FROZEN, UNSCALED, O
 from athanor.tasks.sums import EpochSums
 
 log = logging.getLogger(__name__)
+
+
+def require_task(module: L.LightningModule, what: str) -> None:
+    """Raise UserError where a module is no Task, which `what` needs."""
+    if not isinstance(module, Task):
+        raise UserError(f"{what} needs a Task, as in src/athanor/tasks/task.py, and {type(module).__name__} is none")
 
 
 class Task(Optimized):

@@ -45,3 +45,11 @@ class Agreement:
         values = [value]
         dist.broadcast_object_list(values, src=0, group=self.group)
         return values[0]
+
+
+def gathered(value: object, world_size: int) -> list:
+    """The plain value of each process, in all processes."""
+    values = [value] * world_size
+    if world_size > 1:
+        dist.all_gather_object(values, value)
+    return values

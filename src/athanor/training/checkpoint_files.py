@@ -135,6 +135,14 @@ def position_in(contents: dict[str, Any]) -> tuple[int, int]:
     return contents.get("epoch", -1), contents.get("global_step", -1)
 
 
+def logged_step_in(contents: dict[str, Any]) -> int:
+    """The steps that loggers had counted by then: as `position_in`, but several optimizers count once a batch."""
+    try:
+        return contents["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"]
+    except (KeyError, TypeError):
+        return position_in(contents)[1]
+
+
 def require_epoch(path: Path, epoch: int, step: int) -> None:
     """Raise UserError where a checkpoint file is not of this epoch, counted from 0, and this step."""
     position = position_in(read_checkpoint_file(path, weights=False))

@@ -34,6 +34,7 @@ from athanor.engine.config.settings import REMARKS
 from athanor.engine.runs import provenance, teacher
 from athanor.engine.runs.run import Run, read_checkpoint, shown
 from athanor.engine.runs.summary import summary
+from athanor.tasks.measure import stage_and_name
 from athanor.training import slurm
 from athanor.training.checkpoint_files import require_epoch
 from athanor.training.signals import signals
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     import lightning.pytorch as L
 
     from athanor.data.module import ArrayData
-    from athanor.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Job(Run):
         """The monitored metric of the chosen checkpoint, which Hydra's sweepers optimize; the worst of all numbers
         where the run has failed.
         """
-        stage, _, name = cfg.monitor.metric.partition("/")
+        stage, name = stage_and_name(cfg.monitor.metric)
         worst = math.inf if cfg.monitor.mode == "min" else -math.inf
         return self.results.get(stage, {}).get(name, worst)
 
@@ -201,7 +201,9 @@ class Job(Run):
         if is_main_process():
             self.write_results(values if fresh else {**self.results, **values})
 
-    def record_origin(self, config: dict, data: "ArrayData", task: "Task", checkpoint: Path | None) -> None:
+    def record_origin(
+        self, config: dict, data: "ArrayData", task: "L.LightningModule", checkpoint: Path | None
+    ) -> None:
         """Write down what this run depends on, in results.json and in the record that its checkpoints have, and warn
         where that differs from the run that it continues or repeats. A student gets its teacher.
 
@@ -233,7 +235,7 @@ class Job(Run):
         if checkpoints := checkpoints_of(trainer):
             checkpoints.is_extended = self.is_extended
 
-    def load_chosen(self, task: "Task", trainer: "L.Trainer") -> None:
+    def load_chosen(self, task: "L.LightningModule", trainer: "L.Trainer") -> None:
         """Give the task the weights that are to be tested."""
         from athanor.callbacks.checkpoints import checkpoints_of
         from athanor.callbacks.weight_average import averaged_updates
@@ -250,13 +252,13 @@ class Job(Run):
         require_epoch(path, chosen["epoch"], chosen["step"])
         task.load_state_dict(read_checkpoint(path)["state_dict"])
 
-    def finish(self, trainer: "L.Trainer", task: "Task") -> None:
+    def finish(self, trainer: "L.Trainer", task: "L.LightningModule") -> None:
         """Complete results.json and print the summary."""
         if not is_main_process():
             return
         from athanor.training.loggers import TensorBoard
 
-        tested = {name: value for name, value in logged_metrics(trainer).items() if name.startswith("test/")}
+        tested = {name: value for name, value in logged_metrics(trainer).items() if stage_and_name(name)[0] == "test"}
         metrics = {**self.chosen["metrics"], **tested}
         counts = {stage: metrics.pop(f"{stage}/inputs", None) for stage in STAGES}
         for logger in (logger for logger in trainer.loggers if isinstance(logger, TensorBoard)):

@@ -4,16 +4,16 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from athanor.tasks.measure import Measure, stage_and_name, whole_epochs
+
 if TYPE_CHECKING:
     import lightning.pytorch as L
-
-    from athanor.tasks.task import Task
 
 STAGES = ("train", "val", "test")
 
 
 def outcome(
-    chosen: dict, begun: float, trainer: "L.Trainer", task: "Task", metrics: dict[str, float]
+    chosen: dict, begun: float, trainer: "L.Trainer", task: "L.LightningModule", metrics: dict[str, float]
 ) -> dict[str, Any]:
     """The metrics of the chosen checkpoint and of the test, and how the run went.
 
@@ -37,12 +37,18 @@ def outcome(
         fit_seconds=round(watch.fit_seconds, 3),
         images_per_second=watch.images_per_second and round(watch.images_per_second, 1),
         parameters=sum(parameter.numel() for parameter in task.parameters()),
-        seed=task.seed,
-        measures={name: asdict(measure) for name, measure in task.measures.items()},
+        seed=task.record["config"]["seed"],
+        measures={name: asdict(measure) for name, measure in measures_of(task).items()},
         device=str(trainer.strategy.root_device),
         devices=trainer.world_size,
         precision=trainer.precision,
     )
+
+
+def measures_of(task: "L.LightningModule") -> dict[str, Measure]:
+    """What the task measures, the headline first; of a module that is no Task, the monitored metric."""
+    monitor = task.record["config"]["monitor"]
+    return getattr(task, "measures", {stage_and_name(monitor["metric"])[1]: Measure(monitor["mode"])})
 
 
 def logged_metrics(trainer: "L.Trainer") -> dict[str, float]:
@@ -51,5 +57,5 @@ def logged_metrics(trainer: "L.Trainer") -> dict[str, float]:
 
 def of_stage(metrics: dict[str, float], stage: str) -> dict[str, float]:
     """The metrics of a stage by their own names: `loss` for `val/loss`; that of a single step is none of them."""
-    pairs = ((name.partition("/"), value) for name, value in metrics.items())
-    return {name: value for (first, _, name), value in pairs if first == stage and name != "loss_step"}
+    named = ((*stage_and_name(metric), metrics[metric]) for metric in whole_epochs(metrics))
+    return {name: value for first, name, value in named if first == stage}

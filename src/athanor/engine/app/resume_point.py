@@ -8,13 +8,13 @@ from pathlib import Path
 from athanor.base.errors import UserError
 from athanor.engine.app.ranks import PARENT
 from athanor.engine.runs.run import Run, read_checkpoint, shown
-from athanor.training.checkpoint_files import TornError, position_in
+from athanor.training.checkpoint_files import TornError, logged_step_in
 
 log = logging.getLogger(__name__)
 
 
 def resume_point(run: Run) -> tuple[str | None, int]:
-    """The newest checkpoint of a run that can be read, and its step; None and 0 where it has none yet.
+    """The newest checkpoint of a run that can be read, and its step, as loggers count; None and 0 where it has none.
 
     Damaged ones are named in a warning and renamed to <name>.torn. Raises UserError, and changes nothing, where one
     cannot be read for another reason, or where a run with a history has none.
@@ -22,7 +22,7 @@ def resume_point(run: Run) -> tuple[str | None, int]:
     readable, torn = [], []
     for path in run.checkpoints:
         try:
-            readable.append((position_in(read_checkpoint(path))[1], path))
+            readable.append((logged_step_in(read_checkpoint(path)), path))
         except TornError as error:
             log.warning("%s", error)
             torn.append(path)

@@ -26,7 +26,7 @@ def train_job(cfg: DictConfig) -> float:
         checkpoint, step = job.resume_point
         if config["weights"] and not checkpoint:
             load_weights(task, config["weights"])
-        trainer = assemble.trainer(config, str(job.dir), data, task.network, step)
+        trainer = assemble.trainer(config, str(job.dir), data, task, step)
         job.record_origin(config, data, task, checkpoint)
         job.extend(trainer)
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)

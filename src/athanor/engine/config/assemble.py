@@ -2,16 +2,18 @@
 
 import math
 import pkgutil
+import warnings
 from functools import partial
 from typing import Any
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
 from athanor.base.errors import UserError
-from athanor.callbacks.checkpoints import Checkpoints
+from athanor.callbacks.any_module import AnyModule
 from athanor.callbacks.stopwatch import Stopwatch
 from athanor.craft.ensembles.network import Ensemble, EnsembleClassifier
 from athanor.data.module import ArrayData
@@ -51,8 +53,8 @@ def build(node: Any, path: str, **facts: object) -> Any:
     names, _ = signature(target)
     beside = schema.GROUPS[path].beside.keys() - names if path in schema.GROUPS else ()
     arguments = {key: part for key, part in parts.items() if key not in schema.NODE_KEYS and key not in beside}
-    refuse_facts(path, arguments, names)
-    handed = [name for name in schema.group_of(path).handed if name in facts and name in names]
+    refuse_facts(path, target, arguments, names)
+    handed = [name for name in schema.handed_to(path, target) if name in facts]
     arguments |= {name: facts[name] for name in handed if arguments.get(name) is None}
     if node.get("_partial_"):
         return partial(target, *positional, **arguments)
@@ -78,25 +80,39 @@ def data(cfg: dict) -> ArrayData:
     if own["augment"]:
         own["augment"] = build(own["augment"], "data.augment")
     facts = {"data_dir": cfg["data_dir"], "split_seed": own["split_seed"]}
-    return ArrayData(build(source, "data", **facts), **own, seed=cfg["seed"])
+    module = ArrayData(build(source, "data", **facts), **own, seed=cfg["seed"])
+    target = task_class(cfg)
+    if not schema.is_task(target) and "preprocess" not in schema.handed_to("task", target):
+        module.preprocess = build(cfg["data"]["preprocess"], "data.preprocess", input_shape=module.input_shape)
+        module.preprocess.fit(module.source.train_inputs, module.train_index)
+    return module
 
 
-def task(cfg: dict, data: ArrayData) -> Task:
+def task(cfg: dict, data: ArrayData) -> L.LightningModule:
     """A fresh task for this data, its preprocessing fitted on the train split.
 
     Raises UserError where the task does not take the targets of the data, or the loss not those of the task.
     """
-    task_class(cfg).check_source(data.source)
+    target = task_class(cfg)
+    if schema.is_task(target):
+        target.check_source(data.source)
     record = {"config": {**cfg, "resume": None}, **described(cfg, data), "split_hash": data.split_hash}
-    module = from_record(record, data.source.train_targets[data.train_index])
-    module.preprocess.fit(data.source.train_inputs, data.train_index)
-    module.fit_targets(data.source.train_targets[data.train_index])
-    set_first_weights(module, module.network, cfg, data)
-    module.fresh_network = lambda: set_first_weights(module, model(record), cfg, data)
+    parts = parts_of(record, data.source.train_targets[data.train_index])
+    network, preprocess = parts["network"], parts["preprocess"]
+    module = made_of(record, parts)
+    preprocess.fit(data.source.train_inputs, data.train_index)
+    if isinstance(module, Task):
+        network = module.network
+        module.fit_targets(data.source.train_targets[data.train_index])
+        module.fresh_network = lambda: set_first_weights(module, preprocess, model(record), cfg, data)
+    if network:
+        set_first_weights(module, preprocess, network, cfg, data)
     return module
 
 
-def set_first_weights(module: Task, network: nn.Module, cfg: dict, data: ArrayData) -> nn.Module:
+def set_first_weights(
+    module: L.LightningModule, preprocess: nn.Module, network: nn.Module, cfg: dict, data: ArrayData
+) -> nn.Module:
     """A network that was just built, with the weights that the config and, for `init_from_data`, images give it."""
     counts = class_counts(data.source.train_targets[data.train_index], len(module.record["class_names"]))
     build(cfg["init"], "init", class_counts=counts)(network)
@@ -104,17 +120,18 @@ def set_first_weights(module: Task, network: nn.Module, cfg: dict, data: ArrayDa
         limit = min(INIT_IMAGES, max(INIT_BYTES // (4 * math.prod(data.input_shape)), 1))
         sample = data.train_index[:: -(-len(data.train_index) // limit)]  # images may be sorted by class
         images = data.source.train_inputs[sample].to(module.device)
-        network.to(module.device).init_from_data(module.preprocess(images))
+        network.to(module.device).init_from_data(preprocess(images))
     return network
 
 
-def task_class(cfg: dict) -> type[Task]:
+def task_class(cfg: dict) -> type[L.LightningModule]:
     return pkgutil.resolve_name(cfg["task"]["_target_"])
 
 
 def described(cfg: dict, data: ArrayData) -> dict[str, list]:
     """The part of a checkpoint's record that depends on the data: the shape of an input, a name for each output."""
-    names = task_class(cfg).output_names(data.source, cfg["task"])
+    kind = task_class(cfg)
+    names = (kind if schema.is_task(kind) else Task).output_names(data.source, cfg["task"])
     return {"class_names": list(names), "input_shape": list(data.input_shape)}
 
 
@@ -132,17 +149,25 @@ def facts_of(record: dict) -> dict[str, Any]:
     return {"input_shape": tuple(shape), "num_classes": len(names), "seed": record["config"]["seed"]}
 
 
-def model(record: dict) -> nn.Module:
-    """The network alone, with the weights that its own code sets."""
+def model(record: dict) -> nn.Module | None:
+    """The network alone, with the weights that its own code sets; None for a module that has its own."""
     return build(record["config"]["model"], "model", **facts_of(record))
 
 
-def from_record(record: dict, targets: torch.Tensor | None = None, compiled: bool = True) -> Task:
+def from_record(record: dict, targets: torch.Tensor | None = None, compiled: bool = True) -> L.LightningModule:
     """A task, or an ensemble of classifiers, as a checkpoint describes it, without weights.
 
-    Each group that schema.py calls rebuilt is built, and those of which nothing is known here are handed to the task
-    under their own names. targets: of the training inputs, which only a training loss may need. compiled: whether
-    a network is compiled where the config asks for it.
+    targets: of the training inputs, which only a training loss may need. compiled: whether a network is compiled where
+    the config asks for it.
+    """
+    return made_of(record, parts_of(record, targets, compiled))
+
+
+def parts_of(record: dict, targets: torch.Tensor | None = None, compiled: bool = True) -> dict[str, Any]:
+    """What a task is made of, by the names of its arguments; None of a group that it has no use for.
+
+    Each group that schema.py calls rebuilt is built, and those of which nothing is known here are among the parts
+    under their own names.
     """
     cfg = schema.rebuilt_part(record["config"])
     facts = facts_of(record)
@@ -151,29 +176,44 @@ def from_record(record: dict, targets: torch.Tensor | None = None, compiled: boo
     is_ensemble = "members" in record  # whose members preprocess for themselves
     elsewhere = ("task", "scheduler", "model", *(["data.preprocess"] if is_ensemble else []))
     groups = [path for path, group in schema.GROUPS.items() if group.rebuilt and not group.several]
-    parts = {path: build(divided(cfg, path)[0], path, **facts) for path in groups if path not in elsewhere}
+    built = {path: build(divided(cfg, path)[0] or None, path, **facts) for path in groups if path not in elsewhere}
     network = ensemble_network(record) if is_ensemble else model(record)
     if compiled and cfg["compute"]["compile"]:
         network.compile()
+    nodes = {name: node for name, node in (cfg.get("metrics") or {}).items() if node}
+    return {
+        "network": network,
+        "preprocess": built.pop("data.preprocess", nn.Identity()),
+        "optimizer": built.pop("optim"),
+        "schedule": cfg["scheduler"] and schedule(cfg),
+        "metrics": {name: build(node, f"metrics.{name}", **facts) for name, node in nodes.items()},
+        **built,
+    }
+
+
+def made_of(record: dict, parts: dict[str, Any]) -> L.LightningModule:
+    """The task of these parts; a LightningModule that is no Task gets those that it asks for, and the record."""
+    cfg, is_ensemble = record["config"], "members" in record
+    if not is_ensemble and not schema.is_task(task_class(cfg)):
+        module = build(cfg["task"], "task", **facts_of(record), **parts)
+        if hasattr(module, "record"):
+            raise UserError(f"{type(module).__name__}.record is a name that the run needs for its own; rename it")
+        module.record = record
+        return module
     own_groups = divided(cfg, "optim")[1]
     scaling = {key: own_groups.pop(key) for key in ("lr_scaling", "base_batch") if key in own_groups}
     make_task = EnsembleClassifier if is_ensemble else build({**cfg["task"], "_partial_": True}, "task")
+    first = (parts.pop("network"), parts.pop("preprocess"))
     return make_task(
-        network,
-        parts.pop("data.preprocess", nn.Identity()),
+        *first,
+        **parts,
         record=record,
-        optimizer=parts.pop("optim"),
-        schedule=schedule(cfg),
         lr_scaling=LRScaling(**scaling),
         groups=OwnGroups(**own_groups),
         frozen=Frozen() if is_ensemble else Frozen(**divided(cfg, "model")[1]),
         monitor=cfg["monitor"]["metric"],
-        metrics={
-            name: build(node, f"metrics.{name}", **facts) for name, node in (cfg.get("metrics") or {}).items() if node
-        },
         tta=cfg["eval"]["tta"],
         seed=cfg["seed"],
-        **parts,
     )
 
 
@@ -202,9 +242,9 @@ def ensemble_network(record: dict) -> Ensemble:
 
 
 def trainer(
-    cfg: dict, directory: str, data: ArrayData, network: nn.Module, resume_step: int | None = None
+    cfg: dict, directory: str, data: ArrayData, module: L.LightningModule, resume_step: int | None = None
 ) -> L.Trainer:
-    """The trainer of this network, with its callbacks and loggers, which write into `directory`.
+    """The trainer of this module, with its callbacks and loggers, which write into `directory`.
 
     A resumed run logs again what it had logged at `resume_step` and after it, so the loggers take that out first.
     """
@@ -217,13 +257,14 @@ def trainer(
         logger.log_hyperparams(facts["parameters"])
     agreement = Agreement()
     built = (build(node, "callbacks", agreement=agreement, seed=cfg["seed"]) for node in callback_nodes.values())
-    callbacks = [*built, Stopwatch()]
+    is_task = isinstance(module, Task)
+    callbacks = [*([] if is_task else [AnyModule(cfg["monitor"]["metric"])]), *built, Stopwatch()]
     overhead.skip_empty_hooks(callbacks)
     handed = {
         "callbacks": callbacks,
         "logger": loggers or False,  # None would mean Lightning's default
         "default_root_dir": directory,
-        "enable_checkpointing": any(isinstance(callback, Checkpoints) for callback in callbacks),
+        "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
         "enable_progress_bar": any(isinstance(callback, ProgressBar) for callback in callbacks),
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
@@ -232,8 +273,12 @@ def trainer(
     device = devices.device_type(cfg["trainer"]["accelerator"])
     use_machine(cfg, device)
     if cfg["trainer"]["precision"] == "auto":
-        own["precision"] = precision.automatic(device, network)
-    if not len(data.val_index):
+        own["precision"] = precision.automatic(device, module.network if is_task else module)
+    if not is_task:  # a GAN may have nothing to validate
+        warnings.filterwarnings("ignore", "You passed in a `val_dataloader` but have no `validation_step`")
+    if cfg["trainer"]["strategy"] == "ddp" and not is_task:  # several optimizers train some of the parameters each
+        own["strategy"] = "ddp_find_unused_parameters_true"
+    if not len(data.val_index) or not is_overridden("validation_step", module):
         own["limit_val_batches"] = 0
     return build({**cfg["trainer"], **own}, "trainer", **handed, dirpath=directory)
 
@@ -262,14 +307,15 @@ def parameters(cfg: dict) -> dict[str, bool | int | float | str]:
 
     flatten("extra", cfg.get("extra"))
     for name, group in schema.top_groups().items():
-        flatten(name, cfg[name] if group.compared == "all" else {key: cfg[name].get(key) for key in group.compared})
+        node = cfg.get(name) or {}
+        flatten(name, node if group.compared == "all" else {key: node.get(key) for key in group.compared})
     return table
 
 
-def bare_trainer(cfg: dict, directory: str, data: ArrayData, network: nn.Module) -> L.Trainer:
+def bare_trainer(cfg: dict, directory: str, data: ArrayData, module: L.LightningModule) -> L.Trainer:
     """The trainer of a config on one device, without its loggers and callbacks, for scripts that do not train.
 
     Nor has it min_epochs and min_steps, with which a fit would not end at its first step.
     """
     alone = {**cfg["trainer"], "devices": 1, "strategy": "auto", "min_epochs": None, "min_steps": None}
-    return trainer({**cfg, "trainer": alone, "logger": {}, "callbacks": {}}, directory, data, network)
+    return trainer({**cfg, "trainer": alone, "logger": {}, "callbacks": {}}, directory, data, module)

@@ -40,12 +40,15 @@ def check(cfg: dict) -> None:
     check_settings(cfg)
     if "study" in cfg:
         check_study.check_keys(cfg["study"])
+    check_group("task", schema.GROUPS["task"], cfg["task"] or {})
+    unused = schema.unused(cfg)
     for name, group in schema.top_groups().items():
-        check_group(name, group, cfg.get(name) or {})
+        if name not in unused:
+            check_group(name, group, cfg.get(name) or {})
     check_task(cfg)
     monitors.check_monitors(cfg)
     check_trainer(cfg["trainer"])
-    check_optim(cfg["optim"])
+    check_optim(cfg["optim"] or {})
 
 
 def check_settings(cfg: dict) -> None:
@@ -79,13 +82,14 @@ def check_group(name: str, group: schema.Group, node: dict) -> None:
 def check_node(path: str, node: dict) -> None:
     """Keys and values of a node, and of the nodes in it."""
     hints, takes_any_key = node_signature(path, node)
-    facts.refuse_facts(path, node, hints)
+    target = locate(path, node["_target_"]) if "_target_" in node else None
+    facts.refuse_facts(path, target, node, hints)
     group, owner = schema.group_of(path), node["_target_"].rpartition(".")[2] if "_target_" in node else path
     for key, value in node.items():
         if value is None and key in hints and key in group.handed:
             continue  # it is handed over
         if not takes_any_key and key not in hints and key not in schema.NODE_KEYS:
-            check_key(f"{path}.{key}", hints.keys() - {*group.facts}, owner)
+            check_key(f"{path}.{key}", hints.keys() - {*schema.facts_for(path, target)}, owner)
         check_value(f"{path}.{key}", value, {**hints, **schema.NODE_KEYS}.get(key, Any), owner)
         check_part(f"{path}.{key}", value)
 
@@ -127,8 +131,11 @@ def locate(path: str, target: str) -> Any:
 
 def check_task(cfg: dict) -> None:
     """Whether data and loss are such as the task takes. A person's own loss is in no task's list, and fits."""
-    task, target = pkgutil.resolve_name(cfg["task"]["_target_"]), cfg["loss"]["_target_"]
-    views, name = task.views, task.__name__
+    task = pkgutil.resolve_name(cfg["task"]["_target_"])
+    if not schema.is_task(task):
+        check_any_module(cfg, task)
+        return
+    target, views, name = cfg["loss"]["_target_"], task.views, task.__name__
     if cfg["data"].get("views") != views:
         raise UserError(f"the task {name} takes {views} of each image in a batch; type data.views={views}")
     if not task.losses or target in [options.target("loss", loss) for loss in task.losses]:
@@ -137,6 +144,24 @@ def check_task(cfg: dict) -> None:
     for loss in sorted({loss for other in targets for loss in pkgutil.resolve_name(other).losses}):
         if options.target("loss", loss) == target:
             raise UserError(f"loss={loss} does not fit the task {name}; use {', '.join(task.losses)}, or your own")
+
+
+def check_any_module(cfg: dict, target: type) -> None:
+    """Refuse settings that only a Task does something with."""
+    if not schema.subclass_of("lightning.pytorch.LightningModule")(target):
+        raise UserError(f"task._target_={cfg['task']['_target_']} is no LightningModule")
+    optim, model = cfg["optim"] or {}, cfg["model"] or {}
+    settings_of_tasks = {
+        "eval.tta": (cfg["eval"]["tta"], "none"),
+        "optim.lr_scaling": (optim.get("lr_scaling"), "none"),
+        **{f"optim.{key}": (optim.get(key), None) for key in ("lr_by_layer", "groups")},
+        "model.freeze": (model.get("freeze"), None),
+        "compute.compile": (cfg["compute"]["compile"] and not model, False),
+    }
+    for path, (value, without) in settings_of_tasks.items():
+        if value not in (None, without):
+            off = {None: "null", False: "false"}.get(without, without)
+            raise UserError(f"{path}={value} does nothing for {target.__name__}, which is no Task; type {path}={off}")
 
 
 def check_trainer(trainer: dict) -> None:
@@ -180,6 +205,36 @@ def drop_untaken(cfg: dict, typed: list[str], overrides: list[str]) -> None:
                     cfg[group].pop(key, None)
 
 
+def drop_unused(cfg: dict, typed: list[str]) -> list[str]:
+    """Set the groups to null that a LightningModule has no use for: a record of them would say what is not so. Nor is
+    the test set read where it has no `test_step`, of which the result is a notice.
+
+    Raises UserError where a person has typed a setting of such a group.
+    """
+    if "_target_" not in (cfg.get("task") or {}):
+        return []
+    target = locate("task", cfg["task"]["_target_"])
+    if schema.is_task(target):
+        return []
+    for group in (group for group in schema.unused(cfg) if cfg.get(group)):
+        if word := next((key for key in typed if key.partition(".")[0].partition("/")[0] == group), None):
+            made = schema.GROUPS[group].made
+            raise UserError(
+                f"{word}: {target.__name__} does nothing with it; give its __init__ an argument `{made}` without a "
+                "default, or leave the word out"
+            )
+        cfg[group] = None
+    if not cfg["eval"]["test"] or has_own(target, "test_step"):
+        return []
+    cfg["eval"]["test"] = False
+    return [f"{target.__name__} has no test_step: the test set is not read"]
+
+
+def has_own(module: type, hook: str) -> bool:
+    """Whether a class of modules has this hook itself, and not only Lightning's empty one."""
+    return getattr(module, hook, None) is not getattr(pkgutil.resolve_name("lightning.pytorch.LightningModule"), hook)
+
+
 def settle(cfg: dict, overrides: list[str]) -> list[str]:
     """Drop values that were meant for another option than the one that the command line chose.
 
@@ -190,7 +245,7 @@ def settle(cfg: dict, overrides: list[str]) -> list[str]:
     drop_untaken(cfg, typed, overrides)
     recipes = (override for override in overrides if override.startswith(("experiment=", "study=")))
     source = f"run={cfg['run']}" if cfg["run"] else next(recipes, None)
-    notices = []
+    notices = drop_unused(cfg, typed)
     for group in (
         group for group in schema.top_groups() if source and group in typed and "_target_" in (cfg.get(group) or {})
     ):

@@ -1,6 +1,7 @@
 """What Athanor hands to the targets of a config by the names of their arguments, and no config may set."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from athanor.base.errors import UserError
 from athanor.engine.config import schema
@@ -27,8 +28,8 @@ FACTS = {  # in messages: "<name> is <this>"
 }
 
 
-def refuse_facts(path: str, node: dict, names: Iterable[str]) -> None:
+def refuse_facts(path: str, target: Any, node: dict, names: Iterable[str]) -> None:
     """Raise UserError where a node sets what is handed to its target, whose arguments have these names."""
-    for key in schema.group_of(path).facts:
+    for key in schema.facts_for(path, target):
         if key in names and node.get(key) is not None:
             raise UserError(f"{path}.{key}={node[key]}: {key} is {FACTS[key]} and is handed over; leave it out")

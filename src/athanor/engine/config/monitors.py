@@ -4,6 +4,7 @@ import pkgutil
 from collections.abc import Mapping
 
 from athanor.base.errors import UserError, nearest, require
+from athanor.engine.config import schema
 
 
 def logged_metrics(config: Mapping) -> dict[str, str | None]:
@@ -21,6 +22,8 @@ def logged_metrics(config: Mapping) -> dict[str, str | None]:
 
 def check_monitors(cfg: dict) -> None:
     """Every metric that something watches must be one that is logged, and be watched for its better side."""
+    if not schema.is_task(pkgutil.resolve_name(cfg["task"]["_target_"])):
+        return  # what it logs is known when it has logged it: callbacks/any_module.py
     logged = logged_metrics(cfg)
     watched = {"monitor": ("metric", cfg["monitor"])}
     for name, node in (cfg.get("callbacks") or {}).items():

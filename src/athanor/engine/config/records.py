@@ -103,12 +103,15 @@ def check_ensemble(record: dict, path: Path) -> None:
 def check_complete(config: dict, path: Path, rebuilt_only: bool = False) -> None:
     """Raise UserError where a recorded config lacks what it needs; rebuilt_only: what its task is built from."""
     refuse_renamed(config, path)
+    unused = [name for name, group in schema.GROUPS.items() if group.made]  # null where a task has no use for them
     for place in schema.recorded_paths(rebuilt_only):
         node, above = config, ""
         for key in place.split("."):
             if not isinstance(node, dict):
                 raise UserError(f"{path}: {above} is no mapping")
             above = f"{above}.{key}".lstrip(".")
+            if node.get(key, ...) is None and above in unused:
+                break
             if key not in node:
                 raise UserError(f"{path} has no {above}, which this version of Athanor needs; add it, as in configs/")
             node = node[key]

@@ -22,9 +22,10 @@ def refuse(cfg: dict, data: ArrayData, callbacks: dict[str, dict]) -> None:
         for name, node in callbacks.items():
             if str(node.get("monitor")).startswith("val/") and not node["_target_"].endswith(".Checkpoints"):
                 raise UserError(f"callbacks.{name} needs validation images: type callbacks.{name}=null")
-        if cfg["scheduler"]["_target_"].endswith("ReduceLROnPlateau") and cfg["monitor"]["metric"].startswith("val/"):
+        is_plateau = (cfg["scheduler"] or {}).get("_target_", "").endswith("ReduceLROnPlateau")
+        if is_plateau and cfg["monitor"]["metric"].startswith("val/"):
             raise UserError("scheduler=plateau needs validation images; set data.val_fraction above 0")
-    if issubclass(pkgutil.resolve_name(cfg["optim"]["_target_"]), torch.optim.LBFGS):
+    if cfg["optim"] and issubclass(pkgutil.resolve_name(cfg["optim"]["_target_"]), torch.optim.LBFGS):
         refuse_lbfgs(cfg["trainer"], data)
 
 

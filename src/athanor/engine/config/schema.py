@@ -16,7 +16,7 @@ from types import FunctionType
 from typing import Any, Literal
 
 from athanor.engine.config.settings import REBUILT_SETTINGS, REMARKS, SETTINGS
-from athanor.engine.config.signatures import evaluated_hints
+from athanor.engine.config.signatures import evaluated_hints, required, signature
 
 # what a task is made of
 MADE = (
@@ -47,6 +47,7 @@ class Group:
     beside: keys and type hints that stand beside the target's arguments and are taken out before it is built.
     beside_of: a class whose arguments stand beside the target's.
     recorded: keys that a run's config.yaml must have; None: the whole node may be missing.
+    made: what a task is handed that is made from it; a task that is not handed that has no use for the group.
     rebuilt: the task is built from it, so it is needed to load a checkpoint.
     compared: which of its settings are columns of TensorBoard's HPARAMS table.
     facts: names of FACTS that a target with an argument of that name is handed, at any depth. No config may set them.
@@ -60,6 +61,7 @@ class Group:
     beside: dict[str, Any] = field(default_factory=dict)
     beside_of: str | None = None
     recorded: tuple[str, ...] | None = ("_target_",)
+    made: str | None = None
     rebuilt: bool = False
     compared: tuple[str, ...] | Literal["all"] = ()
     facts: tuple[str, ...] = ()
@@ -94,11 +96,10 @@ MODULE = ("a torch.nn.Module", subclass_of("torch.nn.Module"))
 
 GROUPS: dict[str, Group] = {  # by the path of the node
     "task": Group(
-        "a Task",
-        subclass_of("athanor.tasks.task.Task"),
+        *MODULE,  # as its parts may be; check.py asks for a LightningModule
         rebuilt=True,
         compared="all",
-        facts=("seed", "record", *MADE),
+        facts=("input_shape", "num_classes", "seed", "record", *MADE),
     ),
     "data": Group(
         "a function with the annotation -> Source",
@@ -120,6 +121,7 @@ GROUPS: dict[str, Group] = {  # by the path of the node
     "model": Group(
         *MODULE,
         beside={"freeze": list[str] | Literal["all_but_head"] | None, "freeze_epochs": int | None},
+        made="network",
         rebuilt=True,
         compared="all",
         facts=("input_shape", "num_classes", "seed"),
@@ -127,11 +129,13 @@ GROUPS: dict[str, Group] = {  # by the path of the node
     "init": Group(
         "an Initialise",
         subclass_of("athanor.models.initialise.Initialise"),
+        made="network",
         compared="all",
         facts=("class_counts",),
     ),
     "loss": Group(
         *MODULE,
+        made="loss",
         rebuilt=True,
         compared="all",
         facts=("input_shape", "num_classes", "class_counts", "seed"),
@@ -146,6 +150,7 @@ GROUPS: dict[str, Group] = {  # by the path of the node
             "lr_by_layer": float | None,
             "groups": list | None,
         },
+        made="optimizer",
         rebuilt=True,
         compared="all",
     ),
@@ -160,6 +165,7 @@ GROUPS: dict[str, Group] = {  # by the path of the node
             "warmup_unit": f"{UNIT} | None",
             "momentum": dict,
         },
+        made="schedule",
         rebuilt=True,
         compared="all",
     ),
@@ -168,6 +174,7 @@ GROUPS: dict[str, Group] = {  # by the path of the node
         "a metric",
         subclass_of("torchmetrics.Metric"),
         several=True,
+        made="metrics",
         rebuilt=True,
         facts=("input_shape", "num_classes", "seed"),
     ),
@@ -224,6 +231,38 @@ def group_of(path: str) -> Group | None:
     while path and path not in GROUPS:
         path = path.rpartition(".")[0]
     return GROUPS.get(path)
+
+
+def is_task(target: Any) -> bool:
+    """Whether this class is a Task. Any other LightningModule is trained as it is."""
+    return subclass_of("athanor.tasks.task.Task")(target)
+
+
+def facts_for(path: str, target: Any) -> tuple[str, ...]:
+    """What the target at `path` is handed if it has arguments of these names, and no config may set.
+
+    A LightningModule that is no Task may have arguments of these names that mean something else.
+    """
+    return group_of(path).facts if path != "task" or is_task(target) else ()
+
+
+def handed_to(path: str, target: Any) -> list[str]:
+    """The arguments of the target at `path` that are handed to it, where they are known and no config sets them.
+
+    Of a LightningModule that is no Task these are arguments without a default value.
+    """
+    names, _ = signature(target)
+    given = [name for name in group_of(path).handed if name in names]
+    return given if path != "task" or is_task(target) else [name for name in given if name in required(target)]
+
+
+def unused(config: dict) -> list[str]:
+    """The groups that its task has no use for: it is no Task, and is not handed what is made from them."""
+    target = pkgutil.resolve_name(config["task"]["_target_"])
+    if is_task(target):
+        return []
+    handed = handed_to("task", target)
+    return [path for path, group in GROUPS.items() if group.made and group.made not in handed]
 
 
 def recorded_paths(rebuilt_only: bool = False) -> Iterator[str]:

@@ -28,6 +28,13 @@ def signature(target: Callable) -> tuple[dict[str, Any], bool]:
     return {p.name: hints.get(p.name, Any) for p in named}, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
+def required(target: Callable) -> list[str]:
+    """The names of a callable's arguments that have no default value."""
+    parameters = inspect.signature(target).parameters.values()
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [p.name for p in parameters if p.default is p.empty and p.kind in kinds]
+
+
 def type_hint(hint: Any) -> Any:
     """The hint itself, or the one that a text names: `athanor.tasks.tta.Kind`, with ` | None` where null is allowed."""
     if not isinstance(hint, str):

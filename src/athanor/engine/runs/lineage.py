@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as L
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from athanor.base.errors import UserError, require
 from athanor.data.module import ArrayData
@@ -75,7 +76,7 @@ def refuse_trained_images(trained: Tensor | None, data: ArrayData, stages: Itera
 
 
 def record_beginning(
-    task: Task, data: ArrayData, config: dict[str, Any], folder: Path, checkpoint: Path | None
+    task: L.LightningModule, data: ArrayData, config: dict[str, Any], folder: Path, checkpoint: Path | None
 ) -> None:
     """Let the task's record say what its run begins with: `start`, a hash of the first weights (runs that share them
     may be averaged, craft/ensembles/soup.py), their `parent`, a student's `teacher`, and in `trained` the images that
@@ -92,7 +93,7 @@ def record_beginning(
             raise UserError(f"{shown(folder / teacher.FILE)} is not what this student began with; put that file back")
         record.update({key: before[key] for key in ("start", "parent", "trained") if key in before})
     else:
-        record["start"] = hash_of(*(value.reshape(-1) for value in task.network.state_dict().values()))
+        record["start"] = hash_of(*(value.reshape(-1) for value in network_of(task).state_dict().values()))
     seen = record.get("trained", torch.empty(0, dtype=torch.int64))  # by the parent, or before
     name = shown(folder) if checkpoint else record["parent"]["file"] if "parent" in record else "this run"
     own = refuse_trained_images(seen, data, ("val", "test") if config["eval"]["test"] else ("val",), name)
@@ -101,7 +102,7 @@ def record_beginning(
         tell_data(record["parent"], data)
 
 
-def load_weights(task: Task, source: str) -> None:
+def load_weights(task: L.LightningModule, source: str) -> None:
     """Start from the network of a run, of a checkpoint, or of a file with a plain state dict.
 
     A head of other classes, or with other outputs of another task, stays fresh, with a notice. The task's record then
@@ -113,7 +114,7 @@ def load_weights(task: Task, source: str) -> None:
         log.info("%s does not say which images it was trained on; these may be among them", source)
     else:
         given, is_other_task = checkpoint_state(task, path)
-    own = task.network.state_dict()
+    own = network_of(task).state_dict()
     strange = sorted(own.keys() ^ given.keys())
     head = [name for name in own if name in given and own[name].shape != given[name].shape]
     if is_other_task and not strange:
@@ -123,21 +124,21 @@ def load_weights(task: Task, source: str) -> None:
         raise UserError(
             f"weights={source} are of another network ({wrong} differs); use the model settings of that run"
         )
-    task.network.load_state_dict({**given, **{name: own[name] for name in head}})
+    network_of(task).load_state_dict({**given, **{name: own[name] for name in head}})
     task.fresh_network = None  # a range test is to measure these weights
     reason = "its task is another" if is_other_task else "the classes differ"
     replaced = f"; the head ({', '.join(head)}) is new, as {reason}" if head else ""
     log.info("starting from the weights of %s%s", task.record["parent"]["file"], replaced)
 
 
-def checkpoint_state(task: Task, path: Path) -> tuple[dict[str, Tensor], bool]:
+def checkpoint_state(task: L.LightningModule, path: Path) -> tuple[dict[str, Tensor], bool]:
     """The weights of the network in a checkpoint, and whether its outputs are those of another task; the task's record
     takes down which one, how good it was, and what it has been trained on.
     """
     file = checkpoint_of(path)
     contents = read_checkpoint(file)
     record = contents["athanor"]
-    named = {"file": str(shown(file)), "digest": checkpoint_digest(file), **scores(task, file, contents)}
+    named = {"file": str(shown(file)), "digest": checkpoint_digest(file), **scores(file, contents)}
     task.record["parent"] = {**named, "data": record.get("data", {}), "parent": record.get("parent")}
     task.record["trained"] = trained_images(record)
     theirs, own = ((each["config"].get("data") or {}).get("preprocess") for each in (record, task.record))
@@ -147,9 +148,15 @@ def checkpoint_state(task: Task, path: Path) -> tuple[dict[str, Tensor], bool]:
     is_other_task = record["config"]["task"]["_target_"] != task.record["config"]["task"]["_target_"] and then != now
     if then != now and len(then) == len(now) and not is_other_task:  # else the head is new, which is said
         log.info("the head was trained for other classes: %s, and now %s", ", ".join(then[:10]), ", ".join(now[:10]))
-    state = contents["state_dict"].items()
-    weights = {name.removeprefix("network."): value for name, value in state if name.startswith("network.")}
-    return weights, is_other_task
+    state = contents["state_dict"]
+    if isinstance(task, Task):
+        state = {name.removeprefix("network."): state[name] for name in state if name.startswith("network.")}
+    return state, is_other_task
+
+
+def network_of(task: L.LightningModule) -> nn.Module:
+    """The part of a task whose weights another run may start from; of a module that is no Task, all of it."""
+    return task.network if isinstance(task, Task) else task
 
 
 def plain_state(path: Path) -> dict[str, Tensor]:
@@ -162,10 +169,10 @@ def plain_state(path: Path) -> dict[str, Tensor]:
     return {str(name).removeprefix("network."): value for name, value in state.items()}
 
 
-def scores(task: Task, file: Path, contents: dict[str, Any]) -> dict[str, float]:
+def scores(file: Path, contents: dict[str, Any]) -> dict[str, float]:
     """The headline of a checkpoint on validation, and on the test set where its run has tested it."""
-    headline = next(iter(task.measures))
-    results = Run(folder_of(file)).results
+    run = Run(folder_of(file))
+    headline, results = run.headline, run.results
     if results.get("checkpoint") == f"checkpoints/{file.name}":
         values = {f"{stage}/{name}": value for stage in STAGES for name, value in results.get(stage, {}).items()}
     else:

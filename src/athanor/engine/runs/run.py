@@ -17,11 +17,11 @@ from athanor.engine.runs import provenance
 from athanor.tasks.measure import Measure
 
 if TYPE_CHECKING:
+    import lightning.pytorch as L
     import numpy as np
     from torch import Tensor
 
     from athanor.tasks.classification import Classification
-    from athanor.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -138,8 +138,11 @@ class Run:
         """The name of the measure that stands for all in tables: `acc` of a classification."""
         return next(iter(self.measures))
 
-    def task(self) -> "Task":
-        """The trained task, in eval mode, on the CPU: raw inputs, such as uint8 images [N, C, H, W], to outputs."""
+    def task(self) -> "L.LightningModule":
+        """The trained task, in eval mode, on the CPU: raw inputs, such as uint8 images [N, C, H, W], to outputs.
+
+        A LightningModule that is no Task takes what its own `forward` does.
+        """
         return load_task(self.checkpoint)
 
     def classifier(self) -> "Classification":
@@ -150,7 +153,10 @@ class Run:
         """What the trained task says of raw inputs, such as uint8 images [N, C, H, W]: of classes probabilities."""
         import torch
 
+        from athanor.tasks.task import require_task
+
         task = self.task()
+        require_task(task, "a prediction")
         with torch.inference_mode():
             return torch.cat([task.prediction(task(part)) for part in images.split(512)])
 
@@ -191,7 +197,7 @@ def load_classifier(checkpoint: Path) -> "Classification":
     return task
 
 
-def load_task(checkpoint: Path) -> "Task":
+def load_task(checkpoint: Path) -> "L.LightningModule":
     """The task of a checkpoint file alone. Raises UserError where trust.py refuses what it is made of."""
     from athanor.engine.config import assemble
 
@@ -210,7 +216,7 @@ def load_task(checkpoint: Path) -> "Task":
     return task.eval()
 
 
-def fill(task: "Task", contents: dict[str, Any], checkpoint: Path) -> None:
+def fill(task: "L.LightningModule", contents: dict[str, Any], checkpoint: Path) -> None:
     """Give a task the weights of a checkpoint. Raises UserError where they are those of another."""
     try:
         task.load_state_dict(contents["state_dict"])

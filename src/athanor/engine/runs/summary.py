@@ -11,9 +11,9 @@ from athanor.tasks.measure import Measure, sampling_interval, written
 
 def summary(results: dict[str, Any], config: dict[str, Any], measures: dict[str, Measure], directory: Path) -> str:
     """What ran, its metrics, how long it took, and where its files are."""
-    optimizer = config["optim"]["_target_"].rpartition(".")[2]
+    trained_by = (config["optim"] or config["task"])["_target_"].rpartition(".")[2]  # the optimizer, or who has its own
     rows = [
-        ("run", f"{config['name']}: {results['parameters']:,} parameters, {optimizer}, seed {results['seed']}"),
+        ("run", f"{config['name']}: {results['parameters']:,} parameters, {trained_by}, seed {results['seed']}"),
         ("data", results["data"]["origin"]),
     ]
     for stage in "train", "val", "test":
@@ -46,14 +46,14 @@ def stage_rows(stage: str, results: dict[str, Any], measures: dict[str, Measure]
     if stage not in results:
         return []
     values = results[stage]
-    first = {name: measures[name] for name in (next(iter(measures)), "loss")}
+    first = {name: measures[name] for name in dict.fromkeys((next(iter(measures)), "loss")) if name in measures}
+    first = {name: measure for name, measure in first.items() if name in values}
     further = "   ".join(
         f"{name} {value:.4f}".replace(" ", "\u00a0") for name, value in values.items() if name not in first
     )
-    return [
-        (stage, f"{written(values, first, gap='   ')}{told_count(stage, results, measures)}"),
-        *(("", line.replace("\u00a0", " ")) for line in textwrap.wrap(further, 100)),
-    ]
+    lines = [f"{written(values, first, gap='   ')}{told_count(stage, results, measures)}"] if first else []
+    lines += [line.replace("\u00a0", " ") for line in textwrap.wrap(further, 100)]
+    return [(stage if number == 0 else "", line) for number, line in enumerate(lines)]
 
 
 def told_count(stage: str, results: dict[str, Any], measures: dict[str, Measure]) -> str:

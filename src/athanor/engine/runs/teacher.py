@@ -21,7 +21,7 @@ LOSS = "athanor.tasks.losses.Distillation"
 
 
 def is_student(config: dict[str, Any]) -> bool:
-    return config["loss"]["_target_"] == LOSS
+    return (config["loss"] or {}).get("_target_") == LOSS  # a module may have its own loss
 
 
 def write_teacher(folder: Path, probabilities: Tensor, data: ArrayData, about: dict[str, Any]) -> None:
