@@ -59,7 +59,7 @@ def fresh_training(cfg: dict, data: Any, seed: int) -> tuple[Any, L.Trainer]:
     data.seed = seed
     cfg = {**cfg, "seed": seed}
     classifier = assemble.task(cfg, data)
-    return classifier, assemble.bare_trainer(cfg, tempfile.gettempdir(), data, classifier.network)
+    return classifier, assemble.bare_trainer(cfg, tempfile.gettempdir(), data, classifier)
 
 
 def val_loss(cfg: dict, data: Any, seed: int, lr: float) -> float:

@@ -321,7 +321,7 @@ def test_the_checkpoint_of_a_run_holds_nothing_but_tensors_and_plain_data(optim,
     config = check.plain(compose(f"optim={optim}", "scheduler=plateau", "callbacks.checkpoints.top_k=2", *words))
     data = assemble.data(config)
     classifier = assemble.task(config, data)
-    trainer = assemble.trainer(config, str(tmp_path), data, classifier.network)
+    trainer = assemble.trainer(config, str(tmp_path), data, classifier)
     trainer.fit(classifier, data)
     files = sorted((tmp_path / "checkpoints").iterdir())
     assert [file.name for file in files] == ["best.ckpt", "epoch_001.ckpt", "last.ckpt"]
@@ -343,7 +343,7 @@ def fit_config(compose, tmp_path):
         torch.manual_seed(config["seed"])
         data = assemble.data(config)
         classifier = assemble.task(config, data)
-        trainer = assemble.trainer(config, str(tmp_path / folder), data, classifier.network)
+        trainer = assemble.trainer(config, str(tmp_path / folder), data, classifier)
         last = tmp_path / folder / "checkpoints" / "last.ckpt"
         trainer.fit(classifier, data, ckpt_path=last if last.exists() else None, weights_only=True)
         return trainer

@@ -74,7 +74,7 @@ def fit(compose, tmp_path):
         last = tmp_path / folder / "checkpoints" / "last.ckpt"
         step = read_checkpoint(last)["global_step"] if last.exists() else None
         (tmp_path / folder).mkdir(exist_ok=True)
-        trainer = assemble.trainer(config, str(tmp_path / folder), data, classifier.network, step)
+        trainer = assemble.trainer(config, str(tmp_path / folder), data, classifier, step)
         person = Person(edits, kill_at)
         trainer.callbacks.insert(0, person)
         trainer.fit(classifier, data, ckpt_path=last if step is not None else None, weights_only=True)

@@ -52,7 +52,7 @@ def fit(compose, tmp_path, monkeypatch):
         L.seed_everything(config["seed"], verbose=False)
         data = assemble.data(config)
         classifier = assemble.task(config, data)
-        trainer = assemble.trainer(config, str(tmp_path), data, classifier.network)
+        trainer = assemble.trainer(config, str(tmp_path), data, classifier)
         trainer.fit(classifier, data)
         results = [callback.results["lr_range"] for callback in trainer.callbacks if isinstance(callback, LRRange)]
         return classifier.state_dict(), results and results[0]["overrides"]

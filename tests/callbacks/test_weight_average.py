@@ -54,7 +54,7 @@ def fit(compose, tmp_path):
         last = tmp_path / folder / "checkpoints" / "last.ckpt"
         step = read_checkpoint(last)["global_step"] if last.exists() else None
         (tmp_path / folder).mkdir(exist_ok=True)
-        trainer = assemble.trainer(config, str(tmp_path / folder), data, classifier.network, step)
+        trainer = assemble.trainer(config, str(tmp_path / folder), data, classifier, step)
         watch = Watch(kill_at)
         trainer.callbacks.insert(0, watch)
         trainer.fit(classifier, data, ckpt_path=last if step is not None else None, weights_only=True)
@@ -147,7 +147,7 @@ def test_swa_is_the_exact_mean_of_known_weights(words, mean, compose, tmp_path):
     config["trainer"]["max_epochs"] = 6
     data = assemble.data(config)
     classifier = assemble.task(config, data)
-    trainer = assemble.trainer(config, str(tmp_path), data, classifier.network)
+    trainer = assemble.trainer(config, str(tmp_path), data, classifier)
     trainer.callbacks.insert(0, Weights())
     trainer.fit(classifier, data)
     torch.testing.assert_close(saved(tmp_path)["state_dict"]["network.head.bias"], torch.full((10,), float(mean)))
@@ -240,7 +240,7 @@ def test_swa_chooses_among_averaged_epochs_once_it_has_begun(words, best, compos
     config = check.plain(compose(*TINY, *RUN, *words, "trainer.max_epochs=4"))
     data = assemble.data(config)
     classifier = assemble.task(config, data)
-    trainer = assemble.trainer(config, str(tmp_path), data, classifier.network)
+    trainer = assemble.trainer(config, str(tmp_path), data, classifier)
     trainer.callbacks.insert(0, Worse())
     trainer.fit(classifier, data)
     losses = logged(tmp_path, "val/loss")

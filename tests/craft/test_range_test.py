@@ -102,7 +102,7 @@ def at_start(compose, tmp_path):
         L.seed_everything(config["seed"], verbose=False)
         data = assemble.data(config)
         classifier = assemble.task(config, data)
-        trainer = assemble.trainer({**config, "callbacks": {}}, str(tmp_path), data, classifier.network)
+        trainer = assemble.trainer({**config, "callbacks": {}}, str(tmp_path), data, classifier)
         trainer.callbacks.append(Probe(lambda *both: before_training(finder, *both)))
         trainer.fit(classifier, data)
 

@@ -48,7 +48,7 @@ def fit(compose, tmp_path, monkeypatch):
         def run():
             data = assemble.data(config)
             classifier = assemble.task(config, data)
-            trainer = assemble.trainer(config, str(tmp_path / folder), data, classifier.network)
+            trainer = assemble.trainer(config, str(tmp_path / folder), data, classifier)
             trainer.callbacks.append(watch)
             trainer.fit(classifier, data, ckpt_path=last if last.exists() else None, weights_only=True)
             return trainer

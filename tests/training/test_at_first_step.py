@@ -12,7 +12,7 @@ def test_it_asks_once_where_all_is_set_up_and_trains_nothing(compose, tmp_path):
     data = assemble.data(config)
     classifier = assemble.task(config, data)
     before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
-    trainer = assemble.bare_trainer(config, str(tmp_path), data, classifier.network)
+    trainer = assemble.bare_trainer(config, str(tmp_path), data, classifier)
     asked = []
 
     def look(trainer, module):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from athanor.base.files import hard_link
-from athanor.training.checkpoint_files import TornError, position_in, read_checkpoint_file
+from athanor.training.checkpoint_files import TornError, position_in, read_checkpoint_file, refuse_torn
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,8 @@ class Files:
         for path in (*named, *(epoch_file(folder, entry) for entry in kept)):
             if path.is_file():
                 try:
-                    self.paths.setdefault(position_in(read_checkpoint_file(path)), path)
+                    refuse_torn(path)
+                    self.paths.setdefault(position_in(read_checkpoint_file(path, weights=False)), path)
                 except TornError as error:
                     log.warning("%s", error)
 

@@ -1,5 +1,6 @@
 """A progress bar that costs next to nothing, and one line of metrics for each epoch."""
 
+import io
 import logging
 import time
 
@@ -15,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class EpochProgress(ProgressBar):
-    """Shows the running epoch as a Rich bar where standard error is a terminal, and logs each epoch's metrics.
+    """Shows the running epoch as a Rich bar in a terminal or a notebook, and logs each epoch's metrics.
 
     The bar is drawn at most once in `refresh_seconds`; the steps in between only look at the clock.
     """
@@ -38,9 +39,11 @@ class EpochProgress(ProgressBar):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._log_line(trainer)
         self.started = time.monotonic()
-        if self.enabled and Console(stderr=True).is_terminal:
+        console = Console(stderr=True)
+        if self.enabled and (console.is_jupyter or console.is_terminal):
             columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-            self.bar = Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True)
+            kind = NotebookProgress if console.is_jupyter else Progress
+            self.bar = kind(*columns, console=console, auto_refresh=False, transient=True)
             self.task = self.bar.add_task(epoch_of(trainer), total=trainer.num_training_batches)
             self.bar.start()
 
@@ -83,6 +86,31 @@ class EpochProgress(ProgressBar):
             return f"{stage} {written({name: metrics[f'{stage}/{name}'] for name in measures}, measures)}"
         values = {name: value for name, value in metrics.items() if stage_and_name(name)[0] == stage}
         return written(values, dict.fromkeys(whole_epochs(values), LOSS))
+
+
+class NotebookProgress(Progress):
+    """The same bar in a notebook, drawn over itself in the output of its cell. Rich's own needs ipywidgets for that."""
+
+    shown = None  # the place in the output; None before `start`
+
+    def start(self) -> None:
+        from IPython.display import HTML, display
+
+        self.shown = display(HTML(""), display_id=True)
+
+    def refresh(self) -> None:
+        if self.shown is None:
+            return
+        from IPython.display import HTML
+
+        page = Console(record=True, file=io.StringIO(), width=80, force_jupyter=False)
+        page.print(self.get_renderable())
+        self.shown.update(HTML(page.export_html(inline_styles=True, code_format="<pre>{code}</pre>")))
+
+    def stop(self) -> None:
+        from IPython.display import HTML
+
+        self.shown.update(HTML(""))
 
 
 def epoch_of(trainer: L.Trainer) -> str:

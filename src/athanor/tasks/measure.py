@@ -51,7 +51,8 @@ def sampling_interval(share: float, count: int) -> tuple[float, float]:
     """The 95 % interval of a share in [0, 1] that was measured on `count` inputs, at least 1 (Wilson 1927).
 
     It is what the choice of the inputs leaves open; other seeds are not part of it. Unlike share +- 1.96 standard
-    errors it stays in [0, 1], and is not empty at 100 %.
+    errors it stays in [0, 1], and is not empty at 100 %. Of a share over several decisions for each input, as the
+    accuracy of attributes is, the true interval is at most as wide.
     """
     z = 1.96
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)

@@ -95,7 +95,7 @@ class Optimized(CheapHookName, L.LightningModule):
         return self
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self.is_frozen:
+        if self.freeze_epochs is not None and self.is_frozen:  # those that stay frozen have no gradients
             for part in self.frozen_parts:
                 part.zero_grad()
 

@@ -116,7 +116,7 @@ def fit(config, directory):
     directory.mkdir(exist_ok=True)
     data = assemble.data(config)
     classifier = assemble.task(config, data)
-    trainer = assemble.trainer(config, str(directory), data, classifier.network)
+    trainer = assemble.trainer(config, str(directory), data, classifier)
     trainer.fit(classifier, data)
     return trainer, classifier, data
 
@@ -167,7 +167,7 @@ def test_every_model_trains_on_every_shape_of_image(model, shape, compose, digit
     data = assemble.data(config)
     classifier = assemble.task(config, data)
     before = {name: p.clone() for name, p in classifier.named_parameters()}
-    trainer = assemble.trainer(config, str(tmp_path), data, classifier.network)
+    trainer = assemble.trainer(config, str(tmp_path), data, classifier)
     trainer.fit(classifier, data)
     assert classifier(data.source.test_inputs).shape == (20, 10)
     assert any(not torch.equal(p, before[name]) for name, p in classifier.named_parameters())

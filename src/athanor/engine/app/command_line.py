@@ -3,7 +3,8 @@
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -206,20 +207,30 @@ def composition(words: list[str], unbuilt: tuple[str, ...] = ()) -> DictConfig:
         return compose(name, ["hydra.mode=RUN", *arguments], return_hydra_config=True)
 
 
+@contextmanager
+def as_hydras_job(cfg: DictConfig) -> Iterator[None]:
+    """Let Hydra's resolvers and what asks for its current job see this config, and afterwards what they saw before."""
+    from hydra.core.hydra_config import HydraConfig
+
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(cfg)
+    try:
+        yield
+    finally:
+        HydraConfig.instance().cfg = before
+
+
 def composed(words: list[str], unbuilt: tuple[str, ...] = ("logger",)) -> dict:
     """The checked config that train.py would have for these words, for scripts that ask before any run begins.
 
     It is what a job gets and records, apart from the groups `unbuilt`: scripts log nothing anywhere.
     """
     from hydra import initialize_config_dir
-    from hydra.core.hydra_config import HydraConfig
 
     from athanor.engine.config import check, hydra_versions
 
-    before = HydraConfig.instance().cfg
-    try:
-        cfg = composition(words, unbuilt)
-        HydraConfig.instance().set_config(cfg)  # ${name} asks it what was chosen
+    cfg = composition(words, unbuilt)
+    with as_hydras_job(cfg):
         left_out = ("hydra", *unbuilt, *schema.UNRECORDED)
         config = check.plain(OmegaConf.masked_copy(cfg, [key for key in cfg if key not in left_out]))
         config |= {name: {} for name in unbuilt}
@@ -227,7 +238,5 @@ def composed(words: list[str], unbuilt: tuple[str, ...] = ("logger",)) -> dict:
             notices = check.settle(config, list(cfg.hydra.overrides.task))
         for notice in notices:
             print(notice)
-    finally:
-        HydraConfig.instance().cfg = before
     check.check(config)
     return config

@@ -34,7 +34,7 @@ def compose(*words: str) -> DictConfig:
         raise UserError(text.replace("a sweep needs -m before it", "a sweep is a loop over train(cfg)")) from error
     if cfg.get("study") or cfg.get("launcher"):
         raise UserError("a study or a launcher starts many jobs; type python train.py study=<name>")
-    with as_hydras_job(cfg):
+    with command_line.as_hydras_job(cfg):
         cfg.name = cfg.name  # as text: it asks Hydra for what was chosen
     return cfg
 
@@ -45,7 +45,7 @@ def train(cfg: DictConfig) -> Run:
     May be called any number of times. Raises what has ended the run, which is written down in its directory.
     """
     cfg = copy.deepcopy(cfg)
-    with as_hydras_job(cfg):
+    with command_line.as_hydras_job(cfg):
         Directories().on_run_start(cfg)
         directory = Path(cfg.resume or cfg.hydra.run.dir).absolute()
         with read_write(cfg.hydra.runtime), open_dict(cfg.hydra.runtime):
@@ -62,17 +62,6 @@ def train(cfg: DictConfig) -> Run:
                 raise
             raise end.__cause__ from None
     return Run(directory)
-
-
-@contextmanager
-def as_hydras_job(cfg: DictConfig) -> Iterator[None]:
-    """Let Hydra's resolvers and what asks for its current job see this config, and afterwards what they saw before."""
-    before = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(cfg)
-    try:
-        yield
-    finally:
-        HydraConfig.instance().cfg = before
 
 
 @contextmanager
