@@ -15,6 +15,9 @@ class Source:
     of another type are split at random and not by class, and class_names may then be empty.
     Control characters in a class name become escapes, as `\\n`: names reach screens, tables and the names of metrics.
     The arrays may be memory-mapped. `test_*` is the official test set, which is read once, after training.
+    `val_*` is an official validation set, where there is one: then all training inputs are trained on.
+    `groups` int64 [N] and `times` [N] are of the training inputs: those of one group (a patient, a writer) are never
+    in train and in validation; of inputs with times, validation has the latest.
     `origin` says in one line which files these are; it goes into the results of a run.
 
     A data set of your own is a function with the annotation `-> Source` in src/athanor/data/<name>.py, and a
@@ -31,6 +34,10 @@ class Source:
     test_targets: Tensor
     class_names: tuple[str, ...]
     origin: str
+    val_inputs: Tensor | None = None
+    val_targets: Tensor | None = None
+    groups: Tensor | None = None
+    times: Tensor | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", tuple(map(printable, self.class_names)))
