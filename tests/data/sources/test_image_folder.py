@@ -16,6 +16,9 @@ from athanor.data.sources.image_file import load_image
 from athanor.data.sources.image_folder import image_folder
 from athanor.engine.app.explain import explain
 
+SETTINGS = dict(splits=None, val_is="val", test_fraction=0.2, image_size=8, mode="RGB", skip_broken=False)
+SETTINGS |= dict(follow_links=False, split_seed=0)
+
 
 def save(path, colour=(10, 20, 30), size=(8, 8), mode="RGB", **settings):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,8 +56,8 @@ def caches(tmp_path):
 
 @pytest.fixture
 def read(tmp_path):
-    def read(root, image_size=8, mode="RGB", test_fraction=0.2, split_seed=0):
-        return image_folder(root, image_size, mode, test_fraction, tmp_path / "data", split_seed)
+    def read(root, **settings):
+        return image_folder(root, **SETTINGS | {"data_dir": tmp_path / "data"} | settings)
 
     return read
 
@@ -247,7 +250,7 @@ def test_two_processes_at_once_decode_once(root, tmp_path):
     program = (
         "import logging, sys; logging.basicConfig(level='INFO')\n"
         "from athanor.data.sources.image_folder import image_folder\n"
-        "print(len(image_folder(sys.argv[1], 8, 'RGB', 0.2, sys.argv[2], 0).train_inputs))"
+        f"print(len(image_folder(sys.argv[1], data_dir=sys.argv[2], **{SETTINGS}).train_inputs))"
     )
     command = [sys.executable, "-W", "error", "-c", program, str(root), str(tmp_path / "data")]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -13,9 +13,11 @@ import torch
 
 from athanor.base.errors import UserError, require
 from athanor.data.sources.cache import cached, locked
+from athanor.data.sources.decode import Decoding
 from athanor.data.sources.download import downloading
 from athanor.data.sources.image_file import load_image
 from athanor.data.sources.image_folder import scan
+from athanor.data.sources.listing import Listing
 from athanor.data.sources.source import Source
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -79,23 +81,25 @@ def _read_batch(path: Path, md5: str) -> dict:
 def _read_folder(folder: Path, data_dir: Path) -> Source:
     missing = [f"{split}/" for split in ("train", "test") if not (folder / split).is_dir()]
     require(not missing, f"{' and '.join(missing)} missing in {folder}; it must hold train/<class>/, test/<class>/")
-    tree = scan(folder, ("train", "test"))
-    if tree.class_names != CLASSES:
-        raise UserError(f"{folder} has classes {', '.join(tree.class_names)}; CIFAR-10 has {', '.join(CLASSES)}")
-    counts = (tree.num_train, len(tree.files) - tree.num_train)
+    pictures = scan(Listing(folder, follow_links=False), {"train": "train", "test": "test"})
+    if pictures.class_names != CLASSES:
+        raise UserError(f"{folder} has classes {', '.join(pictures.class_names)}; CIFAR-10 has {', '.join(CLASSES)}")
+    train = int((pictures.parts == 0).sum())  # they come first
+    counts = (train, len(pictures.files) - train)
     if counts != COUNTS:
         raise UserError(
             f"{folder} has {counts[0]:,} train and {counts[1]:,} test images; "
             f"CIFAR-10 has {COUNTS[0]:,} and {COUNTS[1]:,}: copy the missing, remove others"
         )
-    first = folder / tree.files[0][0]
+    first = folder / pictures.files[0][0]
     _, height, width = load_image(first, "RGB", None).shape
     # checked before decoding, which takes time and disk space
     require((height, width) == (32, 32), f"{first} is {width}x{height}; CIFAR-10 is 32x32: copy the original images")
-    images, labels = cached(tree, "RGB", None, data_dir)
-    kinds = ", ".join(sorted({os.path.splitext(path)[1] for path, *_ in tree.files}))
+    images, _ = cached(folder, pictures.files, Decoding("RGB", None, skip_broken=False), data_dir)
+    kinds = ", ".join(sorted({os.path.splitext(path)[1] for path, *_ in pictures.files}))
     origin = f"CIFAR-10, folder of {kinds} images {folder} (not the official batches: no checksums)"
-    return Source(*tree.parts(images, labels), CLASSES, origin)
+    labels = pictures.targets
+    return Source(images[:train], labels[:train], images[train:], labels[train:], CLASSES, origin)
 
 
 def _unpack(data_dir: Path) -> None:
