@@ -67,8 +67,8 @@ def targets_of(table: CsvFile, columns: list[str], kind: Kind) -> tuple[Tensor, 
     """The targets of the rows, and the names of the classes, or of the columns.
 
     classes: texts or integers in one column, int64 [N]. attributes: 0 and 1, or -1 and 1, int64 [N, columns] of 0
-    and 1. numbers: float32 [N, columns]. auto: one column is classes, unless all of it are numbers and some have a fraction;
-    several are attributes where they have nothing but 0 and 1, or -1 and 1, else numbers.
+    and 1. numbers: float32 [N, columns]. auto: one column is classes, unless all of it are numbers and some have a
+    fraction; several are attributes where they have nothing but 0 and 1, or -1 and 1, else numbers.
     """
     cells = [table.cells(column, "data.target_columns") for column in columns]
     values = torch.tensor([[number(cell) for cell in column] for column in cells], dtype=torch.float64).T
