@@ -29,10 +29,11 @@ def main() -> None:
     task = load_task(checkpoint_of(arguments.run))
     channels, height, width = task.record["input_shape"]
     size = height if height == width else None  # other models take images of their own size only
+    mode = "RGB" if channels == 3 else "L16" if task.record["input_dtype"] == "uint16" else "L"
     rows = []
     with torch.inference_mode():
         for file in expanded(arguments.images):
-            image = torch.tensor(load_image(file, "L" if channels == 1 else "RGB", size))
+            image = torch.tensor(load_image(file, mode, size))
             if image.shape[1:] != (height, width):
                 raise UserError(f"{file} is {image.shape[2]}x{image.shape[1]}, the model takes {width}x{height} only")
             line, cells = task.described(task.prediction(task(image[None]))[0])

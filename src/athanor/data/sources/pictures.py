@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from athanor.base.errors import UserError, require
+from athanor.base.errors import require
 from athanor.data.sources.cache import cached
 from athanor.data.sources.decode import Decoding
 from athanor.data.sources.listing import File
 from athanor.data.sources.source import Source
-from athanor.data.split import classes_of, split
+from athanor.data.split import split
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +37,7 @@ class Pictures:
 def source_of(
     pictures: Pictures, decoding: Decoding, test_fraction: float, split_seed: int, data_dir: str | Path
 ) -> Source:
-    """The source of these pictures. Where none of them are for test, `test_fraction` of those for training are.
-
-    Raises UserError where a part has pictures of a class that the training pictures lack.
-    """
+    """The source of these pictures. Where none of them are for test, `test_fraction` of those for training are."""
     require(0 < test_fraction < 1, f"data.test_fraction={test_fraction}; use a number above 0 and below 1, as 0.2")
     images, broken = cached(pictures.root, pictures.files, decoding, Path(data_dir).expanduser())
     kept = torch.tensor([i for i in range(len(pictures.files)) if i not in broken])
@@ -59,7 +56,6 @@ def source_of(
         first = "; ".join(list(broken.values())[:3])
         log.warning("left out %s of %s files that cannot be read: %s%s", f"{len(broken):,}", f"{len(pictures.files):,}",
                     first, f"; and {len(broken) - 3:,} more" if len(broken) > 3 else "")  # fmt: skip
-    _check_classes(pictures, targets[train])
     middle = f", {len(val):,} validation and" if len(val) else " and"
     shape = "x".join(str(n) for n in images.shape[1:])
     counts = f"{len(train):,} train{middle} {len(test):,} test images of {shape}"
@@ -79,11 +75,3 @@ def taken(values: Tensor, index: Tensor) -> Tensor:
     """values[index], for a sorted index; a view, which stays memory-mapped, where the index is a range."""
     first, last = index[0].item(), index[-1].item()
     return values[first : last + 1] if last - first + 1 == len(index) else values[index]
-
-
-def _check_classes(pictures: Pictures, train: Tensor) -> None:
-    if classes_of(train) is not train:  # no classes
-        return
-    counts = torch.bincount(train, minlength=len(pictures.class_names)).tolist()
-    if missing := [name for name, count in zip(pictures.class_names, counts, strict=True) if not count]:
-        raise UserError(f"{pictures.root}: no training pictures of {len(missing)} classes: {', '.join(missing[:5])}")
