@@ -132,7 +132,7 @@ def test_the_mean_colour_is_that_of_all_classes_where_the_images_are_sorted_by_c
     images = torch.zeros(30_000, 1, 1, 1, dtype=torch.uint8)
     images[15_000:] = 200
     labels = (images.flatten() > 0).long()
-    sorted_source = replace(source, train_inputs=images, train_targets=labels)
+    sorted_source = replace(source, train_inputs=images, train_targets=labels, test_inputs=images[:60])
     data = make_data(source=sorted_source, augment=Augment(0, "zeros", False, 4, 0, 0))
     assert data.augment.mean.item() == pytest.approx(100, abs=1)
 
@@ -194,3 +194,37 @@ def test_it_shows_images_before_and_after_augmentation_with_their_classes(make_d
     assert [axis.get_title() for axis in axes[:4]] == [data.class_names[target] for target in targets[:4]]
     shown = torch.from_numpy(axes[4].get_images()[0].get_array().data)
     assert torch.equal(shown, images[0].permute(1, 2, 0))
+
+
+@pytest.fixture
+def with_own_validation(source):
+    return replace(source, val_inputs=source.test_inputs[:20] + 1, val_targets=source.test_targets[:20])
+
+
+def test_an_official_validation_set_is_used_and_all_of_train_is_trained_on(make_data, source, with_own_validation):
+    data = make_data(source=with_own_validation)
+    assert data.train_index.tolist() == list(range(200)) and data.val_index.tolist() == list(range(20))
+    images, targets = next(iter(data.val_dataloader()))
+    assert torch.equal(images, source.test_inputs[:20] + 1) and torch.equal(targets, source.test_targets[:20])
+    assert torch.equal(data.part("val").inputs, images) and data.part("train").inputs is source.train_inputs
+    relabelled = replace(with_own_validation, val_targets=3 - source.test_targets[:20])
+    assert len({data.split_hash, make_data(val_fraction=0).split_hash, make_data(source=relabelled).split_hash}) == 3
+    with pytest.raises(UserError, match="has a validation set of its own"):
+        make_data(source=with_own_validation, folds=5)
+
+
+@pytest.mark.parametrize("knobs", [{}, {"folds": 4, "fold": 1}, {"limit": 100}], ids=str)
+def test_groups_are_not_split_over_train_and_validation(make_data, source, knobs):
+    groups = torch.arange(200) % 23
+    data = make_data(source=replace(source, groups=groups), **knobs)
+    assert not set(groups[data.train_index].tolist()) & set(groups[data.val_index].tolist())
+    share = 0.25 if knobs.get("folds") else 0.2
+    assert len(data.val_index) == pytest.approx(share * knobs.get("limit", 200), abs=6)
+
+
+def test_validation_is_the_latest_part_of_inputs_with_times(make_data, source):
+    times = torch.arange(200).flip(0) / 10
+    data = make_data(source=replace(source, times=times))
+    assert data.val_index.tolist() == list(range(40))
+    with pytest.raises(UserError, match="ordered in time"):
+        make_data(source=replace(source, times=times), folds=5)

@@ -1,8 +1,10 @@
 """The data module for every source: it splits the images and gives batches of them."""
 
 import hashlib
+import logging
+import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import lightning.pytorch as L
 import torch
@@ -18,12 +20,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+log = logging.getLogger(__name__)
+
+
+class Part(NamedTuple):
+    """The inputs of a stage: number i is inputs[index[i]], its target targets[index[i]]."""
+
+    inputs: Tensor
+    targets: Tensor
+    index: Tensor  # int64
+
+
 class ArrayData(L.LightningDataModule):
     """Train, validation and test batches of a source.
 
     Validation is a part of the training images, stratified where the targets are classes: a fraction, or fold `fold`
     of `folds`. It is drawn by `split_seed` and not by the training seed, so that seeds, sweeps and ensembles share one
-    split.
+    split. Where the source has an official validation set, this one is used, and all training images are trained on.
 
     batch_size: images of a step, over all devices; "full" is all training images. eval_batch_size: of each device.
     views: of each image in a batch; above 1, each is augmented in its own way, in validation and test too, where they
@@ -55,10 +68,22 @@ class ArrayData(L.LightningDataModule):
 
         # which images: indices, int64
         kept = limited(source.train_targets, limit, split_seed)
-        train, val = train_and_val(source.train_targets[kept], val_fraction, folds, fold, split_seed)
-        self.train_index = kept[train]
-        self.val_index = kept[val]
+        if source.val_inputs is None:
+            groups, times = (None if values is None else values[kept] for values in (source.groups, source.times))
+            targets = source.train_targets[kept]
+            train, val = train_and_val(targets, val_fraction, folds, fold, split_seed, groups, times)
+            self.train_index = kept[train]
+            self.val_index = kept[val]
+        else:
+            require(
+                folds is None, f"data.folds={folds}: this data has a validation set of its own; use data.folds=null"
+            )
+            log.info("validating on the data's own validation set; data.val_fraction=%s is not used", val_fraction)
+            self.train_index = kept
+            self.val_index = limited(source.val_targets, limit, split_seed)
         self.test_index = limited(source.test_targets, limit, split_seed)
+        if source.fit is not None:
+            self.source = source = source.fit(self.train_index)
 
         # batches
         self.batch_size = len(self.train_index) if batch_size == "full" else batch_size
@@ -71,18 +96,28 @@ class ArrayData(L.LightningDataModule):
             augment.mean = mean_colour(source.train_inputs, self.train_index)
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
+    def input_shape(self) -> tuple[int, ...]:
         return tuple(self.source.train_inputs.shape[1:])
 
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.source.class_names
 
+    def part(self, stage: Literal["train", "val", "test"]) -> Part:
+        """The inputs of a stage, wherever they lie: validation is a part of the training arrays, or has its own."""
+        source = self.source
+        if stage == "test":
+            return Part(source.test_inputs, source.test_targets, self.test_index)
+        if stage == "val" and source.val_inputs is not None:
+            return Part(source.val_inputs, source.val_targets, self.val_index)
+        return Part(source.train_inputs, source.train_targets, self.train_index if stage == "train" else self.val_index)
+
     @property
     def split_hash(self) -> str:
         """16 hex digits, equal for runs that train and validate on the same images."""
         digest = hashlib.sha256()
-        for part in (self.train_index, self.val_index, self.source.train_targets):
+        own = () if self.source.val_targets is None else (self.source.val_targets,)
+        for part in (self.train_index, self.val_index, self.source.train_targets, *own):
             digest.update(len(part).to_bytes(8, "little") + part.contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
@@ -95,13 +130,13 @@ class ArrayData(L.LightningDataModule):
             )
 
     def train_dataloader(self) -> TrainBatches:
-        images, targets = self._on_device(self.source.train_inputs, self.source.train_targets)
+        images, targets, index = self._on_device(self.part("train"))
         if self.soft_targets is not None:
             targets = self.soft_targets.to(images.device)
         return TrainBatches(
             images,
             targets,
-            self.train_index,
+            index,
             self.batch_size,
             self.seed,
             self.augment,
@@ -111,12 +146,10 @@ class ArrayData(L.LightningDataModule):
         )
 
     def val_dataloader(self) -> EvalBatches:
-        arrays = self._on_device(self.source.train_inputs, self.source.train_targets)
-        return EvalBatches(*arrays, self.val_index, self.eval_batch_size, *self._rank(), self.views, self.augment)
+        return self._eval_batches("val")
 
     def test_dataloader(self) -> EvalBatches:
-        arrays = self._on_device(self.source.test_inputs, self.source.test_targets)
-        return EvalBatches(*arrays, self.test_index, self.eval_batch_size, *self._rank(), self.views, self.augment)
+        return self._eval_batches("test")
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         images, targets = batch
@@ -126,7 +159,16 @@ class ArrayData(L.LightningDataModule):
         return images, targets.to(device, non_blocking=True)
 
     def show(self, count: int = 8) -> "Figure":
-        """A figure of the first training images, as they are and below it augmented, with their targets."""
+        """A figure of the first training images, as they are and below it augmented, with their targets.
+
+        Black and white are 0 and 255 of uint8, else the least and the greatest value that is shown. Raises UserError
+        for inputs that are no pictures in grey or in colour.
+        """
+        if len(self.input_shape) != 3 or self.input_shape[0] not in (1, 3):
+            raise UserError(
+                f"data.show draws pictures of 1 or 3 channels, [C, H, W], and an input of this data is "
+                f"{list(self.input_shape)}; look at data.source.train_inputs"
+            )
         from matplotlib.figure import Figure  # takes half a second, which no training needs
 
         loader = self.train_dataloader()
@@ -134,6 +176,9 @@ class ArrayData(L.LightningDataModule):
         (images, targets), (changed, _) = next(iter(plain)), next(iter(loader))
         count = min(count, len(images))
         rows = [images[:count], *(view[:count] for view in changed.split(len(images)))]
+        if images.dtype != torch.uint8:
+            black, white = torch.cat(rows).float().aminmax()
+            rows = [((row.float() - black) * (255 / (white - black).clamp_min(1e-9))).byte() for row in rows]
         figure = Figure(figsize=(1.1 * count, 1.2 * len(rows)), dpi=120, layout="constrained")
         axes = figure.subplots(len(rows), count, squeeze=False)
         for pictures, row in zip(rows, axes, strict=True):
@@ -148,24 +193,34 @@ class ArrayData(L.LightningDataModule):
         return figure
 
     def _check_sizes(self) -> None:
-        count, (_, height, width) = len(self.train_index), self.input_shape
+        count = len(self.train_index)
         if not 0 < self.batch_size <= count:
             raise UserError(
                 f"data.batch_size={self.batch_size} does not fit {count} training images; use 1 to {count}, or full"
             )
         require(self.eval_batch_size >= 1, f"data.eval_batch_size={self.eval_batch_size}: use 1 or more")
         require(self.views >= 1, f"data.views={self.views}: use 1 or more")
+        if Augment.__bool__(self.augment) and len(self.input_shape) != 3:  # not of a step that a subclass adds
+            raise UserError(
+                f"data.augment changes pictures, [C, H, W], and an input of this data is {list(self.input_shape)}; "
+                "switch its steps off, with 0 or false"
+            )
         if self.views > 1 and not self.augment:
             raise UserError(
-                f"data.views={self.views} gives equal pictures without augmentation; type e.g. data.augment.shift=2"
+                f"data.views={self.views} gives equal inputs without augmentation; type e.g. data.augment.shift=2"
             )
         if self.views > 1 and self.augment.flip == "alternating":
             raise UserError("data.augment.flip=alternating gives all views of an image the same side; type flip=true")
-        if self.augment.padding_mode == "reflect" and self.augment.crop >= min(height, width):
+        if self.augment.padding_mode == "reflect" and self.augment.crop >= min(self.input_shape[1:], default=math.inf):
             raise UserError(
-                f"data.augment.crop={self.augment.crop} mirrors more than images of {width}x{height} have; "
+                f"data.augment.crop={self.augment.crop} mirrors more than images of "
+                f"{self.input_shape[2]}x{self.input_shape[1]} have; "
                 "use a smaller crop, or data.augment.padding_mode=zeros"
             )
+
+    def _eval_batches(self, stage: Literal["val", "test"]) -> EvalBatches:
+        part = self._on_device(self.part(stage))
+        return EvalBatches(*part, self.eval_batch_size, *self._rank(), self.views, self.augment)
 
     # without a trainer, as in a notebook, loaders give the batches of one process on the CPU, from the first epoch on
 
@@ -177,17 +232,18 @@ class ArrayData(L.LightningDataModule):
             return 0, 0
         return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
-    def _on_device(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _on_device(self, part: Part) -> Part:
         """The arrays on the GPU if the images take less than half of its free memory, else where they are."""
+        images, targets, index = part
         device = self.trainer.strategy.root_device if self.trainer else images.device
         if device.type != "cuda" or images.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
-            return images, targets
+            return part
         if id(images) not in self.on_gpu:  # train and validation share one array
             self.on_gpu[id(images)] = images.to(device), targets.to(device)
-        return self.on_gpu[id(images)]
+        return Part(*self.on_gpu[id(images)], index)
 
 
 def mean_colour(images: Tensor, index: Tensor) -> Tensor:
-    """The mean over about 1,000 of images[index], uint8 [C, 1, 1]."""
+    """The mean over about 1,000 of images[index], [C, 1, 1] of their type."""
     sample = images[index[:: -(-len(index) // 1000)]]  # at equal distances: the images may be sorted by class
-    return sample.transpose(0, 1).flatten(1).double().mean(1).byte()[:, None, None]
+    return sample.transpose(0, 1).flatten(1).double().mean(1).to(images.dtype)[:, None, None]

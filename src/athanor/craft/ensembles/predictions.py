@@ -96,11 +96,7 @@ def refuse_other_logits(
 
 def stage_batches(data: ArrayData, stage: Stage) -> EvalBatches:
     """All images of a stage in the batches that a trainer would evaluate, without a trainer and not augmented."""
-    source, size = data.source, data.eval_batch_size
-    if stage == "test":
-        return EvalBatches(source.test_inputs, source.test_targets, data.test_index, size)
-    index = data.val_index if stage == "val" else data.train_index
-    return EvalBatches(source.train_inputs, source.train_targets, index, size)
+    return EvalBatches(*data.part(stage), data.eval_batch_size)
 
 
 def stage_labels(data: ArrayData, stage: Stage) -> Tensor:

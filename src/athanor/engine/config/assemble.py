@@ -17,6 +17,7 @@ from athanor.callbacks.any_module import AnyModule
 from athanor.callbacks.stopwatch import Stopwatch
 from athanor.craft.ensembles.network import Ensemble, EnsembleClassifier
 from athanor.data.module import ArrayData
+from athanor.data.sources.checks import check_values
 from athanor.engine.config import schema, trust
 from athanor.engine.config.facts import refuse_facts
 from athanor.engine.config.refusals import refuse
@@ -96,6 +97,8 @@ def task(cfg: dict, data: ArrayData) -> L.LightningModule:
     target = task_class(cfg)
     if schema.is_task(target):
         target.check_source(data.source)
+    if cfg["eval"]["test"]:  # else its values stay unread
+        check_values("test", data.source.test_inputs, data.source.test_targets, data.source.class_names)
     record = {"config": {**cfg, "resume": None}, **described(cfg, data), "split_hash": data.split_hash}
     parts = parts_of(record, data.source.train_targets[data.train_index])
     network, preprocess = parts["network"], parts["preprocess"]
@@ -128,11 +131,13 @@ def task_class(cfg: dict) -> type[L.LightningModule]:
     return pkgutil.resolve_name(cfg["task"]["_target_"])
 
 
-def described(cfg: dict, data: ArrayData) -> dict[str, list]:
-    """The part of a checkpoint's record that depends on the data: the shape of an input, a name for each output."""
+def described(cfg: dict, data: ArrayData) -> dict[str, list | str | None]:
+    """The part of a checkpoint's record that depends on the data: shape and type of an input, names of the outputs."""
     kind = task_class(cfg)
     names = (kind if schema.is_task(kind) else Task).output_names(data.source, cfg["task"])
-    return {"class_names": list(names), "input_shape": list(data.input_shape)}
+    dtype = str(data.source.train_inputs.dtype).removeprefix("torch.")
+    shape, columns = list(data.input_shape), data.source.columns
+    return {"class_names": list(names), "input_shape": shape, "input_dtype": dtype, "columns": columns}
 
 
 def class_counts(targets: torch.Tensor | None, num_classes: int) -> torch.Tensor | None:
@@ -220,6 +225,8 @@ def made_of(record: dict, parts: dict[str, Any]) -> L.LightningModule:
 def refuse_other_data(record: dict, data: ArrayData) -> None:
     """Raise UserError where the data has other classes, or images of another size, than the checkpoint's."""
     for name, value in described(record["config"], data).items():
+        if name == "columns" and value != record[name]:
+            raise UserError("the columns of this table have other means or categories than those of the checkpoint")
         if value != record[name]:
             raise UserError(f"this data has {name} {value}, the checkpoint has {record[name]}")
 

@@ -57,15 +57,14 @@ def refuse_trained_images(trained: Tensor | None, data: ArrayData, stages: Itera
 
     name: of the weights, for the message.
     """
-    source = data.source
-    own = image_hashes(source.train_inputs, data.train_index)
+    own = image_hashes(data.source.train_inputs, data.train_index)
     if trained is None:
         log.warning("%s does not say which images it was trained on, so these may be among them", name)
         return own
     strange = trained[~torch.isin(trained, own)]
-    arrays = {"val": (source.train_inputs, data.val_index), "test": (source.test_inputs, data.test_index)}
     for stage in stages if len(strange) else ():
-        seen, count = int(torch.isin(image_hashes(*arrays[stage]), strange).sum()), len(arrays[stage][1])
+        images, _, index = data.part(stage)
+        seen, count = int(torch.isin(image_hashes(images, index), strange).sum()), len(index)
         text = f"{name} was trained on {seen:,} of these {count:,} {STAGES[stage]} images"
         if seen > MOST_SEEN * count:
             split = "data.split_seed, val_fraction, folds, fold, limit"

@@ -109,6 +109,8 @@ def describe_data(data: "ArrayData", test: bool) -> dict[str, Any]:
     sizes = {"train": len(data.train_index), "val": len(data.val_index), "test": len(data.test_index)}
     source = data.source
     hashes = {"train_hash": hash_of(source.train_inputs, source.train_targets)}
+    if source.val_inputs is not None:
+        hashes["val_hash"] = hash_of(source.val_inputs, source.val_targets)
     if test:
         hashes["test_hash"] = hash_of(source.test_inputs, source.test_targets)
     return {"origin": source.origin, **sizes, **hashes, "split_hash": data.split_hash}

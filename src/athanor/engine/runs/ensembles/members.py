@@ -105,12 +105,14 @@ def shared_data(members: list[Member]) -> tuple[ArrayData, list[Tensor]]:
     """
     first = members[0]
     for member in members[1:]:
-        for key in "class_names", "input_shape":
-            if member.record[key] != first.record[key]:
+        for key in "class_names", "input_shape", "input_dtype":
+            own, other = member.record[key], first.record[key]
+            if own != other:
                 raise UserError(
-                    f"members of an ensemble need the same {key}: {member.name} has {member.record[key]}, "
-                    f"{first.name} has {first.record[key]}"
+                    f"members of an ensemble need the same {key}: {member.name} has {own}, {first.name} has {other}"
                 )
+        if member.record["columns"] != first.record["columns"]:
+            raise UserError(f"{member.name} and {first.name} read columns of a table in other ways; use one split")
     data = assemble.data(first.config)
     assemble.refuse_other_data(first.record, data)
     train_hash = hash_of(data.source.train_inputs, data.source.train_targets)
@@ -135,6 +137,8 @@ def trained_index(member: Member, data: ArrayData, train_hash: str, first: str) 
 
 def refuse_seen_images(members: list[Member], trained: list[Tensor], data: ArrayData) -> None:
     """Raise UserError where a member has been trained on some of the validation images of `data`."""
+    if data.source.val_inputs is not None:  # an official set, no part of what is trained on
+        return
     for member, index in zip(members, trained, strict=True):
         if seen := int(torch.isin(data.val_index, index).sum()):
             raise UserError(
