@@ -14,7 +14,9 @@ from athanor.base.errors import UserError
 from athanor.callbacks.checkpoints import Checkpoints
 from athanor.callbacks.stopwatch import Stopwatch
 from athanor.craft.ensembles.network import Ensemble, EnsembleClassifier
+from athanor.data.datasets import Datasets
 from athanor.data.module import ArrayData
+from athanor.data.streamed import statistics_index
 from athanor.engine.config import schema, trust
 from athanor.engine.config.facts import refuse_facts
 from athanor.engine.config.refusals import refuse
@@ -77,8 +79,11 @@ def data(cfg: dict) -> ArrayData:
     del own["preprocess"]
     if own["augment"]:
         own["augment"] = build(own["augment"], "data.augment")
-    facts = {"data_dir": cfg["data_dir"], "split_seed": own["split_seed"]}
-    return ArrayData(build(source, "data", **facts), **own, seed=cfg["seed"])
+    reading = {key: own.pop(key) for key in schema.READING if key in own}
+    made = build(source, "data", data_dir=cfg["data_dir"], split_seed=own["split_seed"])
+    if isinstance(made, Datasets):
+        made = made.source(**reading)
+    return ArrayData(made, **own, seed=cfg["seed"])
 
 
 def task(cfg: dict, data: ArrayData) -> Task:
@@ -89,7 +94,7 @@ def task(cfg: dict, data: ArrayData) -> Task:
     task_class(cfg).check_source(data.source)
     record = {"config": {**cfg, "resume": None}, **described(cfg, data), "split_hash": data.split_hash}
     module = from_record(record, data.source.train_targets[data.train_index])
-    module.preprocess.fit(data.source.train_inputs, data.train_index)
+    module.preprocess.fit(data.source.train_inputs, statistics_index(data.source.train_inputs, data.train_index))
     module.fit_targets(data.source.train_targets[data.train_index])
     set_first_weights(module, module.network, cfg, data)
     module.fresh_network = lambda: set_first_weights(module, model(record), cfg, data)
