@@ -32,15 +32,16 @@ def seed_step(device: torch.device, *numbers: int) -> None:
         torch.mps.manual_seed(seed)
 
 
-def seed_item(*numbers: int) -> None:
+def seed_item(*numbers: int, with_random: bool = True) -> None:
     """Seed the global generators of torch (on the CPU), numpy and random, from which transforms of items draw.
 
-    Takes 8 microseconds, of which `random` takes 4.
+    Takes 7 microseconds, of which `random` takes 4.
     """
     seed = mix(*numbers)
     torch.default_generator.manual_seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
-    random.seed(seed)
+    if with_random:
+        random.seed(seed)
 
 
 @contextmanager

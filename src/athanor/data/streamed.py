@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import random
 import signal
 import threading
 import traceback
@@ -152,16 +153,23 @@ class Reader(Dataset):
     def __init__(self, dataset: Dataset, name: str) -> None:
         self.dataset = dataset
         self.name = name
+        self.draws_random = False  # whether an item has drawn from the module `random`
 
     def __getitem__(self, key: tuple[Moment, list[int]]) -> "ReadBatch | UserError | ItemError":
         moment, indices = key
         inputs, targets = [], []
         with nullcontext() if get_worker_info() else as_in_a_worker():
             try:
-                start = mix(*moment)
+                start, unused = mix(*moment), random.Random()
+                unused.setstate(random.getstate())
                 for index in indices:
-                    seed_item(start, index)
+                    seed_item(start, index, with_random=self.draws_random)
                     x, y = self.item(index)
+                    # seeding `random` takes as long as all else, so it waits for the first item that draws from it
+                    if not self.draws_random and random.getrandbits(64) != unused.getrandbits(64):
+                        self.draws_random = True
+                        seed_item(start, index)
+                        x, y = self.item(index)
                     inputs.append(as_input(x))
                     targets.append(y)
                 return torch.tensor(indices), self.stacked(inputs, indices), as_targets(targets)
