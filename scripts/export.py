@@ -1,8 +1,8 @@
 """Export a trained model to one file that works without Athanor: python scripts/export.py <run> --format onnx|torch
 
-<run> is a run's directory or a checkpoint file. The exported model takes raw uint8 images [N, C, H, W] and gives logits
-[N, classes]; the preprocessing is part of it. The file is kept only if its logits agree with those of the classifier on
-test images.
+<run> is a run's directory or a checkpoint file. The exported model takes raw inputs, such as uint8 images
+[N, C, H, W], and gives logits [N, classes]; the preprocessing is part of it. The file is kept only if its logits agree
+with those of the classifier on test inputs.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def output_path(checkpoint: Path, name: str, suffix: str, output: str | None) ->
 
 
 def images_to_check(record: dict) -> "tuple[Tensor, str]":
-    """Test images of a checkpoint's own data, or else random ones: uint8 [N, C, H, W], and what they are."""
+    """Test inputs of a checkpoint's own data, or else random ones, and what they are."""
     import torch
 
     from athanor.craft.export import BATCHES, root_cause
@@ -66,11 +66,12 @@ def images_to_check(record: dict) -> "tuple[Tensor, str]":
         count = min(most, len(data.test_index))
         index = data.test_index[torch.linspace(0, len(data.test_index) - 1, count).long()]  # may be sorted by class
         name = record["config"]["data"]["_target_"].rpartition(".")[2]
-        return data.source.test_inputs[index], f"{count} test images of {name}"
+        return data.source.test_inputs[index], f"{count} test inputs of {name}"
     except Exception as error:  # a person's own source may raise anything where its files are missing
-        shape = (most, *record["input_shape"])
-        images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-        return images, f"{most} random images, as its data cannot be loaded ({root_cause(error)})"
+        shape, dtype = (most, *record["input_shape"]), getattr(torch, record["input_dtype"])
+        highest = 1 if dtype == torch.int64 else 256  # of tokens, nobody but the network knows how many there are
+        images = torch.randint(0, highest, shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+        return images, f"{most} random inputs, as its data cannot be loaded ({root_cause(error)})"
 
 
 if __name__ == "__main__":

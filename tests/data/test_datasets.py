@@ -1,4 +1,4 @@
-"""Torch Datasets as data sets: what their items may be, and that their randomness is a function of seed, epoch, index."""
+"""Torch Datasets as data sets: what items may be, and that their randomness is a function of seed, epoch and index."""
 
 import logging
 import random
@@ -218,7 +218,7 @@ GREY = Image.new("L", (4, 3), 7)
         (v2.functional.to_image(GREY), torch.uint8, [1, 3, 4]),
         (np.zeros(5), torch.float32, [5]),
         (torch.zeros(2, dtype=torch.int64), torch.int64, [2]),
-        (3.5, torch.float32, []),
+        ([3.5], torch.float32, [1]),
     ],
     ids=lambda value: type(value).__name__,
 )

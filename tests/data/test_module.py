@@ -132,7 +132,7 @@ def test_the_mean_colour_is_that_of_all_classes_where_the_images_are_sorted_by_c
     images = torch.zeros(30_000, 1, 1, 1, dtype=torch.uint8)
     images[15_000:] = 200
     labels = (images.flatten() > 0).long()
-    sorted_source = replace(source, train_inputs=images, train_targets=labels)
+    sorted_source = replace(source, train_inputs=images, train_targets=labels, test_inputs=images[:60])
     data = make_data(source=sorted_source, augment=Augment(0, "zeros", False, 4, 0, 0))
     assert data.augment.mean.item() == pytest.approx(100, abs=1)
 

@@ -138,16 +138,17 @@ def test_a_trained_run_is_used_without_athanor(train, run_here, tmp_path):
         said, usage = ran.out.splitlines()
         size = (tmp_path / "a" / f"cnn_digits.{suffix}").stat().st_size
         assert said.startswith(f"a/cnn_digits.{suffix}  {size:,} bytes, logits within ")
-        assert said.endswith(" of the classifier's on 256 test images of digits")
+        assert said.endswith(" of the classifier's on 256 test inputs of digits")
         assert f'("a/cnn_digits.{suffix}")' in usage and "images" in usage
     images = torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     np.save(tmp_path / "a" / "images.npy", images.numpy())
     done = subprocess.run([sys.executable, "-c", ALONE, "a"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     facts = {"name": "cnn_digits", "class_names": [str(digit) for digit in range(10)], "input_shape": [1, 8, 8]}
+    facts["input_dtype"] = "uint8"
     of_onnx, of_torch = json.loads(done.stdout)
     assert of_torch == facts
-    assert of_onnx == {"name": "cnn_digits"} | {key: json.dumps(facts[key]) for key in ("class_names", "input_shape")}
+    assert of_onnx == {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
     with torch.inference_mode():
         expected = Run(tmp_path / "a").classifier()(images)
     for size in 1, 3, 20:
@@ -170,7 +171,7 @@ def test_a_bare_checkpoint_without_its_data_is_checked_on_random_images(train, r
     monkeypatch.setattr(assemble, "data", gone)
     ran = run_here("scripts/export.py", "other/x.ckpt", "--format", "torch")
     assert (ran.code, ran.err) == (0, "")
-    assert "on 256 random images, as its data cannot be loaded (digits are not here)\n" in ran.out
+    assert "on 256 random inputs, as its data cannot be loaded (digits are not here)\n" in ran.out
     assert names("other") == ["my-run-1.pt2", "x.ckpt"]
 
 
@@ -181,7 +182,7 @@ def test_a_checkpoint_cannot_run_code_as_its_data(train, run_here, tmp_path):
     torch.save(contents, tmp_path / "x.ckpt")
     ran = run_here("scripts/export.py", "x.ckpt", "--format", "torch")
     assert (ran.code, ran.err) == (0, "")
-    assert "random images, as its data cannot be loaded (data._target_=os.system is defined in os" in ran.out
+    assert "random inputs, as its data cannot be loaded (data._target_=os.system is defined in os" in ran.out
     assert names(tmp_path) == ["a", "linear_digits.pt2", "x.ckpt"]
 
 

@@ -72,10 +72,13 @@ def test_a_prediction_names_what_is_there(task):
 
 def test_what_it_takes_is_checked(source):
     Attributes.check_source(source)  # class indices
-    multi = dataclasses.replace(source, train_targets=torch.ones(200, 2), class_names=())
+    half = torch.full((200, 2), 0.5)
+    multi = dataclasses.replace(
+        source, train_targets=torch.ones(200, 2), test_targets=torch.ones(60, 2), class_names=()
+    )
     Attributes.check_source(multi)
     assert Attributes.output_names(multi, {}) == ["attribute_0", "attribute_1"]
     with pytest.raises(UserError, match=r"takes targets of 0 and 1, \[N, attributes\], and this data has float32"):
-        Attributes.check_source(dataclasses.replace(multi, train_targets=torch.full((200, 2), 0.5)))
+        Attributes.check_source(dataclasses.replace(multi, train_targets=half))
     with pytest.raises(UserError, match="2 attributes, 4 names of classes"):
         Attributes.check_source(dataclasses.replace(multi, class_names=source.class_names))

@@ -111,7 +111,7 @@ def test_a_recorded_run_is_not_repeated_with_another_task(run_task, train):
             ["data.views=1"],
             "the task Contrastive takes 2 of each image in a batch; type data.views=2",
         ),
-        ("contrastive", ["data.augment.shift=0", "data.augment.rotate=0"], "data.views=2 gives equal pictures"),
+        ("contrastive", ["data.augment.shift=0", "data.augment.rotate=0"], "data.views=2 gives equal inputs"),
         ("contrastive", ["data.augment.flip=alternating"], "type flip=true"),
         ("contrastive", ["task.dim=1"], "task.dim=1: use 2 or more"),
         ("contrastive", ["loss.temperature=0"], "loss.temperature=0: use a number above 0"),

@@ -54,7 +54,8 @@ def test_one_number_may_be_a_vector_or_class_indices(source):
     task = make(names=["value"])
     assert task.targets_of(torch.zeros(3), torch.tensor([3, 1, 2])).tolist() == [[3.0], [1.0], [2.0]]
     assert Regression.output_names(source, {}) == ["value"]
-    pair = dataclasses.replace(source, train_targets=torch.zeros(200, 2), class_names=("x", "y"))
+    numbers = dict(train_targets=torch.zeros(200, 2), test_targets=torch.zeros(60, 2))
+    pair = dataclasses.replace(source, **numbers, class_names=("x", "y"))
     assert Regression.output_names(pair, {}) == ("x", "y")
     assert Regression.output_names(dataclasses.replace(pair, class_names=()), {}) == ["value_0", "value_1"]
 
@@ -69,10 +70,12 @@ def test_equal_targets_are_no_nan():
 def test_what_it_takes_is_checked(source):
     broken = source.train_targets.float()
     broken[[3, 5]] = torch.nan
-    with pytest.raises(UserError, match="2 values of the training targets are nan or infinite"):
-        Regression.check_source(dataclasses.replace(source, train_targets=broken))
+    numbers = dict(test_targets=source.test_targets.float(), class_names=())
+    with pytest.raises(UserError, match="train_targets has nan or infinite values in 2 of 200 rows"):
+        dataclasses.replace(source, train_targets=broken, **numbers)
+    matrices = dict(train_targets=torch.zeros(200, 2, 2), test_targets=torch.zeros(60, 2, 2))
     with pytest.raises(UserError, match=r"this data has targets float32 \[200, 2, 2\]"):
-        Regression.check_source(dataclasses.replace(source, train_targets=torch.zeros(200, 2, 2)))
+        Regression.check_source(dataclasses.replace(source, **matrices))
 
 
 @pytest.mark.parametrize(("loss", "warns"), [(nn.MSELoss(), True), (nn.L1Loss(), False), (nn.HuberLoss(), False)])

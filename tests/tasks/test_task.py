@@ -47,7 +47,7 @@ def mean_grey(images):
 
 def digits() -> Source:
     source = classes.digits()
-    targets = {f"{part}_targets": mean_grey(getattr(source, f"{part}_images")) for part in ("train", "test")}
+    targets = {f"{part}_targets": mean_grey(getattr(source, f"{part}_inputs")) for part in ("train", "test")}
     return dataclasses.replace(source, **targets, class_names=())
 """,
     "configs/task/brightness.yaml": """
@@ -201,9 +201,10 @@ def test_two_processes_measure_what_one_does(brightness):
 def test_labels_outside_the_classes_are_named(source):
     import dataclasses
 
-    broken = dataclasses.replace(source, train_targets=source.train_targets + 1)
-    with pytest.raises(UserError, match=r"targets lie in 1\.\.4, and this data names 4 classes; use 0\.\.3"):
-        Classification.check_source(broken)
+    with pytest.raises(UserError, match=r"lie in 1\.\.4, and 4 class_names are for 0\.\.3; return train_targets - 1"):
+        dataclasses.replace(source, train_targets=source.train_targets + 1)
+    with pytest.raises(UserError, match="needs the names of the classes"):
+        Classification.check_source(dataclasses.replace(source, class_names=()))
 
 
 def test_a_metric_has_the_measure_whose_name_it_begins_with():

@@ -1,4 +1,4 @@
-"""A trained classifier as one file that takes raw pixels and needs no Athanor: ONNX, or torch's ExportedProgram."""
+"""A trained classifier as one file that takes raw inputs and needs no Athanor: ONNX, or torch's ExportedProgram."""
 
 import importlib
 import io
@@ -31,7 +31,9 @@ class Format:
 
     suffix: str
     write: Callable[[torch.export.ExportedProgram, dict, Path], None]  # a traced program, and facts about it
-    load: Callable[[Path], Callable[[Tensor], Tensor]]  # a function from uint8 images [N, C, H, W] to logits
+    load: Callable[
+        [Path], Callable[[Tensor], Tensor]
+    ]  # a function from raw inputs, such as uint8 images [N, C, H, W], to logits
     usage: str  # a line of Python
     packages: tuple[str, ...] = ()  # optional dependencies of Athanor that it needs
 
@@ -88,7 +90,7 @@ FORMATS = {
 
 
 def export(classifier: Classification, form: Format, path: Path, images: Tensor) -> float:
-    """Write the file `path` and check it on uint8 images [N, C, H, W]: gives its largest difference from the logits of
+    """Write the file `path` and check it on raw inputs [N, ...]: gives its largest difference from the logits of
     the classifier, relative to max(1, |logit|).
 
     Raises UserError where the format cannot hold the classifier, and where the file differs by more than TOLERANCE;
@@ -97,7 +99,10 @@ def export(classifier: Classification, form: Format, path: Path, images: Tensor)
     with torch.inference_mode():
         expected = classifier(images)  # before anything traces it
     record, network = classifier.record, type(classifier.network).__name__
-    facts = {"name": record["config"]["name"], **{key: record[key] for key in ("class_names", "input_shape")}}
+    facts = {
+        "name": record["config"]["name"],
+        **{key: record[key] for key in ("class_names", "input_shape", "input_dtype")},
+    }
     with beside(path) as part:
         with explained(f"{network} cannot become a {form.suffix} file"):
             form.write(traced(classifier), facts, part)
@@ -114,7 +119,8 @@ def export(classifier: Classification, form: Format, path: Path, images: Tensor)
 def traced(classifier: Classification) -> torch.export.ExportedProgram:
     """The classifier with its preprocessing as a graph, for any batch size."""
     classifier.requires_grad_(False)  # else the file's parameters require gradients, and `.numpy()` of its logits fails
-    example = torch.zeros(2, *classifier.record["input_shape"], dtype=torch.uint8)  # one image would fix the size at 1
+    dtype = getattr(torch, classifier.record["input_dtype"])
+    example = torch.zeros(2, *classifier.record["input_shape"], dtype=dtype)  # one image would fix the size at 1
     program = torch.export.export(classifier, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine

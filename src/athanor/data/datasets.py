@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset
 
 from athanor.base.errors import UserError, require
-from athanor.base.text import printable
 from athanor.data.seeds import global_randomness_kept, global_state, seed_item
 from athanor.data.sources.source import Source
 from athanor.data.streamed import Items, ReadBatch, as_input, as_targets
@@ -77,7 +76,6 @@ class Datasets:
         is_random = draws_numbers(items["train"])
         if self.plain is not None:
             items["train"] = Items(self.plain, "plain", workers, training=self.train)
-        refuse_other_kinds(items)
         if in_memory:
             require(
                 not is_random,
@@ -91,8 +89,7 @@ class Datasets:
         names = self._names([targets for _, targets in parts.values()])
         described = (f"{len(dataset):,} of {type(dataset).__qualname__}" for dataset in given.values())
         origin = "torch Datasets: " + ", ".join(map(" ".join, zip(given, described, strict=True)))
-        make = Source if in_memory else StreamedSource
-        return make(*parts["train"], *parts["test"], names, origin, *parts.get("val", ()))
+        return Source(*parts["train"], *parts["test"], names, origin, *parts.get("val", ()))
 
     def _names(self, targets: list[Tensor]) -> tuple[str, ...]:
         names, first = tuple(self.class_names or attribute(self.train, "classes") or ()), targets[0]
@@ -109,14 +106,6 @@ class Datasets:
         elif not is_random:
             size = f"{items.nbytes / 1e6:,.0f} MB"
             log.info("the training items are not random and take %s: data.in_memory=true reads them once", size)
-
-
-class StreamedSource(Source):
-    """A Source whose inputs are Items, whose shapes and types are those of the items that were read first."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "class_names", tuple(printable(str(name)) for name in self.class_names))
-        object.__setattr__(self, "origin", printable(self.origin))
 
 
 def draws_numbers(items: Items) -> bool:
@@ -136,15 +125,6 @@ def draws_numbers(items: Items) -> bool:
         if not torch.equal(*readings):
             return True
     return False
-
-
-def refuse_other_kinds(items: dict[str, Items]) -> None:
-    """Raise UserError where the items of validation or test have another shape or type than those of train."""
-    train = items["train"]
-    for name, each in items.items():
-        if (each.shape[1:], each.dtype) != (train.shape[1:], train.dtype):
-            a, b = (f"{str(x.dtype).removeprefix('torch.')} {list(x.shape[1:])}" for x in (train, each))
-            raise UserError(f"items of the train Dataset are {a}, and those of {name} {b}; all need one size and type")
 
 
 def known_targets(items: Items) -> Tensor:

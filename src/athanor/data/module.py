@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -94,7 +95,7 @@ class ArrayData(L.LightningDataModule):
             augment.mean = mean_colour(source.train_inputs, self.train_index)
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
+    def input_shape(self) -> tuple[int, ...]:
         return tuple(self.source.train_inputs.shape[1:])
 
     @property
@@ -160,7 +161,16 @@ class ArrayData(L.LightningDataModule):
         return images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
 
     def show(self, count: int = 8) -> "Figure":
-        """A figure of the first training images, as they are and below it augmented, with their targets."""
+        """A figure of the first training images, as they are and below it augmented, with their targets.
+
+        Black and white are 0 and 255 of uint8, else the least and the greatest value that is shown. Raises UserError
+        for inputs that are no pictures in grey or in colour.
+        """
+        if len(self.input_shape) != 3 or self.input_shape[0] not in (1, 3):
+            raise UserError(
+                f"data.show draws pictures of 1 or 3 channels, [C, H, W], and an input of this data is "
+                f"{list(self.input_shape)}; look at data.source.train_inputs"
+            )
         from matplotlib.figure import Figure  # takes half a second, which no training needs
 
         loader = self.train_dataloader()
@@ -168,6 +178,9 @@ class ArrayData(L.LightningDataModule):
         (images, targets), (changed, _) = next(iter(plain)), next(iter(loader))
         count = min(count, len(images))
         rows = [images[:count], *(view[:count] for view in changed.split(len(images)))]
+        if images.dtype != torch.uint8:
+            black, white = torch.cat(rows).float().aminmax()
+            rows = [((row.float() - black) * (255 / (white - black).clamp_min(1e-9))).byte() for row in rows]
         figure = Figure(figsize=(1.1 * count, 1.2 * len(rows)), dpi=120, layout="constrained")
         axes = figure.subplots(len(rows), count, squeeze=False)
         for pictures, row in zip(rows, axes, strict=True):
@@ -182,22 +195,28 @@ class ArrayData(L.LightningDataModule):
         return figure
 
     def _check_sizes(self) -> None:
-        count, (_, height, width) = len(self.train_index), self.input_shape
+        count = len(self.train_index)
         if not 0 < self.batch_size <= count:
             raise UserError(
                 f"data.batch_size={self.batch_size} does not fit {count} training images; use 1 to {count}, or full"
             )
         require(self.eval_batch_size >= 1, f"data.eval_batch_size={self.eval_batch_size}: use 1 or more")
         require(self.views >= 1, f"data.views={self.views}: use 1 or more")
+        if Augment.__bool__(self.augment) and len(self.input_shape) != 3:  # not of a step that a subclass adds
+            raise UserError(
+                f"data.augment changes pictures, [C, H, W], and an input of this data is {list(self.input_shape)}; "
+                "switch its steps off, with 0 or false"
+            )
         if self.views > 1 and not self.augment:
             raise UserError(
-                f"data.views={self.views} gives equal pictures without augmentation; type e.g. data.augment.shift=2"
+                f"data.views={self.views} gives equal inputs without augmentation; type e.g. data.augment.shift=2"
             )
         if self.views > 1 and self.augment.flip == "alternating":
             raise UserError("data.augment.flip=alternating gives all views of an image the same side; type flip=true")
-        if self.augment.padding_mode == "reflect" and self.augment.crop >= min(height, width):
+        if self.augment.padding_mode == "reflect" and self.augment.crop >= min(self.input_shape[1:], default=math.inf):
             raise UserError(
-                f"data.augment.crop={self.augment.crop} mirrors more than images of {width}x{height} have; "
+                f"data.augment.crop={self.augment.crop} mirrors more than images of "
+                f"{self.input_shape[2]}x{self.input_shape[1]} have; "
                 "use a smaller crop, or data.augment.padding_mode=zeros"
             )
 
@@ -230,6 +249,6 @@ class ArrayData(L.LightningDataModule):
 
 
 def mean_colour(images: Tensor, index: Tensor) -> Tensor:
-    """The mean over about 1,000 of images[index], uint8 [C, 1, 1]."""
+    """The mean over about 1,000 of images[index], [C, 1, 1] of their type."""
     sample = images[index[:: -(-len(index) // 1000)]]  # at equal distances: the images may be sorted by class
-    return sample.transpose(0, 1).flatten(1).double().mean(1).byte()[:, None, None]
+    return sample.transpose(0, 1).flatten(1).double().mean(1).to(images.dtype)[:, None, None]

@@ -70,7 +70,10 @@ class Items:
     @property
     def nbytes(self) -> int:
         """Bytes that all inputs would take in memory."""
-        return self.shape.numel() * self.dtype.itemsize
+        return self.numel() * self.dtype.itemsize
+
+    def numel(self) -> int:
+        return self.shape.numel()
 
     def to(self, device: torch.device) -> "Items":
         """The same items, with workers of their own and batches on that device."""

@@ -12,7 +12,8 @@ class CNN(nn.Module):
     """[[conv3x3 -> norm -> activation]*N -> maxpool2]*M -> [fc -> activation -> dropout]*K -> fc.
 
     N = convs_per_stage, M = len(widths), K = len(fc_widths). [B, C, H, W] -> [B, num_classes].
-    Raises UserError for settings that leave no layer, and for images that are too small to be halved M times.
+    Raises UserError for settings that leave no layer, for inputs that are no pictures, and for images that are too
+    small to be halved M times.
     """
 
     initialised_by_activation = True
@@ -30,6 +31,7 @@ class CNN(nn.Module):
         dropout: float,
     ):
         super().__init__()
+        layers.require_pictures("cnn", input_shape)
         channels, height, width = input_shape
         check_stages(widths, convs_per_stage, height, width)
         layers.check_widths("model.fc_widths", fc_widths)

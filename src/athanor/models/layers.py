@@ -68,6 +68,24 @@ def check_widths(key: str, widths: list[int]) -> None:
         raise UserError(f"{key}={list(widths)} holds a width below 1; every width must be at least 1")
 
 
+def require_pictures(model: str, input_shape: tuple[int, ...]) -> None:
+    if len(input_shape) != 3:
+        raise UserError(
+            f"model={model} takes pictures, [C, H, W], and an input of this data is {list(input_shape)}; "
+            "use model=mlp or model=linear (grey pictures need their channel: inputs[:, None])"
+        )
+
+
+def flat_numbers(x: Tensor) -> Tensor:
+    """[B, ...] -> [B, D]. Raises UserError for int64 inputs, which nothing before the network turns into numbers."""
+    if not x.is_floating_point():
+        raise UserError(
+            "the inputs are int64, indices for a model that begins with an embedding; "
+            "return them as float32 where they are numbers"
+        )
+    return x.flatten(1)
+
+
 def choose(key: str, name: str, choices: Mapping[str, Any]) -> Any:
     """What has this name. Raises UserError, which says that `key` was set to it, where nothing has."""
     if name not in choices:

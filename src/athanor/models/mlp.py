@@ -10,7 +10,7 @@ from athanor.models import layers
 
 
 class MLP(nn.Module):
-    """[Linear -> norm -> activation -> dropout] per width, then Linear: [B, C, H, W] -> [B, num_classes].
+    """[Linear -> norm -> activation -> dropout] per width, then Linear: [B, ...] -> [B, num_classes].
 
     activation: one name for all hidden layers, or one for each.
     residual: two hidden layers of which the second is as wide as their input x compute activation(x + f(x)).
@@ -22,7 +22,7 @@ class MLP(nn.Module):
     def __init__(
         self,
         *,
-        input_shape: tuple[int, int, int],
+        input_shape: tuple[int, ...],
         num_classes: int,
         widths: list[int],
         norm: Literal["none", "batch", "layer"],
@@ -55,7 +55,7 @@ class MLP(nn.Module):
         self.head = nn.Linear(widths[-1], num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.hidden(x.flatten(1)))
+        return self.head(self.hidden(layers.flat_numbers(x)))
 
 
 class Residual(nn.Module):

@@ -31,6 +31,7 @@ class ResNet(nn.Module):
         norm: Literal["none", "batch", "group", "layer"],
     ):
         super().__init__()
+        layers.require_pictures("resnet", input_shape)
         if depth != 18 and (depth < 8 or depth % 6 != 2):
             raise UserError(f"model.depth={depth} must be 6n+2 (8, 14, 20, 32, 44, 56, 110, ...) or 18")
         num_stages, blocks_per_stage = (4, 2) if depth == 18 else (3, (depth - 2) // 6)

@@ -42,6 +42,7 @@ class SpeedNet(nn.Module):
         super().__init__()
         require(widths, "model.widths=[] leaves no stage; use e.g. model.widths=[64,256,256]")
         layers.check_widths("model.widths", widths)
+        layers.require_pictures("speednet", input_shape)
         channels, smallest = input_shape[0], 2 ** len(widths) + 1
         if min(input_shape[1:]) < smallest:
             raise UserError(

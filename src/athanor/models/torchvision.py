@@ -20,6 +20,7 @@ class Torchvision(nn.Module):
 
     def __init__(self, *, input_shape: tuple[int, int, int], num_classes: int, name: str, weights: str | None):
         super().__init__()
+        layers.require_pictures("torchvision", input_shape)
         if input_shape[0] not in (1, 3):
             raise UserError(
                 f"model=torchvision takes 1 or 3 channels, and the data has {input_shape[0]}; "

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics.classification import MultilabelAveragePrecision
 
 from athanor.base.errors import UserError, require
+from athanor.data.sources.checks import told
 from athanor.data.sources.source import Source
 from athanor.tasks.measure import LOSS, Measure
 from athanor.tasks.task import Task
@@ -34,8 +35,9 @@ class Attributes(Task):
         if targets.ndim == 1 and targets.dtype == torch.int64 and names:
             return
         if targets.ndim != 2 or not ((targets == 0) | (targets == 1)).all():
-            got = f"{str(targets.dtype).removeprefix('torch.')} {list(targets.shape)}"
-            raise UserError(f"task=attributes takes targets of 0 and 1, [N, attributes], and this data has {got}")
+            raise UserError(
+                f"task=attributes takes targets of 0 and 1, [N, attributes], and this data has {told(targets)}"
+            )
         attributes = targets.shape[1]
         require(
             len(names) in (0, attributes), f"task=attributes: {attributes} attributes, {len(names)} names of classes"

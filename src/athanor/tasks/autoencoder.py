@@ -12,8 +12,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
-from athanor.base.errors import require
+from athanor.base.errors import UserError, require
 from athanor.base.files import write_atomically
+from athanor.data.preprocess import scaled
+from athanor.data.sources.checks import told
 from athanor.data.sources.source import Source
 from athanor.tasks.losses import at_least_float32
 from athanor.tasks.measure import LOSS, Measure
@@ -23,12 +25,12 @@ SHOWN = 8  # pictures of the validation images, and below each its reconstructio
 
 
 class Autoencoder(Task):
-    """Maps images to their pixels in [0, 1], [N, C * H * W]. The targets of the data are not used.
+    """Maps images to their pixels in [0, 1], [N, C * H * W], other inputs to their numbers. Targets are not used.
 
     Any model is an autoencoder where a layer is narrower than the images: model=mlp model.widths=[256,32,256]. The
     preprocessing is part of the model and changes what it sees, not what it is compared with. `rmse` is the root of
     the mean squared error of a pixel. After each validation, eight images and their reconstructions are drawn into
-    reconstructions.png in the run's directory, and into TensorBoard.
+    reconstructions.png in the run's directory, and into TensorBoard, where the inputs are pictures of 1 or 3 channels.
     Raises UserError for eval.tta: a reconstruction of another view is another picture.
     """
 
@@ -42,11 +44,17 @@ class Autoencoder(Task):
         self.shown: Tensor | None = None  # pictures of this validation
 
     @classmethod
+    def check_source(cls, source: Source) -> None:
+        if source.train_inputs.dtype == torch.int64:
+            raise UserError(f"task=autoencoder takes numbers, and the inputs are {told(source.train_inputs)}, indices")
+
+    @classmethod
     def output_names(cls, source: Source, settings: dict) -> Sequence[str]:
-        return [f"pixel_{i}" for i in range(source.train_inputs[0].numel())]
+        kind = "pixel" if source.train_inputs.ndim == 4 else "value"
+        return [f"{kind}_{i}" for i in range(source.train_inputs[0].numel())]
 
     def targets_of(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        return inputs.flatten(1).float() / 255
+        return scaled(inputs.flatten(1))
 
     def sums(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         return {"squared": (outputs - targets).square().mean(1).sum()}
@@ -55,14 +63,16 @@ class Autoencoder(Task):
         return {"rmse": math.sqrt(sums["squared"] / count)}
 
     def prediction(self, outputs: Tensor) -> Tensor:
-        """Images [N, C, H, W] in [0, 1]."""
-        return outputs.view(-1, *self.record["input_shape"]).clamp(0, 1)
+        """Images [N, C, H, W] in [0, 1], or other inputs as they were."""
+        values = outputs.view(-1, *self.record["input_shape"])
+        return values.clamp(0, 1) if self.record["input_dtype"].startswith("uint") else values
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         super().validation_step(batch, batch_idx)
-        if batch_idx == 0 and self.trainer.is_global_zero:
+        shape = self.record["input_shape"]
+        if batch_idx == 0 and self.trainer.is_global_zero and len(shape) == 3 and shape[0] in (1, 3):
             images = batch[0][:SHOWN]
-            self.shown = torch.cat([images.float() / 255, self.prediction(at_least_float32(self(images)))])
+            self.shown = torch.cat([scaled(images), self.prediction(at_least_float32(self(images)))])
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()

@@ -6,7 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from athanor.base.errors import UserError
+from athanor.base.errors import UserError, require
+from athanor.data.sources.checks import told
 from athanor.data.sources.source import Source
 from athanor.tasks.measure import LOSS, Measure
 from athanor.tasks.task import Task
@@ -25,16 +26,12 @@ class Classification(Task):
 
     @classmethod
     def check_source(cls, source: Source) -> None:
-        targets, classes = source.train_targets, len(source.class_names)  # those of the test set stay unread
+        targets = source.train_targets
         if targets.dtype != torch.int64 or targets.ndim != 1:
-            got = f"{str(targets.dtype).removeprefix('torch.')} {list(targets.shape)}"
-            raise UserError(f"task=classification takes class indices, int64 [N], and this data has targets {got}")
-        low, high = targets.min().item(), targets.max().item()
-        if not 0 <= low <= high < classes:
             raise UserError(
-                f"task=classification: targets lie in {low}..{high}, and this data names {classes} classes; "
-                f"use 0..{classes - 1}"
+                f"task=classification takes class indices, int64 [N], and this data has targets {told(targets)}"
             )
+        require(source.class_names, "task=classification needs the names of the classes; return class_names")
 
     def sums(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         labels = targets.argmax(1) if targets.is_floating_point() else targets

@@ -154,8 +154,12 @@ class Task(Optimized):
     # steps
 
     def forward(self, inputs: Tensor) -> Tensor:
-        pixels = self.preprocess(inputs).to(self.dtype)  # self.dtype is bfloat16 under bf16-true, else float32
-        if self.channels_last:  # after the preprocessing, which is four times slower on bytes in this order
+        pixels = self.preprocess(inputs)
+        if pixels.is_floating_point():  # and not indices
+            pixels = pixels.to(self.dtype)  # bfloat16 under bf16-true, else float32
+        if (
+            self.channels_last and pixels.ndim == 4
+        ):  # after the preprocessing, which is four times slower on bytes in this order
             pixels = pixels.contiguous(memory_format=torch.channels_last)
         return self.network(pixels)
 

@@ -3,6 +3,7 @@ import io
 import os
 import pickle
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,10 @@ from PIL import Image
 
 from athanor.base.errors import UserError
 from athanor.data.sources import cifar10 as module
-from athanor.data.sources.cifar10 import ARCHIVE, BATCHES, CLASSES, cifar10
+from athanor.data.sources.cifar10 import CLASSES, OFFICIAL, cifar10
+from athanor.data.sources.cifar100 import OFFICIAL as CIFAR100
+
+ARCHIVE, BATCHES = OFFICIAL.archive, OFFICIAL.folder
 
 
 def old_pickle(batch):
@@ -25,12 +29,12 @@ def batches(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     arrays, checksums = {}, {}
     (tmp_path / BATCHES).mkdir()
-    for name in module.BATCH_MD5:
+    for name in OFFICIAL.md5:
         arrays[name] = rng.integers(0, 256, (20, 3072), np.uint8)
         content = old_pickle({"data": arrays[name], "labels": [i % 10 for i in range(20)]})
         (tmp_path / BATCHES / name).write_bytes(content)
         checksums[name] = hashlib.md5(content).hexdigest()
-    monkeypatch.setattr(module, "BATCH_MD5", checksums)
+    monkeypatch.setattr(module, "OFFICIAL", replace(OFFICIAL, md5=checksums))
     return arrays
 
 
@@ -41,7 +45,8 @@ def archive(tmp_path, batches, monkeypatch):
     for path in (tmp_path / BATCHES).iterdir():
         path.unlink()
     (tmp_path / BATCHES).rmdir()
-    monkeypatch.setattr(module, "ARCHIVE_MD5", hashlib.md5((tmp_path / ARCHIVE).read_bytes()).hexdigest())
+    md5 = hashlib.md5((tmp_path / ARCHIVE).read_bytes()).hexdigest()
+    monkeypatch.setattr(module, "OFFICIAL", replace(module.OFFICIAL, archive_md5=md5))
     return tmp_path / ARCHIVE
 
 
@@ -57,11 +62,15 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "cifar10"
 
 
-def test_checksums_are_those_of_torchvision():
-    from torchvision.datasets import CIFAR10
+@pytest.mark.parametrize("official", [OFFICIAL, CIFAR100], ids=lambda official: official.name)
+def test_checksums_are_those_of_torchvision(official):
+    from torchvision import datasets
 
-    assert list(module.BATCH_MD5.items()) == [tuple(pair) for pair in CIFAR10.train_list + CIFAR10.test_list]
-    assert (CIFAR10.base_folder, CIFAR10.filename, CIFAR10.tgz_md5) == (BATCHES, ARCHIVE, module.ARCHIVE_MD5)
+    theirs = getattr(datasets, official.name.replace("-", ""))
+    files = dict([*theirs.train_list, *theirs.test_list])
+    assert files.items() <= official.md5.items() <= (files | {theirs.meta["filename"]: theirs.meta["md5"]}).items()
+    assert (theirs.base_folder, theirs.filename) == (official.folder, official.archive)
+    assert theirs.tgz_md5 == official.archive_md5
 
 
 def test_official_batches(tmp_path, batches):
@@ -147,7 +156,7 @@ def test_offline_the_error_says_what_to_put_where(tmp_path, monkeypatch):
         raise OSError("no network here")
 
     monkeypatch.setattr("urllib.request.urlopen", refuse)
-    with pytest.raises(UserError, match=r"put cifar-10-python\.tar\.gz, its unpacked cifar-10-batches") as error:
+    with pytest.raises(UserError, match=r"put cifar-10-python\.tar\.gz, or its unpacked cifar-10-batches") as error:
         cifar10(tmp_path / "new")
     assert f"into {tmp_path / 'new'}, or use data=digits" in str(error.value)
     assert str(error.value).count("\n") == 1

@@ -5,7 +5,7 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from athanor.base.errors import UserError
-from athanor.data.sources.image_file import is_image, load_image
+from athanor.data.sources.image_file import has_16_bits, is_image, load_image
 
 
 def save(path, colour=(10, 20, 30), size=(8, 8), mode="RGB", **settings):
@@ -53,6 +53,51 @@ def test_palette_images_with_and_without_transparency(tmp_path):
 def test_16_bit_pgm_is_scaled(tmp_path):
     (tmp_path / "image.pgm").write_bytes(b"P5 2 1 65535\n" + np.array([65535, 257], ">u2").tobytes())
     assert load_image(tmp_path / "image.pgm", "L", None).tolist() == [[[255, 1]]]
+
+
+@pytest.mark.parametrize("suffix, dtype", [("png", np.uint16), ("tif", np.uint16), ("pgm", ">u2")])
+def test_sixteen_bits_are_kept_in_mode_l16(tmp_path, suffix, dtype):
+    pixels = np.random.default_rng(0).integers(0, 2**16, (8, 8), np.uint16)
+    pixels[0, 0] = 65535
+    path = tmp_path / f"image.{suffix}"
+    if suffix == "pgm":
+        path.write_bytes(b"P5 8 8 65535\n" + pixels.astype(dtype).tobytes())
+    else:
+        Image.fromarray(pixels).save(path)
+    assert has_16_bits(path) is True
+    for size in None, 8:
+        image = load_image(path, "L16", size)
+        assert image.dtype == np.uint16 and np.array_equal(image[0], pixels)
+
+
+def test_other_pictures_are_scaled_to_sixteen_bits(tmp_path):
+    save(tmp_path / "grey.png", 77, mode="L")
+    save(tmp_path / "white.png", (255, 255, 255))
+    assert has_16_bits(tmp_path / "grey.png") is False
+    assert load_image(tmp_path / "grey.png", "L16", None).max() == 77 * 257
+    assert load_image(tmp_path / "white.png", "L16", 4).min() == 65535
+    (tmp_path / "text.png").write_text("no image")
+    assert has_16_bits(tmp_path / "text.png") is None and has_16_bits(tmp_path / "none.png") is None
+
+
+def test_resampling_sixteen_bits_stays_in_their_range(tmp_path):
+    pixels = np.zeros((32, 32), np.uint16)
+    pixels[:, 16:] = 65535  # bicubic resampling overshoots on both sides of the edge
+    Image.fromarray(pixels).save(tmp_path / "edge.png")
+    image = load_image(tmp_path / "edge.png", "L16", 21)
+    assert (image[0, :, :8] < 3000).all() and (image[0, :, 13:] > 62000).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "L16"])
+def test_exif_orientation_is_applied_in_every_mode(tmp_path, mode):
+    pixels = np.zeros((4, 8), np.uint16 if mode == "L16" else np.uint8)
+    pixels[:, :4] = 200  # bright on the left; a quarter turn clockwise brings it to the top
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    image = load_image(tmp_path / "turned.png", mode, None)
+    assert image.shape[1:] == (8, 4)
+    assert image[0, :, 0].tolist() == [200] * 4 + [0] * 4
 
 
 def test_exif_orientation_is_applied(tmp_path):

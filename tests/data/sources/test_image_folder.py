@@ -15,6 +15,10 @@ from athanor.data.sources import cache, decode
 from athanor.data.sources.image_file import load_image
 from athanor.data.sources.image_folder import image_folder
 from athanor.engine.app.explain import explain
+from athanor.engine.runs.run import Run
+
+SETTINGS = dict(splits=None, val_is="val", test_fraction=0.2, image_size=8, mode="RGB", skip_broken=False)
+SETTINGS |= dict(follow_links=False, split_seed=0)
 
 
 def save(path, colour=(10, 20, 30), size=(8, 8), mode="RGB", **settings):
@@ -53,8 +57,8 @@ def caches(tmp_path):
 
 @pytest.fixture
 def read(tmp_path):
-    def read(root, image_size=8, mode="RGB", test_fraction=0.2, split_seed=0):
-        return image_folder(root, image_size, mode, test_fraction, tmp_path / "data", split_seed)
+    def read(root, **settings):
+        return image_folder(root, **SETTINGS | {"data_dir": tmp_path / "data"} | settings)
 
     return read
 
@@ -129,6 +133,196 @@ def test_without_a_size_images_stay_as_they_are(tmp_path, read):
 def test_the_arrays_can_be_written_without_changing_the_cache(split_root, read):
     read(split_root).train_inputs.fill_(99)
     assert not (read(split_root).train_inputs == 99).all()
+
+
+# --- validation sets, and a CSV of splits
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Makes folders of splits with two classes; the red of an image is its class, the green its number."""
+
+    def folders(**counts):
+        for split, count in counts.items():
+            for label, name in enumerate(("cat", "dog")):
+                for i in range(count):
+                    save(tmp_path / "pets" / split / name / f"{i}.png", (label, i, 7))
+        return tmp_path / "pets"
+
+    return folders
+
+
+def test_with_all_three_folders_each_is_what_it_is_called(folders, read, caplog):
+    with caplog.at_level(logging.INFO):
+        source = read(folders(train=4, val=3, test=2))
+    sizes = [len(inputs) for inputs in (source.train_inputs, source.val_inputs, source.test_inputs)]
+    assert sizes == [8, 6, 4]
+    assert source.val_inputs[:, 1, 0, 0].tolist() == [0, 1, 2, 0, 1, 2]
+    assert source.val_targets.tolist() == [0, 0, 0, 1, 1, 1]
+    assert "8 train, 6 validation and 4 test images of 3x8x8; validation and test as given" in source.origin
+    assert source.origin in caplog.messages
+
+
+def test_without_test_a_part_of_train_is_the_test_set(folders, read):
+    source = read(folders(train=10, val=3))
+    assert (len(source.train_inputs), len(source.val_inputs), len(source.test_inputs)) == (16, 6, 4)
+    assert source.test_targets.tolist() == [0, 0, 1, 1]
+    assert "validation as given, test drawn from train with test_fraction=0.2, split_seed=0" in source.origin
+
+
+def test_val_is_the_test_set_where_a_person_says_so(folders, read):
+    source = read(folders(train=4, val=3), val_is="test")
+    assert (len(source.train_inputs), source.val_inputs, len(source.test_inputs)) == (8, None, 6)
+    save(source_root := folders(test=1) / "test" / "cat" / "0.png")
+    with pytest.raises(UserError, match=r"data\.val_is=test: .*pets needs train/ and val/ and no test/"):
+        read(source_root.parents[2], val_is="test")
+
+
+def test_validation_needs_the_classes_of_train(folders, read):
+    root = folders(train=2, val=1)
+    (root / "val" / "dog").rename(root / "val" / "fox")
+    with pytest.raises(UserError, match="train/ has classes that val/ lacks: dog"):
+        read(root)
+
+
+def test_parts_are_views_of_the_decoded_array_where_they_are_folders(folders, read):
+    source = read(folders(train=4, val=3, test=2))
+    storages = {inputs.untyped_storage().data_ptr() for inputs in (source.train_inputs, source.test_inputs)}
+    assert storages == {source.val_inputs.untyped_storage().data_ptr()}
+
+
+def write_splits(path, rows):
+    path.write_text("\n".join(["file,split", *(f"{file},{split}" for file, split in rows)]))
+    return path
+
+
+def test_a_csv_file_of_splits(root, read, tmp_path, decoded_paths, caplog):
+    parts = ["train"] * 6 + ["val"] * 2 + ["test"]  # number 9 of each class has no row
+    rows = [(f"{name}/{i}.png", part) for name in ("cat", "dog") for i, part in enumerate(parts)]
+    source = read(root, splits=write_splits(tmp_path / "splits.csv", reversed(rows)))
+    assert source.train_inputs[:, 0, 0, 0].tolist() == [*range(6), *range(100, 106)]
+    assert source.val_inputs[:, 0, 0, 0].tolist() == [6, 7, 106, 107]
+    assert source.test_inputs[:, 0, 0, 0].tolist() == [8, 108] and source.test_targets.tolist() == [0, 1]
+    assert "2 pictures have no row in" in caplog.text and "the first is cat/9.png" in caplog.text
+    rows = [(file, part.replace("val", "train").replace("test", "train")) for file, part in rows]
+    other = read(root, splits=write_splits(tmp_path / "other.csv", rows))
+    assert (len(other.train_inputs), other.val_inputs, len(other.test_inputs)) == (14, None, 4)
+    assert len(decoded_paths) == 20  # another choice decodes nothing again
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        (
+            [("cat/0.png", "train"), ("cat/none.png", "test"), ("x", "test")],
+            "2 rows .*; the first is cat/none.png",
+        ),
+        ([("cat/0.png", "train"), ("cat/0", "test")], r"1 pictures have more than one row; the first is cat/0\.png"),
+        ([("cat/0.png", "train"), ("cat/1.png", "valid")], "1 cells of split are not train, val or test; .* valid"),
+        ([("cat/0.png", ""), ("cat/1.png", "")], "2 empty cells in column split; the first is in row 1"),
+        ([("cat/0.png", "test")], "no pictures for training"),
+        ([("../secret.png", "train")], r"1 rows name no picture below .*pets; the first is \.\./secret\.png"),
+    ],
+)
+def test_mistakes_in_a_csv_file_of_splits(root, read, tmp_path, rows, message):
+    save(tmp_path / "secret.png")
+    with pytest.raises(UserError, match=message):
+        read(root, splits=write_splits(tmp_path / "splits.csv", rows))
+
+
+def test_folders_of_splits_take_no_csv_file(split_root, read, tmp_path):
+    with pytest.raises(UserError, match=r"data\.splits=.*splits\.csv: .*pets has folders of splits already"):
+        read(split_root, splits=write_splits(tmp_path / "splits.csv", []))
+
+
+# --- broken files
+
+
+def break_files(root):
+    whole = (root / "cat" / "0.png").read_bytes()
+    (root / "cat" / "3.png").write_bytes(whole[:40])
+    (root / "dog" / "0.png").write_text("no image")
+    (root / "dog" / "gone.png").symlink_to(root / "dog" / "nothing.png")
+
+
+def test_broken_files_are_left_out_and_counted_where_a_person_says_so(root, read, caplog, decoded_paths):
+    break_files(root)
+    with pytest.raises(
+        UserError, match=r"3 of 21 images cannot be read; .*or type data\.skip_broken=true: .*cat/3\.png"
+    ):
+        read(root)
+    for _ in range(2):  # decoded, and from the cache
+        caplog.clear()
+        source = read(root, skip_broken=True)
+        images, targets = (
+            torch.cat([getattr(source, f"{part}_{kind}") for part in ("train", "test")])
+            for kind in ("inputs", "targets")
+        )
+        values = images[:, 0, 0, 0].tolist()
+        assert sorted(values) == [0, 1, 2, *range(4, 10), *range(101, 110)]
+        assert targets.tolist() == [int(value >= 100) for value in values]
+        (message,) = caplog.messages
+        assert message.startswith(f"left out 3 of 21 files that cannot be read: {root}/cat/3.png: ")
+        assert f"{root}/dog/0.png: not an image; {root}/dog/gone.png does not exist" in message
+        assert source.origin.endswith("3 broken files left out")
+    assert len(decoded_paths) == 42  # once without and once with skipping
+    with pytest.raises(UserError, match="3 of 21 images cannot be read"):  # that cache is for others
+        read(root)
+
+
+def test_a_class_of_broken_files_alone_is_named(root, read, caplog):
+    for path in (root / "dog").iterdir():
+        path.write_text("no image")
+    assert read(root, skip_broken=True).train_targets.tolist() == [0] * 8
+    assert "1 of 2 classes have no training input: dog" in caplog.text
+
+
+# --- 16 bits
+
+
+@pytest.fixture
+def deep(tmp_path):
+    """Two classes of 5 grey images of 16 bits, whose values differ in their lower bits alone, as PNG and TIFF."""
+    for i in range(5):
+        for name, start, suffix in (("a", 0, "png"), ("b", 100, "tif")):
+            save(tmp_path / "deep" / name / f"{i}.{suffix}", 4096 + start + i, mode="I;16")
+    return tmp_path / "deep"
+
+
+@pytest.mark.parametrize("mode", ["auto", "L16"])
+@pytest.mark.parametrize("size", [8, None, 4])
+def test_sixteen_bits_are_kept(deep, read, mode, size):
+    source = read(deep, mode=mode, image_size=size)
+    images = torch.cat([source.train_inputs, source.test_inputs])
+    assert images.dtype == torch.uint16 and images.shape[1:] == (1, size or 8, size or 8)
+    values = [*range(4096, 4101), *range(4196, 4201)]
+    assert sorted(images.int().flatten(1)[:, 0].tolist()) == values
+    assert torch.equal(images.int(), images.int()[:, :, :1, :1].expand(images.shape))
+    assert torch.equal(read(deep, mode=mode, image_size=size).train_inputs, source.train_inputs)
+
+
+def test_other_modes_have_eight_bits(deep, read):
+    assert read(deep, mode="L").train_inputs.dtype == read(deep).train_inputs.dtype == torch.uint8
+    assert (read(deep, mode="L").train_inputs == 16).all()
+    save(deep / "a" / "0.png", 77, mode="L")
+    mixed = read(deep, mode="auto").train_inputs
+    assert mixed.dtype == torch.uint8 and mixed.shape[1] == 1
+    white = torch.cat([(source := read(deep, mode="L16")).train_inputs, source.test_inputs]).int()
+    assert 77 * 257 in white  # white is 65535 for all
+
+
+def test_a_network_is_trained_on_sixteen_bits_and_predicts_from_them(deep, run_here, tmp_path):
+    words = ["data=image_folder", "data.root=deep", "data.mode=auto", "data.image_size=8", "data.batch_size=2"]
+    words += ["data.val_fraction=0.4", "data_dir=data", "model=linear", "trainer.max_epochs=1", "logger=csv"]
+    ran = run_here("train.py", *words, "hydra.run.dir=run")
+    assert (ran.code, ran.err.count("error")) == (0, 0), ran.err
+    ran = run_here("scripts/evaluate.py", "run")
+    assert ran.code == 0 and f"(recorded {Run('run').results['test']['loss']!r})" in ran.out
+    ran = run_here("scripts/predict.py", "run", "deep", "--csv", "out.csv")
+    assert ran.code == 0, ran.err
+    rows = [row.split(",") for row in (tmp_path / "out.csv").read_text().splitlines()[1:]]
+    assert [row[0] for row in rows] == [f"deep/a/{i}.png" for i in range(5)] + [f"deep/b/{i}.tif" for i in range(5)]
+    assert len({tuple(row[1:]) for row in rows}) == 10  # they differ below the 8th bit alone
 
 
 # --- the cache
@@ -247,7 +441,7 @@ def test_two_processes_at_once_decode_once(root, tmp_path):
     program = (
         "import logging, sys; logging.basicConfig(level='INFO')\n"
         "from athanor.data.sources.image_folder import image_folder\n"
-        "print(len(image_folder(sys.argv[1], 8, 'RGB', 0.2, sys.argv[2], 0).train_inputs))"
+        f"print(len(image_folder(sys.argv[1], data_dir=sys.argv[2], **{SETTINGS}).train_inputs))"
     )
     command = [sys.executable, "-W", "error", "-c", program, str(root), str(tmp_path / "data")]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -358,6 +552,37 @@ def test_links_out_of_the_folder_are_refused(root, read, tmp_path):
         read(root)
 
 
+def test_links_are_followed_where_a_person_says_so(root, read, tmp_path):
+    (tmp_path / "store").mkdir()
+    (root / "dog").rename(tmp_path / "store" / "dogs")
+    (root / "dog").symlink_to(tmp_path / "store" / "dogs")
+    save(tmp_path / "store" / "picture.png")
+    (root / "cat" / "one.png").symlink_to(tmp_path / "store" / "picture.png")
+    with pytest.raises(UserError, match=r"dog is a link to .*dogs; .*data=image_folder data\.follow_links=true"):
+        (root / "cat" / "one.png").rename(root / ".one.png")
+        read(root)
+    (root / ".one.png").rename(root / "cat" / "one.png")
+    source = read(root, follow_links=True)
+    assert len(source.train_inputs) + len(source.test_inputs) == 21
+
+
+@pytest.mark.parametrize("link, target", [("cat/deep", "."), ("cat/deep", "cat"), ("emu", "dog"), ("cat/dogs", "dog")])
+def test_a_folder_that_is_reached_twice_is_refused(root, read, link, target):
+    """A circle of links, or pictures that count twice."""
+    (root / link).symlink_to(root / target)
+    with pytest.raises(UserError, match="are one folder, by a link: a circle, or pictures that count twice"):
+        read(root, follow_links=True)
+
+
+def test_a_changed_picture_behind_a_link_is_decoded_again(root, read, tmp_path):
+    save(tmp_path / "a.png", (9, 9, 9))
+    (root / "cat" / "link.png").symlink_to(tmp_path / "a.png")
+    assert 250 not in read(root, follow_links=True, test_fraction=0.01).train_inputs
+    save(tmp_path / "a.png", (250, 250, 250), compress_level=0)
+    source = read(root, follow_links=True)
+    assert 250 in torch.cat([source.train_inputs, source.test_inputs])
+
+
 def test_root_itself_may_be_a_link(root, read, tmp_path):
     (tmp_path / "link").symlink_to(root)
     assert len(read(tmp_path / "link").train_inputs) == 16
@@ -366,7 +591,7 @@ def test_root_itself_may_be_a_link(root, read, tmp_path):
 @pytest.mark.parametrize(
     "setting, message",
     [
-        ({"mode": "rgb"}, r"data\.mode=rgb; use RGB, L \(grey\) or auto"),
+        ({"mode": "rgb"}, r"data\.mode=rgb; use RGB, L \(grey\) or auto .*, or L16"),
         ({"image_size": 0}, r"data\.image_size=0; use pixels, as 64, or null"),
         ({"test_fraction": 1.0}, r"data\.test_fraction=1\.0; use a number above 0 and below 1"),
     ],

@@ -10,7 +10,7 @@ import torch
 
 from athanor.base.errors import UserError
 from athanor.data.sources import mnist as module
-from athanor.data.sources.mnist import fashion_mnist, mnist
+from athanor.data.sources.mnist import fashion_mnist, kmnist, mnist
 
 COUNTS = {"train": 30, "t10k": 20}
 
@@ -77,11 +77,17 @@ def test_torchvision_reads_the_same(tmp_path, raw):
     assert torch.equal(MNIST(tmp_path, train=False).data, mnist(tmp_path).test_inputs[:, 0])
 
 
-def test_fashion_mnist_has_its_own_folder_and_names(tmp_path, raw):
-    shutil.move(tmp_path / "MNIST", tmp_path / "FashionMNIST")
-    source = fashion_mnist(tmp_path)
-    assert source.class_names[0] == "T-shirt/top"
-    assert "FashionMNIST" in source.origin
+@pytest.mark.parametrize(
+    "function, folder, first", [(fashion_mnist, "FashionMNIST", "T-shirt/top"), (kmnist, "KMNIST", "o")]
+)
+def test_others_of_the_same_format_have_their_own_folder_and_names(tmp_path, raw, function, folder, first):
+    from torchvision import datasets
+
+    shutil.move(tmp_path / "MNIST", tmp_path / folder)
+    source = function(tmp_path)
+    assert source.class_names[0] == first
+    assert source.class_names == tuple(getattr(datasets, folder).classes)
+    assert folder in source.origin
 
 
 def test_a_truncated_file_is_named_with_its_size(tmp_path, raw):

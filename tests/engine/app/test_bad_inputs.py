@@ -294,7 +294,7 @@ ROWS = {
         ("scripts/predict.py done", "the following arguments are required: images"),
         ("scripts/predict.py done none.png", "none.png does not exist"),
         ("scripts/predict.py done text.txt", "text.txt: not an image"),
-        ("scripts/predict.py done photos", "photos: [Errno 21] Is a directory"),
+        ("scripts/predict.py done empty_class/b", "no images below the folder empty_class/b"),
         ("scripts/predict.py done broken/a/empty.png", "broken/a/empty.png: not an image"),
         ("scripts/predict.py done bomb/a/bomb.png", "bomb/a/bomb.png: Image size (1600000000 pixels) exceeds limit"),
         ("scripts/predict.py new photos/a/0.png", "new has no checkpoint yet"),

@@ -244,7 +244,8 @@ def test_every_option_that_is_shipped_passes(path, compose, tmp_path):
     if path.parts[-2] == "base" and group != "callbacks/base":
         pytest.skip("every option of the group contains it")
     word = f"{'callbacks/base@callbacks' if group == 'callbacks/base' else group}={path.stem}"
-    words = [word, *([f"data.root={tmp_path}"] if word == "data=image_folder" else [])]
+    needed = [key for key, value in yaml.safe_load(path.read_text("utf-8")).items() if value == "???"]
+    words = [word, *(f"{group}.{key}={tmp_path}" for key in needed)]
     config = check.plain(compose(*words))
     assert len(list(trust.targets(config))) >= 7
     trust.check_targets(config)
@@ -327,6 +328,25 @@ def test_a_run_that_was_made_here_needs_no_word_but_one_from_elsewhere(mine, run
     for verb in "evaluate", "predict", "run", "resume":
         ran = run_here(*COMMANDS[verb])
         assert (ran.code, ran.err) == (0, "")
+
+
+@every_loader
+@pytest.mark.parametrize("place", ["data.follow_links", "data.parts.first.follow_links"])
+def test_links_are_not_followed_because_a_file_says_so(place, verb, crafted, marker, run_here):
+    write_config(crafted, "data.root", "/photos")
+    write_config(crafted, place, True)
+    refused(run_here(*COMMANDS[verb]), marker, "data.follow_links=true: links are not followed because a run")
+
+
+def test_links_are_followed_where_the_person_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(built_here, "is_listed", lambda config: False)
+    config = {"data": {"root": "/photos", "follow_links": True}}
+    for words in [], ["data.root=/photos"], ["model=mlp"]:
+        with pytest.raises(UserError, match=r"type run=<run> data\.follow_links=true"):
+            trust.check(config, typed=words)
+    for words in ["data.follow_links=true"], ["data=digits"]:
+        trust.check(config, typed=words)
+    trust.check({"data": {"root": "/photos", "follow_links": False}})
 
 
 @pytest.mark.parametrize("text", ["trust: own_model", "trust: [3]", "trust: {a: b}"])

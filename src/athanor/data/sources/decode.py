@@ -4,6 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,10 +12,43 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from athanor.base.errors import UserError
-from athanor.data.sources.image_file import load_image
+from athanor.base.errors import UserError, require
+from athanor.data.sources.image_file import has_16_bits, load_image
 
 CHUNK = 32  # images a task: with one 32x32 image a task, handing tasks to threads takes as long as decoding
+
+
+MODES = ("RGB", "L", "L16", "auto")
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What becomes of a picture file.
+
+    mode: "RGB", "L" (grey), "L16" (grey, uint16), or "auto": L16 if every picture has 16 bits, else L if every one is
+    grey, else RGB. size: of the square images, in pixels; None: all pictures have one size and stay as they are.
+    skip_broken: leave out files that cannot be read.
+    Raises UserError for settings that do not exist.
+    """
+
+    mode: str
+    size: int | None
+    skip_broken: bool
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.size < 1:
+            raise UserError(f"data.image_size={self.size}; use pixels, as 64, or null where all images have one size")
+        require(
+            self.mode in MODES,
+            f"data.mode={self.mode}; use RGB, L (grey) or auto (L when every image is grey), or L16 (16 bits of grey)",
+        )
+
+    def pixel_mode(self, paths: list[str]) -> str:
+        """The mode to decode these files in: auto becomes L16 or RGB."""
+        if self.mode != "auto":
+            return self.mode
+        # headers are read up to the first of 8 bits: of most folders one
+        return "L16" if all(has_16_bits(path) is not False for path in paths) else "RGB"
 
 
 def image_shape(paths: list[str], mode: str, size: int | None) -> tuple[int, int, int]:
@@ -23,7 +57,7 @@ def image_shape(paths: list[str], mode: str, size: int | None) -> tuple[int, int
     Raises UserError where no file can be read.
     """
     if size is not None:
-        return (1 if mode == "L" else 3, size, size)
+        return (3 if mode == "RGB" else 1, size, size)
     errors = []
     for path in paths:
         try:
@@ -33,43 +67,51 @@ def image_shape(paths: list[str], mode: str, size: int | None) -> tuple[int, int
     raise _unreadable(errors, len(paths))
 
 
-def decode_images(paths: list[str], mode: str, size: int | None, shape: tuple[int, int, int], file: Path) -> bool:
-    """Write all images to `file`, uint8 [N, C, H, W]; gives whether all of them are grey.
+def decode_images(
+    paths: list[str], mode: str, size: int | None, shape: tuple[int, int, int], file: Path, skip_broken: bool
+) -> tuple[bool, dict[int, str]]:
+    """Write all images to `file`, [N, C, H, W] of uint8, or of uint16 for mode "L16".
 
-    Raises UserError where a file cannot be read (after all were tried) or an image has another shape.
+    Gives whether all of them are grey, and the files that cannot be read: what is wrong, by their place in `paths`.
+    Their images are left out. Raises UserError where there are some and they are not to be skipped (after all were
+    tried), where none can be read, and where an image has another shape.
     """
 
-    def decode(chunk: list[str]) -> tuple[list[np.ndarray], list[str]]:
-        images, errors = [], []
-        for path in chunk:
+    def decode(chunk: range) -> tuple[list[np.ndarray], dict[int, str]]:
+        images, errors = [], {}
+        for i in chunk:
             try:
-                image = load_image(path, mode, size)
+                image = load_image(paths[i], mode, size)
             except UserError as error:
-                errors.append(str(error))
+                errors[i] = str(error)
                 continue
             if image.shape != shape:
-                sizes = f"{paths[0]} is {shape[2]}x{shape[1]}, {path} is {image.shape[2]}x{image.shape[1]}"
+                sizes = f"{paths[0]} is {shape[2]}x{shape[1]}, {paths[i]} is {image.shape[2]}x{image.shape[1]}"
                 raise UserError(
                     f"images differ in size (width x height): {sizes}; data=image_folder data.image_size=64 resizes all"
                 )
             images.append(image)
         return images, errors
 
-    chunks = (paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK))
+    chunks = (range(i, min(i + CHUNK, len(paths))) for i in range(0, len(paths), CHUNK))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    is_grey, all_errors = True, []
+    dtype = np.uint16 if mode == "L16" else np.uint8
+    is_grey, broken = True, {}
     with file.open("wb") as out, Progress(*columns, console=Console(stderr=True)) as progress:
-        _write_header(out, (len(paths), *shape))
+        _write_header(out, (len(paths), *shape), dtype)
         task = progress.add_task("decoding images", total=len(paths))
         for images, errors in _map_in_threads(decode, chunks):
             out.writelines(images)  # not through a memory map: on a full disk that would kill the process
             is_grey = is_grey and all((image == image[:1]).all() for image in images)
-            all_errors += errors
+            broken |= errors
             progress.advance(task, len(images) + len(errors))
+        out.seek(0)  # NumPy leaves room in the header for any number of images, so that it does not change its length
+        _write_header(out, (len(paths) - len(broken), *shape), dtype)
+        out.flush()
         os.fsync(out.fileno())  # the caller renames the folder: after a power cut the new name must have its data
-    if all_errors:
-        raise _unreadable(all_errors, len(paths))
-    return is_grey
+    if broken and (not skip_broken or len(broken) == len(paths)):
+        raise _unreadable(list(broken.values()), len(paths))
+    return is_grey, broken
 
 
 def drop_colour(file: Path) -> None:
@@ -77,7 +119,7 @@ def drop_colour(file: Path) -> None:
     images = np.load(file, mmap_mode="r")
     grey_file = file.with_suffix(".grey")
     with grey_file.open("wb") as out:
-        _write_header(out, (len(images), 1, *images.shape[2:]))
+        _write_header(out, (len(images), 1, *images.shape[2:]), np.uint8)
         out.writelines(np.ascontiguousarray(images[i : i + 1024, :1]) for i in range(0, len(images), 1024))
         os.fsync(out.fileno())
     del images  # Windows does not replace a file that is mapped
@@ -97,12 +139,14 @@ def _map_in_threads(function: Callable, items: Iterable) -> Iterator:
             yield waiting.popleft().result()
 
 
-def _write_header(out: BinaryIO, shape: tuple[int, ...]) -> None:
-    np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": shape})
+def _write_header(out: BinaryIO, shape: tuple[int, ...], dtype: type[np.integer]) -> None:
+    descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    np.lib.format.write_array_header_1_0(out, {"descr": descr, "fortran_order": False, "shape": shape})
 
 
 def _unreadable(errors: list[str], total: int) -> UserError:
     more = f"; and {len(errors) - 3:,} more" if len(errors) > 3 else ""
     return UserError(
-        f"{len(errors):,} of {total:,} images cannot be read; repair or remove them: {'; '.join(errors[:3])}{more}"
+        f"{len(errors):,} of {total:,} images cannot be read; repair or remove them, or type data.skip_broken=true: "
+        f"{'; '.join(errors[:3])}{more}"
     )

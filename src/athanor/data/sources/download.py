@@ -1,5 +1,6 @@
-"""Download into a temporary folder first, so that an interrupted download leaves no incomplete file."""
+"""Official files: verified, and downloaded into a temporary folder first, so that none is ever incomplete."""
 
+import hashlib
 import http.client
 import socket
 import tempfile
@@ -31,3 +32,12 @@ def downloading(name: str, data_dir: Path, remedy: str) -> Iterator[Path]:
             ) from error
         finally:
             socket.setdefaulttimeout(timeout)
+
+
+def verified(path: Path, md5: str, advice: str) -> bytes:
+    """The content of an official file; UserError, which ends with the advice, where it is missing or another."""
+    content = path.read_bytes() if path.is_file() else b""
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
+        problem = "differs from the official file" if content else "is missing"
+        raise UserError(f"{path} {problem}; {advice}")
+    return content

@@ -1,4 +1,4 @@
-"""One image file of any format that Pillow reads, as a uint8 array."""
+"""One image file of any format that Pillow reads, as an array of 8 or 16 bits."""
 
 import contextlib
 import functools
@@ -15,21 +15,25 @@ _PROGRAMS = ("EPS",)  # formats that Pillow hands to another program: PostScript
 
 
 def load_image(path: str | Path, mode: str, size: int | None) -> np.ndarray:
-    """uint8 [C, H, W] of `mode` "RGB" or "L" (grey).
+    """uint8 [C, H, W] of `mode` "RGB" or "L" (grey), or uint16 [1, H, W] of "L16" (grey of 16 bits).
 
     With a `size`, the shorter side is resized to so many pixels and the centre square is cut out. EXIF orientation is
-    applied, 16 bits are scaled to 8, transparent pixels are laid on white, and a file of several frames gives the
-    first. Raises UserError with the file's name where it cannot be read or has more pixels than Pillow's limit.
+    applied, transparent pixels are laid on white, and a file of several frames gives the first. White is 255 in RGB and
+    L, 65,535 in L16, to which the pixels of any file are scaled. Raises UserError with the file's name where it cannot
+    be read or has more pixels than Pillow's limit.
     """
     try:
         with _open(path) as image:
             _check_number_of_pixels(image)
             if size is not None:
                 image.draft(None, (2 * size, 2 * size))  # JPEG decodes at 1/2, 1/4 or 1/8 where that is still too large
-            image = _to_mode(ImageOps.exif_transpose(image), mode)
+            image = ImageOps.exif_transpose(image)
+            image = _to_float(image) if mode == "L16" else _to_mode(image, mode)
             if size is not None:
                 image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
             pixels = np.asarray(image)  # [H, W] or [H, W, C]
+            if mode == "L16":
+                pixels = np.rint(pixels).clip(0, 65535).astype(np.uint16)  # resampling overshoots at edges
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except _TOO_LARGE as error:
@@ -38,6 +42,15 @@ def load_image(path: str | Path, mode: str, size: int | None) -> np.ndarray:
         reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error) or repr(error)
         raise UserError(f"{path}: {reason}") from error
     return np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1))
+
+
+def has_16_bits(path: str | Path) -> bool | None:
+    """Whether a file is grey with more than 8 bits, by its header; None where that cannot be read."""
+    try:
+        with _open(path) as image:
+            return image.mode.startswith("I")
+    except Exception:  # as above; load_image says what is wrong with the file
+        return None
 
 
 def is_image(name: str) -> bool:
@@ -69,14 +82,26 @@ def _check_number_of_pixels(image: Image.Image) -> None:
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith(("I", "F")):
-        # Pillow's own convert("L") sets all 16-bit values above 255 to 255. It opens 16-bit PGM files in mode "I".
-        pixels = np.asarray(image)
-        if image.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
-            raise UserError(f"pixels of mode {image.mode} have no known white; save it with 8 or 16 bits a channel")
-        image = Image.fromarray(np.rint(pixels / 257).astype(np.uint8))
+        # Pillow's own convert("L") sets all 16-bit values above 255 to 255
+        image = Image.fromarray(np.rint(_sixteen_bits(image) / 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     if image.mode not in ("1", "L", "RGB"):
         image = image.convert("RGB")  # Pillow cannot convert some modes to L directly
     return image.convert(mode)
+
+
+def _to_float(image: Image.Image) -> Image.Image:
+    """Grey in float32, 0 to 65,535, because Pillow does not resize all of its modes of 16 bits."""
+    has_more = image.mode.startswith(("I", "F"))
+    pixels = _sixteen_bits(image) if has_more else np.asarray(_to_mode(image, "L"), np.float32) * 257
+    return Image.fromarray(pixels.astype(np.float32))
+
+
+def _sixteen_bits(image: Image.Image) -> np.ndarray:
+    """The pixels [H, W] of an image of mode I;16, or I, in which Pillow opens some files of 16 bits."""
+    pixels = np.asarray(image)
+    if image.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
+        raise UserError(f"pixels of mode {image.mode} have no known white; save it with 8 or 16 bits a channel")
+    return pixels

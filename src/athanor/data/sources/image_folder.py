@@ -1,123 +1,111 @@
 """A person's own pictures, one folder for each class."""
 
 import logging
-import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
+
+import torch
 
 from athanor.base.errors import UserError, require
-from athanor.data.sources.cache import Tree, cached
-from athanor.data.sources.image_file import is_image
+from athanor.data.sources.csv_file import CsvFile
+from athanor.data.sources.decode import Decoding
+from athanor.data.sources.listing import Listing, folder_names
+from athanor.data.sources.pictures import PARTS, Pictures, source_of
 from athanor.data.sources.source import Source
-from athanor.data.split import stratified
 
 log = logging.getLogger(__name__)
 
 
 def image_folder(
-    root: str | Path, image_size: int | None, mode: str, test_fraction: float, data_dir: str | Path, split_seed: int
+    root: str | Path,
+    splits: str | Path | None,
+    val_is: Literal["val", "test"],
+    test_fraction: float,
+    image_size: int | None,
+    mode: str,
+    skip_broken: bool,
+    follow_links: bool,
+    data_dir: str | Path,
+    split_seed: int,
 ) -> Source:
-    """`root`/train/<class>/ and `root`/test/<class>/, or `root`/<class>/, a stratified part of which is the test set.
+    """`root`/train/<class>/ with val/<class>/, test/<class>/ or both, or `root`/<class>/.
 
+    val/ is the validation set, or with val_is="test" the test set. Where no picture is for test, a stratified part of
+    those for training is. splits, only for `root`/<class>/: a CSV file with the columns file (a path below `root`) and
+    split (train, val or test).
     Each image's shorter side is resized to `image_size` pixels and the centre square cut out; with None the images
-    stay as they are and must have one size. `mode` is RGB, L (grey), or auto: L when every image is grey.
-    The order of the classes is that of their names as text ("10" before "2").
-    Raises UserError for wrong settings, folders without images, and images that cannot be read.
+    stay as they are and must have one size. `mode`: see Decoding. skip_broken: leave out files that cannot be read.
+    follow_links: to folders, and out of `root`. The order of the classes is that of their names as text ("10" before
+    "2"). Raises UserError for wrong settings, folders without images, and images that cannot be read.
     """
-    if image_size is not None and image_size < 1:
-        raise UserError(f"data.image_size={image_size}; use pixels, as 64, or null where all images have one size")
-    require(mode in ("RGB", "L", "auto"), f"data.mode={mode}; use RGB, L (grey) or auto (L when every image is grey)")
-    require(0 < test_fraction < 1, f"data.test_fraction={test_fraction}; use a number above 0 and below 1, as 0.2")
+    decoding = Decoding(mode, image_size, skip_broken)
     root = Path(root).expanduser().absolute()
     require(root.is_dir(), f"data.root={root} is not a folder; it must hold <class>/ folders, or train/ and test/")
-    splits = _splits(root)
-    tree = scan(root, splits)
-    images, labels = cached(tree, mode, image_size, Path(data_dir).expanduser())
-    if splits == ("train", "test"):
-        parts, how = tree.parts(images, labels), "its own train/ and test/"
-    else:
-        train, test = stratified(labels, test_fraction, split_seed)
-        parts = (images[train], labels[train], images[test], labels[test])
-        how = f"split with test_fraction={test_fraction}, split_seed={split_seed}"
-    shape = "x".join(str(n) for n in images.shape[1:])
-    origin = f"image folder {root}: {len(parts[0]):,} train and {len(parts[2]):,} test images of {shape}, {how}"
-    return Source(*parts, class_names=tree.class_names, origin=origin)
+    folders = _folders(root, val_is)
+    pictures = scan(Listing(root, follow_links), folders)
+    if splits is not None:
+        if folders != {"": "train"}:
+            raise UserError(f"data.splits={splits}: {root} has folders of splits already; use data.splits=null")
+        table = CsvFile.read(splits, "data.splits")
+        rows = table.rows_of(pictures.files, root, "file", "data.splits: column")
+        pictures = replace(pictures, parts=table.parts("split", "data.splits: column")[rows].where(rows >= 0, -1))
+    return source_of(pictures, decoding, test_fraction, split_seed, data_dir)
 
 
-def scan(root: Path, splits: tuple[str, ...]) -> Tree:
-    """The images in the class folders of each split, train first; the one split "" means class folders in `root`."""
-    class_names = _class_folders(root / splits[0])
-    _check_classes(root, splits, class_names)
-    files, labels, num_others, num_train = [], [], 0, 0
-    for split in splits:
+def scan(listing: Listing, folders: dict[str, str]) -> Pictures:
+    """The images in the class folders of each of `folders`, train first, and the part that each is for.
+
+    The folder "" means class folders in the root.
+    """
+    root, first = listing.root, next(iter(folders))
+    class_names = listing.folders(root / first)
+    _check_classes(listing, list(folders), class_names)
+    files, labels, parts = [], [], []
+    for folder, part in folders.items():
         for label, name in enumerate(class_names):
-            images, others = _images_below(root / split / name, root)
-            require(images, f"no images in {root / split / name} ({others} other files); add some or remove it")
+            others = listing.num_others
+            images = listing.pictures(root / folder / name)
+            others = listing.num_others - others
+            require(images, f"no images in {root / folder / name} ({others} other files); add some or remove it")
             files += images
             labels += [label] * len(images)
-            num_others += others
-        num_train = num_train or len(files)
-    if num_others:
-        log.info("ignored %s files in %s that are not images by their suffix", f"{num_others:,}", root)
-    return Tree(root, class_names, files, labels, num_train)
+            parts += [PARTS.index(part)] * len(images)
+    if listing.num_others:
+        log.info("ignored %s files in %s that are not images by their suffix", f"{listing.num_others:,}", root)
+    return Pictures(root, files, torch.tensor(labels), torch.tensor(parts), class_names)
 
 
-def _splits(root: Path) -> tuple[str, ...]:
-    """("train", "test") if one of them holds class folders, else (""); a class may itself be called train."""
-    splits = [split for split in ("train", "test") if (root / split).is_dir() and _class_folders(root / split)]
-    if not splits:
-        return ("",)
-    if len(splits) == 1:
-        missing = "test" if splits == ["train"] else "train"
-        raise UserError(f"{root / missing}/<class>/ is missing; add it, or put all classes directly into {root}")
-    unread = [name for name in _class_folders(root) if name not in splits]
-    if unread:
-        log.warning("%s: only train/ and test/ are read, not %s", root, ", ".join(f"{name}/" for name in unread))
-    return ("train", "test")
+def _folders(root: Path, val_is: Literal["val", "test"]) -> dict[str, str]:
+    """The folders to read, and what each is for; {"": "train"} where the classes lie in `root` itself.
+
+    A class may itself be called train, so what counts is that there are folders in it.
+    """
+    present = [name for name in PARTS if (root / name).is_dir() and folder_names(root / name)]
+    if val_is == "test":
+        require(present == ["train", "val"], f"data.val_is=test: {root} needs train/ and val/ and no test/")
+        return {"train": "train", "val": "test"}
+    if present in ([], ["val"]):
+        return {"": "train"}
+    missing = "train" if "train" not in present else "test" if present == ["train"] else None
+    if missing:
+        add = "add it or val/<class>/" if missing == "test" else "add it"
+        raise UserError(f"{root / missing}/<class>/ is missing; {add}, or put all classes directly into {root}")
+    if unread := [name for name in folder_names(root) if name not in present]:
+        names = ", ".join(f"{name}/" for name in unread)
+        log.warning("%s: only %s are read, not %s", root, " and ".join(f"{name}/" for name in present), names)
+    return {name: name for name in present}
 
 
-def _class_folders(folder: Path) -> tuple[str, ...]:
-    with os.scandir(folder) as entries:
-        return tuple(sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".")))
-
-
-def _check_classes(root: Path, splits: tuple[str, ...], class_names: tuple[str, ...]) -> None:
-    folder = root / splits[0]
+def _check_classes(listing: Listing, folders: list[str], class_names: tuple[str, ...]) -> None:
+    root = listing.root
+    folder = root / folders[0]
     require(class_names, f"no class folders in {folder}; make one folder a class: {folder / '<class>' / '<image>'}")
     if len(class_names) == 1:
         raise UserError(f"only one class folder, {class_names[0]}/, in {folder}; a classifier needs two or more")
-    for split in splits:
-        names = _class_folders(root / split)
+    for split in folders[1:]:
+        names = listing.folders(root / split)
         if missing := [name for name in class_names if name not in names]:
-            raise UserError(f"{root}: train/ has classes that test/ lacks: {', '.join(missing[:5])}")
+            raise UserError(f"{root}: train/ has classes that {split}/ lacks: {', '.join(missing[:5])}")
         if extra := [name for name in names if name not in class_names]:
-            raise UserError(f"{root}: test/ has classes that train/ lacks: {', '.join(extra[:5])}")
-        for path in (root / split, *(root / split / name for name in names)):
-            if path != root:
-                _refuse_link(path, root)
-
-
-def _images_below(folder: Path, root: Path) -> tuple[list[tuple[str, int, int]], int]:
-    """(path below root, bytes, mtime in ns) of each image, sorted, and the number of other files."""
-    images, num_others, pending = [], 0, [str(folder)]
-    prefix = len(os.path.join(root, ""))
-    while pending:
-        with os.scandir(pending.pop()) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_symlink():
-                    _refuse_link(entry.path, root)
-                if entry.is_dir():
-                    pending.append(entry.path)
-                elif is_image(entry.name) and entry.is_file():
-                    stat = entry.stat()
-                    images.append((entry.path[prefix:], stat.st_size, stat.st_mtime_ns))
-                else:
-                    num_others += 1
-    return sorted(images), num_others
-
-
-def _refuse_link(path: str | Path, root: Path) -> None:
-    """Links to folders are refused as well: they can lead around in a circle, or count a class twice."""
-    if os.path.islink(path) and (os.path.isdir(path) or not Path(path).resolve().is_relative_to(root.resolve())):
-        raise UserError(f"{path} is a link to {os.path.realpath(path)}; links to folders or out of {root} are refused")
+            raise UserError(f"{root}: {split}/ has classes that train/ lacks: {', '.join(extra[:5])}")

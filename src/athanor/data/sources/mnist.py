@@ -1,4 +1,7 @@
-"""MNIST (LeCun et al. 1998) and Fashion-MNIST (Xiao et al. 2017): 60,000 + 10,000 grey images of 28x28 pixels."""
+"""MNIST (LeCun et al. 1998), Fashion-MNIST (Xiao et al. 2017) and Kuzushiji-MNIST (Clanuwat et al. 2018).
+
+Each has 60,000 + 10,000 grey images of 28x28 pixels in 10 classes.
+"""
 
 import gzip
 import math
@@ -19,6 +22,8 @@ from athanor.data.sources.source import Source
 COUNTS = {"train": 60_000, "t10k": 10_000}
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
+KUZUSHIJI = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+
 
 def mnist(data_dir: str | Path) -> Source:
     """From `data_dir`/MNIST/raw/, where the files are downloaded to if they are missing."""
@@ -28,6 +33,11 @@ def mnist(data_dir: str | Path) -> Source:
 def fashion_mnist(data_dir: str | Path) -> Source:
     """From `data_dir`/FashionMNIST/raw/, where the files are downloaded to if they are missing."""
     return _read("FashionMNIST", FASHION, data_dir)
+
+
+def kmnist(data_dir: str | Path) -> Source:
+    """From `data_dir`/KMNIST/raw/, where the files are downloaded to if they are missing."""
+    return _read("KMNIST", KUZUSHIJI, data_dir)
 
 
 def _read(name: str, class_names: tuple[str, ...], data_dir: str | Path) -> Source:

@@ -16,6 +16,7 @@ from athanor.callbacks.stopwatch import Stopwatch
 from athanor.craft.ensembles.network import Ensemble, EnsembleClassifier
 from athanor.data.datasets import Datasets
 from athanor.data.module import ArrayData
+from athanor.data.sources.checks import check_values
 from athanor.data.streamed import statistics_index
 from athanor.engine.config import schema, trust
 from athanor.engine.config.facts import refuse_facts
@@ -92,6 +93,8 @@ def task(cfg: dict, data: ArrayData) -> Task:
     Raises UserError where the task does not take the targets of the data, or the loss not those of the task.
     """
     task_class(cfg).check_source(data.source)
+    if cfg["eval"]["test"]:  # else its values stay unread
+        check_values("test", data.source.test_inputs, data.source.test_targets, data.source.class_names)
     record = {"config": {**cfg, "resume": None}, **described(cfg, data), "split_hash": data.split_hash}
     module = from_record(record, data.source.train_targets[data.train_index])
     module.preprocess.fit(data.source.train_inputs, statistics_index(data.source.train_inputs, data.train_index))
@@ -117,10 +120,11 @@ def task_class(cfg: dict) -> type[Task]:
     return pkgutil.resolve_name(cfg["task"]["_target_"])
 
 
-def described(cfg: dict, data: ArrayData) -> dict[str, list]:
-    """The part of a checkpoint's record that depends on the data: the shape of an input, a name for each output."""
+def described(cfg: dict, data: ArrayData) -> dict[str, list | str]:
+    """The part of a checkpoint's record that depends on the data: shape and type of an input, names of the outputs."""
     names = task_class(cfg).output_names(data.source, cfg["task"])
-    return {"class_names": list(names), "input_shape": list(data.input_shape)}
+    dtype = str(data.source.train_inputs.dtype).removeprefix("torch.")
+    return {"class_names": list(names), "input_shape": list(data.input_shape), "input_dtype": dtype}
 
 
 def class_counts(targets: torch.Tensor | None, num_classes: int) -> torch.Tensor | None:

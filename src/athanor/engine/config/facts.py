@@ -6,7 +6,7 @@ from athanor.base.errors import UserError
 from athanor.engine.config import schema
 
 FACTS = {  # in messages: "<name> is <this>"
-    "input_shape": "the shape of one image of the data",
+    "input_shape": "the shape of one input of the data",
     "num_classes": "the number of classes of the data",
     "class_counts": "the number of training images of each class",
     "seed": "the run's (type seed=<number>)",

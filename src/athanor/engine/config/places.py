@@ -25,9 +25,15 @@ def check(config: dict, typed: Collection[str] = ()) -> None:
     """Raise UserError at the first text of a loaded config that names a place outside the run, or a variable.
 
     Those of the data may do so, those that the person's own configs/ have under the same key, and those that one of
-    the words `typed` replaces.
+    the words `typed` replaces. Links of the data lead to places that nobody reads in the config: they are not followed
+    unless `typed` says so.
     """
     replaced = tuple(f"{word.lstrip('+~').partition('=')[0]}." for word in typed)
+    if follows_links(config.get("data")) and not "data.follow_links.".startswith(replaced):
+        raise UserError(
+            "data.follow_links=true: links are not followed because a run's file says so, as it was not made here\n"
+            "  if you trust the folder data.root and its links, type run=<run> data.follow_links=true"
+        )
     for where, key, text in texts({name: node for name, node in config.items() if name not in FREE}):
         is_right = is_harmless(where, key, text) or f"{where}.".startswith(replaced)
         if not is_right and text not in own_texts(key):
@@ -35,6 +41,13 @@ def check(config: dict, typed: Collection[str] = ()) -> None:
                 f"{where}={text[:80]!r}: what is outside of a run is not taken from its file, as it was not made here\n"
                 f"  if it is right, type run=<run> {where}=<value>, or put it into configs/local/default.yaml"
             )
+
+
+def follows_links(node: object) -> bool:
+    """Whether a setting `follow_links` is on, at any depth."""
+    if isinstance(node, dict):
+        return bool(node.get("follow_links")) or any(map(follows_links, node.values()))
+    return isinstance(node, list) and any(map(follows_links, node))
 
 
 def is_harmless(where: str, key: str, text: str) -> bool:

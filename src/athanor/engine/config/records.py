@@ -15,6 +15,7 @@ from athanor.base.text import printable
 from athanor.engine.config import schema, settings
 from athanor.engine.config.secrets import INTERPOLATION
 
+DTYPES = ("uint8", "uint16", "int16", "float32", "int64")  # of inputs: those of athanor.data.sources.checks
 MAX_BYTES = 2**20  # of a config; of ours, with hundreds of classes and settings, it has 10,000
 STRANGE_TOKENS = (yaml.AliasToken, yaml.TagToken, yaml.DirectiveToken)  # of which we write none
 
@@ -71,8 +72,10 @@ def check_described(record: object, path: Path) -> None:
     foreign = f"{path} is not a checkpoint of Athanor's"
     require(isinstance(record, dict) and isinstance(record.get("config"), dict), f"{foreign}: its record has no config")
     shape, names = record.get("input_shape"), record.get("class_names")
-    is_shape = isinstance(shape, list) and len(shape) == 3 and all(type(size) is int and size > 0 for size in shape)
-    require(is_shape, f"{foreign}: its input_shape is not [C, H, W]")
+    is_shape = isinstance(shape, list) and shape and all(type(size) is int and size > 0 for size in shape)
+    require(is_shape, f"{foreign}: its input_shape is no list of sizes")
+    record.setdefault("input_dtype", "uint8")  # before there were other types, records did not name it
+    require(record["input_dtype"] in DTYPES, f"{foreign}: its input_dtype is none of {', '.join(DTYPES)}")
     are_names = isinstance(names, list) and names and all(isinstance(name, str) for name in names)
     require(are_names, f"{foreign}: its class_names are not a list of names")
     require(all(printable(name) == name for name in names), f"{foreign}: its class_names have control characters")
@@ -95,7 +98,7 @@ def check_ensemble(record: dict, path: Path) -> None:
         require(record.get(key) in choices, f"{foreign}: {key} is none of {', '.join(choices)}")
     for member in members:
         check_described(member, path)
-        is_same = all(member[key] == record[key] for key in ("input_shape", "class_names"))
+        is_same = all(member[key] == record[key] for key in ("input_shape", "input_dtype", "class_names"))
         require(is_same, f"{foreign}: a member has other classes or images")
         check_complete(member["config"], path, rebuilt_only=True)
 

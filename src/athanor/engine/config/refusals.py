@@ -6,6 +6,7 @@ import torch
 
 from athanor.base.errors import UserError
 from athanor.data.module import ArrayData
+from athanor.tasks import tta
 from athanor.training import devices
 
 
@@ -16,8 +17,7 @@ def refuse(cfg: dict, data: ArrayData, callbacks: dict[str, dict]) -> None:
     there["gpu"] = any(there.values())
     if not there.get(accelerator, True):
         raise UserError(f"trainer.accelerator={accelerator}: torch finds none on this machine; type trainer=auto")
-    if cfg["eval"]["tta"] == "flip_shift" and min(data.input_shape[1:]) < 2:
-        raise UserError("eval.tta=flip_shift moves images by a pixel, and these are one pixel wide; use flip or none")
+    refuse_views(cfg["eval"]["tta"], data.input_shape, f"eval.tta={cfg['eval']['tta']}")
     if not len(data.val_index):
         for name, node in callbacks.items():
             if str(node.get("monitor")).startswith("val/") and not node["_target_"].endswith(".Checkpoints"):
@@ -26,6 +26,14 @@ def refuse(cfg: dict, data: ArrayData, callbacks: dict[str, dict]) -> None:
             raise UserError("scheduler=plateau needs validation images; set data.val_fraction above 0")
     if issubclass(pkgutil.resolve_name(cfg["optim"]["_target_"]), torch.optim.LBFGS):
         refuse_lbfgs(cfg["trainer"], data)
+
+
+def refuse_views(kind: tta.Kind, input_shape: tuple[int, ...], setting: str) -> None:
+    """Raise UserError where inputs have no such views as test-time augmentation averages over."""
+    if kind != "none" and len(input_shape) != 3:
+        raise UserError(f"{setting} mirrors pictures, and an input of this data is {list(input_shape)}; use none")
+    if kind == "flip_shift" and min(input_shape[1:]) < 2:
+        raise UserError(f"{setting} moves images by a pixel, and these are one pixel wide; use flip or none")
 
 
 def refuse_lbfgs(trainer: dict, data: ArrayData) -> None:

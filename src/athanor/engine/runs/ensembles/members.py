@@ -105,11 +105,11 @@ def shared_data(members: list[Member]) -> tuple[ArrayData, list[Tensor]]:
     """
     first = members[0]
     for member in members[1:]:
-        for key in "class_names", "input_shape":
-            if member.record[key] != first.record[key]:
+        for key in "class_names", "input_shape", "input_dtype":
+            own, other = member.record[key], first.record[key]
+            if own != other:
                 raise UserError(
-                    f"members of an ensemble need the same {key}: {member.name} has {member.record[key]}, "
-                    f"{first.name} has {first.record[key]}"
+                    f"members of an ensemble need the same {key}: {member.name} has {own}, {first.name} has {other}"
                 )
     data = assemble.data(first.config)
     assemble.refuse_other_data(first.record, data)

@@ -15,6 +15,7 @@ from athanor.craft.ensembles import soup as soups
 from athanor.craft.ensembles.predictions import Stage, stacked_logits, stage_labels
 from athanor.craft.ensembles.report import Report
 from athanor.engine.config import assemble, built_here
+from athanor.engine.config.refusals import refuse_views
 from athanor.engine.runs.ensembles.members import find_members, refuse_other_starts, refuse_seen_images, shared_data
 from athanor.engine.runs.lineage import refuse_trained_images, trained_images
 from athanor.engine.runs.provenance import count_test_read, describe_data, differences, environment
@@ -58,8 +59,7 @@ class Session:
         if not self.is_cross_validated:
             refuse_seen_images(self.members, trained, self.data)
         self.kind = kind
-        if kind == "flip_shift" and min(self.data.input_shape[1:]) < 2:
-            raise UserError("--tta flip_shift moves images by a pixel, and these are one pixel wide; use flip or none")
+        refuse_views(kind, self.data.input_shape, f"--tta {kind}")
         config = self.members[0].config
         there = devices.device_type(config["trainer"]["accelerator"])
         self.device = there if devices.available().get(there) else "cpu"
@@ -128,7 +128,7 @@ def make_ensemble(session: Session, how: combine.How, select: selection.Select, 
     weights = {index: weight for index, weight in enumerate(chosen) if weight > 0}
     used, shares = list(weights), list(weights.values())
     records = [session.members[index].record for index in used]
-    shared = {key: records[0][key] for key in ("input_shape", "class_names", "split_hash", "data")}
+    shared = {key: records[0][key] for key in ("input_shape", "input_dtype", "class_names", "split_hash", "data")}
     record = {"config": evaluation_config(records[0], "ensemble"), **shared, "members": records}
     record |= {"combine": how, "weights": shares, "tta": session.kind}
     states = [read_checkpoint(session.members[index].path)["state_dict"] for index in used]

@@ -1,0 +1,77 @@
+"""From picture files, each with a target and the part that it belongs to, to a source."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from athanor.base.errors import require
+from athanor.data.sources.cache import cached
+from athanor.data.sources.decode import Decoding
+from athanor.data.sources.listing import File
+from athanor.data.sources.source import Source
+from athanor.data.split import split
+
+log = logging.getLogger(__name__)
+
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Picture files below `root`, and of each its target, [N] or [N, K], and the number of its part in PARTS, [N].
+
+    Pictures of part -1 are decoded and not used, so that another choice among them decodes nothing again.
+    """
+
+    root: Path
+    files: list[File]
+    targets: Tensor
+    parts: Tensor
+    class_names: tuple[str, ...]
+    groups: Tensor | None = None  # int64 [N]; those of one group are not split
+
+
+def source_of(
+    pictures: Pictures, decoding: Decoding, test_fraction: float, split_seed: int, data_dir: str | Path
+) -> Source:
+    """The source of these pictures. Where none of them are for test, `test_fraction` of those for training are."""
+    require(0 < test_fraction < 1, f"data.test_fraction={test_fraction}; use a number above 0 and below 1, as 0.2")
+    images, broken = cached(pictures.root, pictures.files, decoding, Path(data_dir).expanduser())
+    kept = torch.tensor([i for i in range(len(pictures.files)) if i not in broken])
+    targets, parts = pictures.targets[kept], pictures.parts[kept]
+    groups = None if pictures.groups is None else pictures.groups[kept]
+    train, val, test = ((parts == number).nonzero().flatten() for number in range(len(PARTS)))
+    require(len(train), f"{pictures.root}: no pictures for training")
+    given = " and ".join(name for name, index in (("validation", val), ("test", test)) if len(index))
+    how = [f"{given} as given"] if given else []
+    if not len(test):
+        how.append(f"test drawn from train with test_fraction={test_fraction}, split_seed={split_seed}")
+        drawn = split(targets[train], float(test_fraction), split_seed, None if groups is None else groups[train])
+        train, test = (train[index] for index in drawn)
+    if broken:
+        how.append(f"{len(broken):,} broken files left out")
+        first = "; ".join(list(broken.values())[:3])
+        log.warning("left out %s of %s files that cannot be read: %s%s", f"{len(broken):,}", f"{len(pictures.files):,}",
+                    first, f"; and {len(broken) - 3:,} more" if len(broken) > 3 else "")  # fmt: skip
+    middle = f", {len(val):,} validation and" if len(val) else " and"
+    shape = "x".join(str(n) for n in images.shape[1:])
+    counts = f"{len(train):,} train{middle} {len(test):,} test images of {shape}"
+    origin = f"image folder {pictures.root}: {counts}; {', '.join(how)}"
+    log.info(origin)
+    return Source(
+        *(taken(values, index) for index in (train, test) for values in (images, targets)),
+        class_names=pictures.class_names,
+        origin=origin,
+        val_inputs=taken(images, val) if len(val) else None,
+        val_targets=targets[val] if len(val) else None,
+        groups=None if groups is None else groups[train],
+    )
+
+
+def taken(values: Tensor, index: Tensor) -> Tensor:
+    """values[index], for a sorted index; a view, which stays memory-mapped, where the index is a range."""
+    first, last = index[0].item(), index[-1].item()
+    return values[first : last + 1] if last - first + 1 == len(index) else values[index]
