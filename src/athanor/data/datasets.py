@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -182,9 +183,9 @@ def all_batches(items: Items) -> Iterator[ReadBatch]:
     """All items in their order, with a progress bar."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    bar = Progress(*columns, console=console, disable=not console.is_terminal)
+    with bar as progress, closing(items.to(items.device)) as passed:
         task = progress.add_task(f"reading {items.reader.name} items", total=len(items))
-        passed = items.to(items.device)  # whose workers end with the pass
         for batch in passed.batches(iter(torch.arange(len(items)).split(CHUNK))):
             progress.advance(task, len(batch[0]))
             yield batch

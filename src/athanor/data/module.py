@@ -132,6 +132,9 @@ class ArrayData(L.LightningDataModule):
         while self.streams:
             self.streams.pop().close()
 
+    def on_exception(self, exception: BaseException) -> None:
+        self.teardown()
+
     def train_dataloader(self) -> TrainBatches:
         images, targets, index = self._on_device(self.part("train"))
         if self.soft_targets is not None:

@@ -7,7 +7,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ class Items:
         self.target_device = self.device
         self.identity = ""  # what `hashes` tells one Dataset from another by
         self.loaders: dict[Reader, DataLoader] = {}
+        self.passes: dict[Reader, Iterator] = {}  # over these loaders
         probes = at_distances(torch.arange(len(dataset)), PROBED)
         self.probed = self.reader.read(EVALUATION, probes)
         inputs = self.probed[1]
@@ -78,11 +79,12 @@ class Items:
     def to(self, device: torch.device) -> "Items":
         """The same items, with workers of their own and batches on that device."""
         moved = object.__new__(Items)
-        vars(moved).update(vars(self), loaders={}, target_device=device)
+        vars(moved).update(vars(self), loaders={}, passes={}, target_device=device)
         return moved
 
     def close(self) -> None:
-        """End the workers; they begin again with the next batch."""
+        """End the workers; others begin with the next pass."""
+        self.passes.clear()
         self.loaders.clear()
 
     def __getitem__(self, index: int | slice | Tensor) -> Tensor:
@@ -90,9 +92,10 @@ class Items:
         if isinstance(index, int):
             return self[torch.tensor([index])][0]
         chosen = torch.arange(len(self))[index]
-        own = self.to(self.device)  # whose workers end with the reading
-        parts = [inputs for _, inputs, _ in own.batches(iter(chosen.split(64)))]
-        return torch.cat(parts) if parts else torch.empty(0, *self.shape[1:], dtype=self.dtype)
+        if not len(chosen):
+            return torch.empty(0, *self.shape[1:], dtype=self.dtype)
+        with closing(self.to(self.device)) as own:
+            return torch.cat([inputs for _, inputs, _ in own.batches(iter(chosen.split(64)))])
 
     def batches(self, parts: Iterator[Tensor], *moment: int) -> Iterator[ReadBatch]:
         """Indices, inputs and targets of the items that each of `parts`, int64, names; workers read ahead of them.
@@ -111,9 +114,10 @@ class Items:
                 worker_init_fn=leave_signals,
                 generator=torch.Generator(),  # of its own, else it would draw from the global one
             )
-        loader = self.loaders[reader]
-        loader.sampler.keys = ((moment or EVALUATION, part.tolist()) for part in parts)
-        for batch in loader:
+        self.loaders[reader].sampler.keys = ((moment or EVALUATION, part.tolist()) for part in parts)
+        # held by this object alone, so that `close` ends the workers though a traceback still holds this frame
+        self.passes[reader] = iter(self.loaders[reader])
+        while (batch := next(self.passes[reader], None)) is not None:
             yield tuple(part.to(self.target_device, non_blocking=True) for part in whole(batch))
 
     def hashes(self, index: Tensor) -> Tensor:
@@ -210,7 +214,7 @@ class Reader(Dataset):
 
 def whole(batch: "ReadBatch | UserError | ItemError") -> ReadBatch:
     if isinstance(batch, Exception):
-        raise batch
+        raise type(batch)(*batch.args)  # a new one: a frame that holds what is raised would keep the workers
     return batch
 
 

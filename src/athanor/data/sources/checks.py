@@ -26,7 +26,7 @@ def told(values: Tensor) -> str:
 
 
 def as_tensor(name: str, values: object) -> Tensor:
-    """The tensor that shares the memory of a numpy array, so that a memory map stays one; tensors and Items as they are.
+    """The tensor that shares the memory of a numpy array, so that a memory map stays one; others as they are.
 
     Raises UserError for anything else.
     """
