@@ -15,6 +15,7 @@ from athanor.data.augment import Augment
 from athanor.data.batches import Batch, EvalBatches, TrainBatches
 from athanor.data.sources.source import Source
 from athanor.data.split import limited, train_and_val
+from athanor.data.streamed import Items
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,6 +92,7 @@ class ArrayData(L.LightningDataModule):
         self.preprocess: nn.Module | None = None  # of every batch, for a LightningModule that does not do it itself
         self.soft_targets: Tensor | None = None  # probabilities [N, num_classes] to train on, in place of the targets
         self.on_gpu: dict[int, tuple[Tensor, Tensor]] = {}  # copies of (images, targets) by the id of the images
+        self.streams: list[Items] = []  # that loaders of this fit or test read
         self._check_sizes()
         if augment.cutout:
             augment.mean = mean_colour(source.train_inputs, self.train_index)
@@ -129,10 +131,19 @@ class ArrayData(L.LightningDataModule):
                 f"use a multiple of {world_size}"
             )
 
+    def teardown(self, stage: str | None = None) -> None:
+        while self.streams:
+            self.streams.pop().close()
+
+    def on_exception(self, exception: BaseException) -> None:
+        self.teardown()
+
     def train_dataloader(self) -> TrainBatches:
         images, targets, index = self._on_device(self.part("train"))
         if self.soft_targets is not None:
             targets = self.soft_targets.to(images.device)
+        elif isinstance(images, Items):
+            targets = None  # each item has its own, which may be random
         return TrainBatches(
             images,
             targets,
@@ -236,6 +247,9 @@ class ArrayData(L.LightningDataModule):
         """The arrays on the GPU if the images take less than half of its free memory, else where they are."""
         images, targets, index = part
         device = self.trainer.strategy.root_device if self.trainer else images.device
+        if isinstance(images, Items):
+            self.streams.append(images.to(device))
+            return Part(self.streams[-1], targets, index)
         if device.type != "cuda" or images.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
             return part
         if id(images) not in self.on_gpu:  # train and validation share one array

@@ -108,7 +108,7 @@ def moments(images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     for chunk in chunks(images, index):
         values = chunk.transpose(0, 1).flatten(1).double()
         total, square = total + values.sum(1), square + values.square().sum(1)
-    count = len(index) * images[0, 0].numel()
+    count = len(index) * images[0][0].numel()
     mean = total / count
     std = (square / count - mean**2).clamp_min(0).sqrt()
     return mean, torch.where(std > torch.finfo(torch.float32).eps * mean.abs(), std, 1.0)

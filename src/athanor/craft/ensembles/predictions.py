@@ -23,6 +23,7 @@ from athanor.craft.ensembles.network import logits_over_views
 from athanor.data.batches import EvalBatches
 from athanor.data.module import ArrayData
 from athanor.data.preprocess import chunks
+from athanor.data.streamed import Items
 from athanor.tasks import tta
 from athanor.tasks.classification import Classification
 from athanor.training.checkpoint_files import checkpoint_digest
@@ -106,10 +107,13 @@ def stage_labels(data: ArrayData, stage: Stage) -> Tensor:
 
 
 def fingerprint(batches: EvalBatches) -> str:
-    """Names images by their pixels, and by the size of the batches that they come in."""
+    """Names images by their pixels, and by the size of the batches that they come in; items of a Dataset by their
+    numbers, since reading them would take as long as predicting them.
+    """
     digest = hashlib.sha256()
-    for images in chunks(batches.images, batches.index):
-        digest.update(images.contiguous().numpy())
+    is_streamed = isinstance(batches.images, Items)
+    for part in [batches.images.hashes(batches.index)] if is_streamed else chunks(batches.images, batches.index):
+        digest.update(part.contiguous().numpy())
     return f"{digest.hexdigest()} {tuple(batches.images.shape[1:])} {batches.batch_size}"
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from athanor.base.errors import UserError, require
+from athanor.data.streamed import Items
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +26,12 @@ def told(values: Tensor) -> str:
 
 
 def as_tensor(name: str, values: object) -> Tensor:
-    """The tensor that shares the memory of a numpy array, so that a memory map stays one; a tensor as it is.
+    """The tensor that shares the memory of a numpy array, so that a memory map stays one; others as they are.
 
     Raises UserError for anything else.
     """
+    if isinstance(values, Items):
+        return values
     if isinstance(values, Tensor):
         require(values.device.type == "cpu", f"{name} is on {values.device}; return it in the main memory, .cpu()")
         return values.detach() if values.requires_grad else values
@@ -109,7 +112,7 @@ def check_values(stage: str, inputs: Tensor, targets: Tensor, class_names: tuple
 
 def refuse_non_finite(name: str, values: Tensor) -> None:
     """Raise UserError where floats are nan or infinite. Above CHECKED_BYTES, evenly spaced rows are looked at."""
-    if not values.is_floating_point():
+    if isinstance(values, Items) or not values.is_floating_point():  # items are read in batches only
         return
     every = max(-(-values.nbytes // CHECKED_BYTES), 1)
     rows = values[::every].reshape(len(values[::every]), -1)

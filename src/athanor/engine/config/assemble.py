@@ -16,8 +16,10 @@ from athanor.base.errors import UserError
 from athanor.callbacks.any_module import AnyModule
 from athanor.callbacks.stopwatch import Stopwatch
 from athanor.craft.ensembles.network import Ensemble, EnsembleClassifier
+from athanor.data.datasets import Datasets
 from athanor.data.module import ArrayData
 from athanor.data.sources.checks import check_values
+from athanor.data.streamed import statistics_index
 from athanor.engine.config import schema, trust
 from athanor.engine.config.facts import refuse_facts
 from athanor.engine.config.refusals import refuse
@@ -80,13 +82,21 @@ def data(cfg: dict) -> ArrayData:
     del own["preprocess"]
     if own["augment"]:
         own["augment"] = build(own["augment"], "data.augment")
-    facts = {"data_dir": cfg["data_dir"], "split_seed": own["split_seed"]}
-    module = ArrayData(build(source, "data", **facts), **own, seed=cfg["seed"])
+    reading = {key: own.pop(key) for key in schema.READING if key in own}
+    made = build(source, "data", data_dir=cfg["data_dir"], split_seed=own["split_seed"])
+    if isinstance(made, Datasets):
+        made = made.source(**reading)
+    module = ArrayData(made, **own, seed=cfg["seed"])
     target = task_class(cfg)
     if not schema.is_task(target) and "preprocess" not in schema.handed_to("task", target):
         module.preprocess = build(cfg["data"]["preprocess"], "data.preprocess", input_shape=module.input_shape)
-        module.preprocess.fit(module.source.train_inputs, module.train_index)
+        fit(module.preprocess, module)
     return module
+
+
+def fit(preprocess: nn.Module, data: ArrayData) -> None:
+    inputs = data.source.train_inputs
+    preprocess.fit(inputs, statistics_index(inputs, data.train_index))
 
 
 def task(cfg: dict, data: ArrayData) -> L.LightningModule:
@@ -103,7 +113,7 @@ def task(cfg: dict, data: ArrayData) -> L.LightningModule:
     parts = parts_of(record, data.source.train_targets[data.train_index])
     network, preprocess = parts["network"], parts["preprocess"]
     module = made_of(record, parts)
-    preprocess.fit(data.source.train_inputs, data.train_index)
+    fit(preprocess, data)
     if isinstance(module, Task):
         network = module.network
         module.fit_targets(data.source.train_targets[data.train_index])

@@ -45,6 +45,7 @@ def check(cfg: dict) -> None:
     for name, group in schema.top_groups().items():
         if name not in unused:
             check_group(name, group, cfg.get(name) or {})
+    check_reading(cfg["data"])
     check_task(cfg)
     monitors.check_monitors(cfg)
     check_trainer(cfg["trainer"])
@@ -127,6 +128,18 @@ def locate(path: str, target: str) -> Any:
         raise UserError(f"{path}._target_={target} cannot be imported: {str(error).splitlines()[-1]}") from error
     require(callable(named), f"{path}._target_={target} is no class or function; name one that is in it")
     return named
+
+
+def check_reading(node: dict) -> None:
+    """Whether the keys that say how the items of Datasets are read are there for those, and for nothing else."""
+    target = node["_target_"]
+    is_read = schema.returns_datasets(locate("data", target))
+    for key in schema.READING:
+        if is_read and key not in node:
+            raise UserError(f"data.{key} is missing: begin its YAML with defaults: [base/datasets@_here_, _self_]")
+        if not is_read and key in node:
+            name = target.rpartition(".")[2]
+            raise UserError(f"data.{key} is for functions that return Datasets, and {name} does not; leave it out")
 
 
 def check_task(cfg: dict) -> None:

@@ -76,11 +76,18 @@ def subclass_of(name: str) -> Callable[[Any], bool]:
     return lambda target: isinstance(target, type) and issubclass(target, pkgutil.resolve_name(name))
 
 
-def returns_source(target: Any) -> bool:
-    """A function with the annotation `-> Source`. Other functions of athanor.data write files, as drop_colour does."""
+def returns_data(target: Any) -> bool:
+    """A function with the annotation `-> Source` or `-> Datasets`. Others of athanor.data write files."""
     from athanor.data.sources.source import Source
 
-    return isinstance(target, FunctionType) and evaluated_hints(target).get("return") is Source
+    returned = isinstance(target, FunctionType) and evaluated_hints(target).get("return")
+    return returned is Source or returns_datasets(target)
+
+
+def returns_datasets(target: Any) -> bool:
+    from athanor.data.datasets import Datasets
+
+    return isinstance(target, FunctionType) and evaluated_hints(target).get("return") is Datasets
 
 
 def is_schedule(target: Any) -> bool:
@@ -91,6 +98,7 @@ def is_schedule(target: Any) -> bool:
     return first == "t" and hints.get("t", float) is hints.get("return", float) is float
 
 
+READING = {"in_memory": bool, "workers": int}  # keys of a data set that is made of torch Datasets
 UNIT = "athanor.optim.schedules.Unit"
 MODULE = ("a torch.nn.Module", subclass_of("torch.nn.Module"))
 
@@ -102,9 +110,9 @@ GROUPS: dict[str, Group] = {  # by the path of the node
         facts=("input_shape", "num_classes", "seed", "record", *MADE),
     ),
     "data": Group(
-        "a function with the annotation -> Source",
-        returns_source,
-        beside={"preprocess": dict},
+        "a function with the annotation -> Source or -> Datasets",
+        returns_data,
+        beside={"preprocess": dict, **READING},
         beside_of="athanor.data.module.ArrayData",
         recorded=("_target_", "split_seed"),
         compared="all",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from athanor.base.errors import UserError, require
 from athanor.data.module import ArrayData
+from athanor.data.streamed import Items
 from athanor.engine.runs import teacher
 from athanor.engine.runs.provenance import describe_data, hash_of
 from athanor.engine.runs.run import Run, checkpoint_of, folder_of, read_checkpoint, shown
@@ -27,8 +28,13 @@ MOST_SEEN = 0.01  # of the images of a stage: data sets may share some, such as 
 STAGES = {"val": "validation", "test": "test"}
 
 
-def image_hashes(images: Tensor, index: Tensor) -> Tensor:
-    """A number for each of images[index], int64 [len(index)], that names its pixels. Takes 0.2 s for CIFAR-10."""
+def image_hashes(images: Tensor | Items, index: Tensor) -> Tensor:
+    """A number for each of images[index], int64 [len(index)], that names its pixels. Takes 0.2 s for CIFAR-10.
+
+    Items of a Dataset are named by their Dataset and their number, since reading them would take an epoch.
+    """
+    if isinstance(images, Items):
+        return images.hashes(index)
     every, pixels = -(-images[0].numel() // HASHED_BYTES), images.numpy()
     digests = [
         hashlib.blake2b(pixels[i].reshape(-1)[::every].tobytes(), digest_size=8).digest() for i in index.tolist()

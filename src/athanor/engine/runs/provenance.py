@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from athanor.data.module import ArrayData
+    from athanor.data.streamed import Items
 
 log = logging.getLogger(__name__)
 
@@ -136,12 +137,14 @@ def told_reads(reads: int) -> str:
     return f"test set of this data read {times} below {TEST_READS.parent}/, see {TEST_READS.name}"
 
 
-def hash_of(*arrays: "Tensor") -> str:
-    """16 hexadecimal digits that name the shapes and the contents of CPU tensors."""
+def hash_of(*arrays: "Tensor | Items") -> str:
+    """16 hexadecimal digits that name the shapes and the contents of CPU tensors, and of Datasets some items."""
+    from athanor.data.streamed import HASHED, Items
+
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(repr(tuple(array.shape)).encode())
-        every = max(-(-array.nbytes // HASHED_BYTES), 1)
+        every = max(-(-len(array) // HASHED) if isinstance(array, Items) else -(-array.nbytes // HASHED_BYTES), 1)
         digest.update(array[::every].contiguous().numpy())
     return digest.hexdigest()[:16]
 
