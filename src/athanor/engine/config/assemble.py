@@ -10,11 +10,13 @@ import torch
 from lightning.pytorch.callbacks import ProgressBar
 from torch import nn
 
-from athanor.base.errors import UserError
+from athanor.base.errors import UserError, require
 from athanor.callbacks.checkpoints import Checkpoints
 from athanor.callbacks.stopwatch import Stopwatch
 from athanor.craft.ensembles.network import Ensemble, EnsembleClassifier
+from athanor.data.augment import Augment
 from athanor.data.module import ArrayData
+from athanor.data.own_augment import OwnAugment
 from athanor.engine.config import schema, trust
 from athanor.engine.config.facts import refuse_facts
 from athanor.engine.config.refusals import refuse
@@ -75,10 +77,19 @@ def data(cfg: dict) -> ArrayData:
     """The data module, with its source loaded and split."""
     source, own = divided(cfg, "data")
     del own["preprocess"]
-    if own["augment"]:
-        own["augment"] = build(own["augment"], "data.augment")
+    own["augment"] = augmentation(own["augment"])
     facts = {"data_dir": cfg["data_dir"], "split_seed": own["split_seed"]}
     return ArrayData(build(source, "data", **facts), **own, seed=cfg["seed"])
+
+
+def augmentation(node: dict) -> Augment | OwnAugment:
+    """Ours, or a person's: a function, which is given its arguments but the images, or what a class makes."""
+    is_class = isinstance(pkgutil.resolve_name(node["_target_"]), type)
+    built = build(node if is_class else {**node, "_partial_": True}, "data.augment")
+    if not isinstance(built, Augment):
+        return OwnAugment(built, node["_target_"], node.get("per_image"))
+    require("per_image" not in node, "data.augment.per_image is for an augmentation of your own; ours is per image")
+    return built
 
 
 def task(cfg: dict, data: ArrayData) -> Task:
@@ -99,6 +110,8 @@ def task(cfg: dict, data: ArrayData) -> Task:
 def set_first_weights(module: Task, network: nn.Module, cfg: dict, data: ArrayData) -> nn.Module:
     """A network that was just built, with the weights that the config and, for `init_from_data`, images give it."""
     counts = class_counts(data.source.train_targets[data.train_index], len(module.record["class_names"]))
+    if hasattr(network, "load_pretrained"):
+        network.load_pretrained(cfg["data_dir"])
     build(cfg["init"], "init", class_counts=counts)(network)
     if hasattr(network, "init_from_data"):
         limit = min(INIT_IMAGES, max(INIT_BYTES // (4 * math.prod(data.input_shape)), 1))
