@@ -89,7 +89,7 @@ class Augment:
     @property
     def switched_off(self) -> str:
         """What to do to have none, for messages."""
-        on = {name: value for name, value in vars(self).items() if value and name not in self.no_switches}
+        on = {name: value for name, value in vars(self).items() if name not in self.no_switches and value}
         off = {bool: "false", str: "false", list: "null"}
         return "type " + " ".join(f"data.augment.{name}={off.get(type(value), 0)}" for name, value in on.items())
 

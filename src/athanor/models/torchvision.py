@@ -42,9 +42,9 @@ class Torchvision(nn.Module):
         self.name, self.pretrained = name, weights is not None
         choices = models.get_model_weights(name).__members__
         self.weights = layers.choose("model.weights", weights, choices) if self.pretrained else None
-        self.options = {"aux_logits": False, "transform_input": self.pretrained} if name in AUXILIARY else {}
-        random = {"init_weights": True} if name in AUXILIARY else {}  # else torchvision warns
-        self.net = models.get_model(name, weights=None, num_classes=num_classes, **self.options, **random)
+        options = {"aux_logits": False, "transform_input": self.pretrained} if name in AUXILIARY else {}
+        options |= {"init_weights": True} if name in AUXILIARY else {}  # else torchvision warns
+        self.net = models.get_model(name, weights=None, num_classes=num_classes, **options)
         check_size(self, name, input_shape)
 
     def load_pretrained(self, data_dir: str) -> None:
@@ -59,7 +59,7 @@ class Torchvision(nn.Module):
         before = torch.hub.get_dir()
         torch.hub.set_dir(str(Path(data_dir) / "weights"))
         try:
-            given = models.get_model(self.name, weights=self.weights, **self.options)
+            given = models.get_model(self.name, weights=self.weights).state_dict()
         except (OSError, RuntimeError) as error:  # no network, or a damaged file
             place = Path(data_dir) / "weights" / "checkpoints"
             raise UserError(
@@ -67,18 +67,17 @@ class Torchvision(nn.Module):
             ) from error
         finally:
             torch.hub.set_dir(before)
-        name, head = last_layer(self.net)
-        given.set_submodule(name, head)
-        self.net.load_state_dict(given.state_dict())
+        head, own = f"{last_layer(self.net)}.", self.net.state_dict()
+        self.net.load_state_dict({key: own[key] if key.startswith(head) else given[key] for key in own})
         log.info("%s begins with weights of ImageNet, which go with data/preprocess=imagenet", self.name)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x.expand(-1, 3, -1, -1))
 
 
-def last_layer(network: nn.Module) -> tuple[str, nn.Module]:
-    """The last layer with weights and its name: a Linear layer, or in SqueezeNet a 1x1 convolution."""
-    return [(name, m) for name, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
+def last_layer(network: nn.Module) -> str:
+    """The name of the last layer with weights: a Linear layer, or in SqueezeNet a 1x1 convolution."""
+    return [name for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
 
 
 @torch.no_grad()
