@@ -11,6 +11,7 @@ from torch import Tensor
 from athanor.base.errors import UserError, require
 from athanor.data import colour
 
+RATIO = [3 / 4, 4 / 3]
 COLOURS = ("brightness", "contrast", "saturation", "hue", "randaugment")
 
 
@@ -19,8 +20,8 @@ class Augment:
     """Random changes of pictures [N, C, H, W]; 0, false or null switches one off. They are made in this order:
 
     resized_crop: cut out a window with a random share of the area, in this range, and a ratio of width to height in the
-        range resized_ratio, and enlarge it to the old size, bilinear (Szegedy et al. 2015, section 6, take [0.08, 1]
-        and [3/4, 4/3]).
+        range resized_ratio, by default 3/4 to 4/3, and enlarge it to the old size, bilinear (Szegedy et al. 2015,
+        section 6, take [0.08, 1]).
     shift, rotate: move by up to so many pixels in x and in y, and turn by up to so many degrees, in both directions,
         with bilinear interpolation (LeCun et al. 1998, for digits).
     crop: pad by so many pixels on each side and cut a window of the old size out at a random place (He et al. 2015,
@@ -54,7 +55,7 @@ class Augment:
     rotate: float
     _: KW_ONLY  # off where nothing is said, as in the config of a run from before these were there
     resized_crop: list[float] | None = None
-    resized_ratio: list[float] = field(default_factory=lambda: [3 / 4, 4 / 3])
+    resized_ratio: list[float] | None = None
     brightness: float = 0
     contrast: float = 0
     saturation: float = 0
@@ -133,7 +134,9 @@ class Augment:
             return torch.rand(total, *shape, generator=generator, device=images.device)[part]
 
         if self.resized_crop:
-            images = resized_crop(images, *windows(draw(10, 2), draw(2), images, self.resized_crop, self.resized_ratio))
+            images = resized_crop(
+                images, *windows(draw(10, 2), draw(2), images, self.resized_crop, self.resized_ratio or RATIO)
+            )
         if self.shift or self.rotate:
             images = shift_and_rotate(images, self.shift * (2 * draw(2) - 1), self.rotate * (2 * draw() - 1))
         if self.crop:
