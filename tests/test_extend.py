@@ -347,4 +347,4 @@ def test_the_keys_of_new_parts_are_checked_like_our_own(words, message, folder, 
 def test_unknown_options_list_the_new_ones_too(folder, train):
     ran = train("--config-dir", folder / "configs", "model=mien")
     assert "model=mien does not exist; did you mean mine?" in ran.err
-    assert "model: cnn, linear, mine, mlp, resnet, speednet, torchvision" in ran.err
+    assert "model: cnn, linear, mine, mlp, resnet, speednet, timm, torchvision" in ran.err

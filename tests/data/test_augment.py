@@ -1,13 +1,18 @@
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torchvision.transforms.v2 import functional as TF
 
 from athanor.base.errors import UserError
-from athanor.data.augment import Augment, crop, cutout, flip, shift_and_rotate
+from athanor.data.augment import Augment, crop, cutout, flip, resized_crop, shift_and_rotate, windows
 
 SHAPES = pytest.mark.parametrize("shape", [(12, 1, 8, 8), (12, 3, 6, 10)], ids=str)
 MODES = pytest.mark.parametrize("mode", ["zeros", "reflect"])
-STEPS = dict(crop=2, flip=True, cutout=3, shift=1.5, rotate=20)
+OLD = dict(crop=2, flip=True, cutout=3, shift=1.5, rotate=20)
+COLOURS = dict(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.2, randaugment=2)
+STEPS = OLD | COLOURS | dict(resized_crop=[0.3, 0.9])
 EVERYTHING = STEPS | dict(padding_mode="reflect")
 
 
@@ -180,10 +185,109 @@ def test_the_generator_decides_and_the_images_that_came_in_are_untouched():
     assert first.shape == images.shape
 
 
-@pytest.mark.parametrize("knob", ["crop", "cutout", "shift", "rotate"])
+@SHAPES
+def test_a_resized_crop_equals_torchvisions_image_by_image(shape):
+    images = noise(*shape)
+    corner, sides = torch.randint(0, 3, (len(images), 2)), torch.randint(1, 5, (len(images), 2))
+    corner[0], sides[0] = 0, torch.tensor(shape[2:])  # all of the image
+    changed = resized_crop(images, corner, sides)
+    for image, other, (top, left), (height, width) in zip(images, changed, corner, sides, strict=True):
+        expected = TF.resized_crop(image, top, left, height, width, list(shape[2:]), antialias=False)
+        assert (other.int() - expected.int()).abs().max() <= 1  # torchvision rounds otherwise
+    assert torch.equal(changed[0], images[0])
+    floats = images.float() / 255
+    again = resized_crop(floats, corner, sides)
+    expected = torch.stack(
+        [
+            TF.resized_crop(image, *place, *size, list(shape[2:]), antialias=False)
+            for image, place, size in zip(floats, corner, sides, strict=True)
+        ]
+    )
+    torch.testing.assert_close(again, expected, atol=1e-5, rtol=0)
+
+
+def test_windows_have_the_area_and_the_ratio_asked_for_and_lie_within_the_image():
+    images = torch.zeros(1, 1, 100, 200).expand(4000, -1, -1, -1)
+    draws = torch.rand(4000, 10, 2, generator=generator()), torch.rand(4000, 2, generator=generator(1))
+    corner, sides = windows(*draws, images, [0.1, 0.5], [0.5, 2.0])
+    share, ratio = sides.prod(1) / 20_000, sides[:, 1] / sides[:, 0]
+    assert 0.095 < share.min() < 0.11 and 0.45 < share.max() < 0.51
+    assert 0.48 < ratio.min() < 0.53 and 1.9 < ratio.max() < 2.07
+    assert ((corner >= 0) & (corner + sides <= torch.tensor([100, 200]))).all()
+    assert len(corner[:, 0].unique()) > 50
+    assert abs((ratio.log() > 0).float().mean() - 0.5) < 0.1  # as likely wide as high, but for those that do not fit
+
+
+def test_a_window_that_never_fits_is_cut_off_at_the_border():
+    images = torch.zeros(5, 1, 4, 40)
+    corner, sides = windows(torch.rand(5, 10, 2), torch.rand(5, 2), images, [1.0, 1.0], [1.0, 1.0])
+    assert sides.tolist() == [[4, 13]] * 5
+    assert (corner[:, 0] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint16, torch.int16])
+@pytest.mark.parametrize("knob", [*OLD, "resized_crop"])
+def test_pictures_of_other_dtypes_are_moved_and_keep_their_values(knob, dtype):
+    images = noise(12, 3, 8, 10)
+    wide = images.to(dtype) / 100 if dtype.is_floating_point else (images.int() * 100).to(dtype)
+    changes = augment(**{knob: STEPS[knob]})
+    small, changes.mean = changes(images, generator(), total=12), None
+    if knob == "cutout":
+        small = changes(images, generator(), total=12)
+    changed = changes(wide, generator(), total=12)
+    back = changed * 100 if dtype.is_floating_point else changed.int() / 100
+    assert changed.dtype == dtype
+    assert (back - small.int()).abs().max() <= (0.51 if knob in ("shift", "rotate", "resized_crop") else 1e-4)
+
+
+@pytest.mark.parametrize("knob", ["crop", "cutout", "shift", "rotate", *COLOURS])
 def test_negative_knobs_are_refused(knob):
     with pytest.raises(UserError, match=rf"data\.augment\.{knob}=-1 is negative; use 0 to switch it off"):
         augment(**{knob: -1})
+
+
+@pytest.mark.parametrize(
+    "knobs, message",
+    [
+        ({"hue": 0.6}, "data.augment.hue=0.6: use up to 0.5"),
+        ({"magnitude": 31}, "data.augment.magnitude=31: use 0 to 30"),
+        ({"resized_crop": [0.5]}, "data.augment.resized_crop=[0.5]: use [least, most], above 0, up to 1"),
+        ({"resized_crop": [0.5, 1.5]}, "data.augment.resized_crop=[0.5, 1.5]: use"),
+        ({"resized_crop": [0, 1]}, "data.augment.resized_crop=[0, 1]: use"),
+        ({"resized_ratio": [2, 1]}, "data.augment.resized_ratio=[2, 1]: use [least, most], above 0"),
+    ],
+)
+def test_values_out_of_range_are_refused(knobs, message):
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        augment(**knobs)
+
+
+@pytest.mark.parametrize(
+    "images, knobs, message",
+    [
+        (
+            torch.zeros(9, 20),
+            {"crop": 1},
+            "data.augment changes pictures [N, C, H, W], and this data has float32 [9, 20]",
+        ),
+        (
+            torch.zeros(9, 3, 8, 8),
+            {"hue": 0.1},
+            "changes colours of uint8 pictures of 1 or 3 channels, and this data has",
+        ),
+        (torch.zeros(9, 3, 8, 8), {"hue": 0.1, "flip": True}, "type data.augment.flip=false data.augment.hue=0"),
+        (
+            noise(9, 4, 8, 8),
+            {"randaugment": 1},
+            "and this data has uint8 [9, 4, 8, 8]; type data.augment.randaugment=0",
+        ),
+        (noise(9, 1, 8, 8), {"saturation": 1}, "data.augment.saturation and hue change nothing in grey pictures"),
+    ],
+)
+def test_inputs_that_cannot_be_changed_so_are_refused(images, knobs, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        augment(**knobs).prepare(images, torch.arange(9))
+    augment().prepare(images, torch.arange(9))
 
 
 def test_it_is_false_where_nothing_is_to_do():

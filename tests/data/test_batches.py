@@ -1,15 +1,22 @@
 import dataclasses
+import hashlib
 
 import pytest
 import torch
 
 from athanor.data.augment import Augment
 from athanor.data.batches import EvalBatches, TrainBatches
+from athanor.data.mixing import Mixing
+from athanor.data.own_augment import OwnAugment
 
 INDEX = torch.arange(100)[torch.arange(100) % 3 > 0]  # 66 of 100 images
 EVERYTHING = Augment(crop=1, padding_mode="zeros", flip=True, cutout=2, shift=1, rotate=15)
 NOTHING = Augment(0, "zeros", False, 0, 0, 0)
 ALTERNATING = Augment(crop=0, padding_mode="zeros", flip="alternating", cutout=0, shift=0, rotate=0)
+NEW = Augment(
+    **{"crop": 1, "padding_mode": "zeros", "flip": True, "cutout": 2, "shift": 1, "rotate": 15},
+    **{"resized_crop": [0.3, 1], "brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.1, "randaugment": 2},
+)
 ALL_AND_ALTERNATING = Augment(crop=2, padding_mode="reflect", flip="alternating", cutout=2, shift=1, rotate=15)
 
 
@@ -69,6 +76,77 @@ def test_the_global_generator_does_not_matter_and_is_not_moved():
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(7)
     assert_equal(batches(EVERYTHING), first)
+
+
+AS_BEFORE = {  # hashes of the batches that these settings gave before there were others
+    "crop=0": "580973e28a963147",
+    "crop=2": "c55f8657baf0a3b4",
+    "crop=2 padding_mode=reflect": "8a2ed0cb57426711",
+    "flip=True": "5bffc21740963fe8",
+    "flip=alternating": "d231a8dd9f0107e2",
+    "cutout=3": "47abcb1320c0d8ae",
+    "shift=1.5 rotate=20": "1a07192428001d04",
+    "crop=2 flip=True cutout=3 shift=1.5 rotate=20": "defd592fd41f7e80",
+}
+
+
+@pytest.mark.parametrize("words", AS_BEFORE)
+def test_without_the_newer_options_the_batches_are_those_from_before_they_came(words):
+    given = dict(word.split("=") for word in words.split())
+    texts = {
+        key: value if key == "padding_mode" or value == "alternating" else eval(value) for key, value in given.items()
+    }
+    augment = Augment(**dict(crop=0, padding_mode="zeros", flip=False, cutout=0, shift=0, rotate=0) | texts)
+    images = torch.randint(0, 256, (60, 3, 8, 10), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    fixed = images, torch.arange(60), torch.arange(50), 12, 7, augment, lambda: (3, 1)
+    digest = hashlib.sha256()
+    for views in 1, 2:
+        for rank, world_size in (0, 1), (1, 2):
+            for batch, targets in TrainBatches(*fixed, rank, world_size, views, Mixing(0, 0, 60)):
+                digest.update(batch.numpy().tobytes() + targets.numpy().tobytes())
+    assert digest.hexdigest()[:16] == AS_BEFORE[words]
+
+
+def speckled(images):
+    """One's own, with the global generator."""
+    return images + torch.randint(0, 4, images.shape).byte()
+
+
+MIXED = [Mixing(0.4, 0, 100), Mixing(0, 1, 100), Mixing(1, 1, 100)]
+
+
+@pytest.mark.parametrize("mixing", MIXED, ids=str)
+@pytest.mark.parametrize("per_image", [None, True])
+def test_all_that_is_random_goes_on_in_mid_epoch_bit_for_bit(mixing, per_image):
+    augment = NEW if per_image is None else OwnAugment(speckled, "speckled", per_image)
+    knobs = dict(images=colourful(), mixing=mixing)
+    whole = list(dataclasses.replace(batches(augment, position=(2, 0)), **knobs))
+    assert_equal(dataclasses.replace(batches(augment, position=(2, 5)), **knobs), whole[5:])
+    assert all(torch.allclose(targets.sum(1), torch.ones(8)) for _, targets in whole)
+    assert any((targets.amax(1) < 0.99).any() for _, targets in whole)
+
+
+@pytest.mark.parametrize("mixing", MIXED, ids=str)
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("world_size", [2, 4, 8])
+def test_mixed_batches_do_not_depend_on_the_number_of_processes(world_size, own, mixing):
+    augment = OwnAugment(speckled, "speckled", per_image=True) if own else NEW
+    whole = dataclasses.replace(batches(augment), images=colourful(), mixing=mixing)
+    ranks = [dataclasses.replace(whole, rank=rank, world_size=world_size) for rank in range(world_size)]
+    together = [tuple(map(torch.cat, zip(*parts, strict=True))) for parts in zip(*ranks, strict=True)]
+    assert_equal(together, whole)
+
+
+def test_processes_draw_other_numbers_for_ones_own_augmentation_of_batches():
+    whole = dataclasses.replace(
+        batches(OwnAugment(speckled, "speckled")), images=torch.zeros(100, 3, 6, 6, dtype=torch.uint8)
+    )
+    first, second = (next(iter(dataclasses.replace(whole, rank=rank, world_size=2)))[0] for rank in (0, 1))
+    assert not torch.equal(first, second)
+
+
+def colourful():
+    return torch.randint(0, 256, (100, 3, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
 
 
 @pytest.mark.parametrize("augment", [EVERYTHING, ALL_AND_ALTERNATING], ids=["random", "alternating"])

@@ -1,10 +1,9 @@
 import pytest
 import torch
-from torch import nn
 from torchvision import models
 
 from athanor.base.errors import UserError
-from athanor.models.torchvision import Torchvision, replace_head
+from athanor.models.torchvision import Torchvision, last_layer
 
 SMALL = "mobilenet_v3_small"
 
@@ -19,27 +18,47 @@ def test_grey_images_are_repeated_to_three_channels():
     torch.testing.assert_close(model(grey), model.net(grey.repeat(1, 3, 1, 1)))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "mobilenet_v3_small", "shufflenet_v2_x0_5"])
-def test_the_head_is_replaced_and_nothing_else(name):
-    original = models.get_model(name, weights=None)
-    before = {key: value.shape for key, value in original.state_dict().items()}
-    replace_head(original, 7)
-    after = {key: value.shape for key, value in original.state_dict().items()}
-    assert sorted(before) == sorted(after)
-    changed = {key.rsplit(".", 1)[0] for key in before if before[key] != after[key]}
-    assert len(changed) == 1
-    assert original.eval()(torch.rand(2, 3, 64, 64)).shape == (2, 7)
+@pytest.fixture
+def stored(tmp_path):
+    """Writes pretrained weights into a data_dir, as a download does."""
+
+    def stored(name, **options):
+        torch.manual_seed(0)
+        network = models.get_model(name, **options)
+        place = tmp_path / "weights" / "checkpoints" / models.get_model_weights(name).DEFAULT.url.rpartition("/")[2]
+        place.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(network.state_dict(), place)
+        return network.state_dict()
+
+    return stored
 
 
-def test_pretrained_weights_load_before_the_head_is_replaced(monkeypatch):
-    torch.manual_seed(0)
-    enum = models.get_model_weights(SMALL)
-    stored = models.get_model(SMALL).state_dict()
-    monkeypatch.setattr(enum, "get_state_dict", lambda self, **_: stored)
-    model = net(weights="DEFAULT")
-    assert torch.equal(model.net.features[0][0].weight, stored["features.0.0.weight"])
-    assert model.training
-    assert [m for m in model.modules() if isinstance(m, nn.Linear)][-1].out_features == 7
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", SMALL, "shufflenet_v2_x0_5", "googlenet"])
+def test_pretrained_weights_are_those_of_a_file_in_all_layers_but_the_last(name, stored, tmp_path):
+    options = {"init_weights": False, "aux_logits": True} if name == "googlenet" else {}
+    weights = stored(name, **options)
+    model = net((3, 64, 64), name, "DEFAULT")
+    model.load_pretrained(tmp_path)
+    state = model.net.state_dict()
+    changed = {key.rsplit(".", 1)[0] for key in state if not torch.equal(state[key], weights[key])}
+    assert changed == {last_layer(model.net)}
+    assert model.training and model(torch.rand(2, 3, 64, 64)).shape == (2, 7)
+    assert getattr(model.net, "transform_input", None) == (True if name == "googlenet" else None)
+
+
+def test_weights_are_read_for_a_training_and_not_to_build_the_network_again(stored, tmp_path, caplog):
+    model = net(weights="DEFAULT")  # as from a checkpoint: there is no file, and no network to download it from
+    assert model.pretrained
+    with pytest.raises(UserError, match=r"(?s)^model\.weights: .*put https://\S+\.pth into .*checkpoints,"):
+        model.load_pretrained(tmp_path)
+    stored(SMALL)
+    with caplog.at_level("INFO"):
+        model.load_pretrained(tmp_path)
+    assert "go with data/preprocess=imagenet" in caplog.text
+    random = net()
+    before = random.state_dict()["net.features.0.0.weight"].clone()
+    random.load_pretrained(tmp_path)
+    assert torch.equal(random.state_dict()["net.features.0.0.weight"], before)
 
 
 @pytest.mark.parametrize(

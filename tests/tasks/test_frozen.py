@@ -66,6 +66,24 @@ def test_what_cannot_be_frozen_is_named():
     assert Frozen("all_but_head").parts(network) == [network[0]]
 
 
+class WithToken(nn.Module):
+    """As a transformer has them: a parameter of the network itself, and dropout before the last layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(2))
+        self.body = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
+        self.head = nn.Sequential(nn.LayerNorm(2), nn.Linear(2, 2))
+
+
+def test_all_but_the_last_layer_are_frozen_in_a_network_that_has_parameters_of_its_own():
+    network = WithToken().train()
+    for part in Frozen("all_but_head").parts(network):
+        part.requires_grad_(False).eval()
+    assert [name for name, p in network.named_parameters() if p.requires_grad] == ["head.1.weight", "head.1.bias"]
+    assert {name for name, part in network.named_modules() if part.training} == {"", "head", "head.1"}
+
+
 @pytest.mark.slow
 def test_layers_with_rates_of_their_own_go_on_to_the_bit_and_through_a_range_test(train, interrupted):
     words = [

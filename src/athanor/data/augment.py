@@ -1,36 +1,50 @@
 """Random changes to a batch of training images: each image has its own, made on the device where the batch is."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import KW_ONLY, dataclass, field
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from athanor.base.errors import require
+from athanor.base.errors import UserError, require
+from athanor.data import colour
+
+RATIO = [3 / 4, 4 / 3]
+COLOURS = ("brightness", "contrast", "saturation", "hue", "randaugment")
 
 
 @dataclass
 class Augment:
-    """Crop, flip, cutout, and shift with rotation, of uint8 images [N, C, H, W]; 0 or false switches a step off.
+    """Random changes of pictures [N, C, H, W]; 0, false or null switches one off. They are made in this order:
 
+    resized_crop: cut out a window with a random share of the area, in this range, and a ratio of width to height in the
+        range resized_ratio, by default 3/4 to 4/3, and enlarge it to the old size, bilinear (Szegedy et al. 2015,
+        section 6, take [0.08, 1]).
+    shift, rotate: move by up to so many pixels in x and in y, and turn by up to so many degrees, in both directions,
+        with bilinear interpolation (LeCun et al. 1998, for digits).
     crop: pad by so many pixels on each side and cut a window of the old size out at a random place (He et al. 2015,
         section 4.2, take 4).
     padding_mode: what crop pads with: zeros, or the image mirrored at its border (reflect).
     flip: swap left and right with probability 1/2; wrong for digits and letters. `alternating` draws this once for
         each image, and in every second epoch mirrors exactly the other images (Jordan 2024, section 3.6), so two
         epochs in a row show each image both ways.
+    brightness, contrast, saturation: multiply by a factor from max(0, 1 - value) to 1 + value; hue: turn the circle of
+        colours by up to so many whole turns in both directions, 0 to 0.5. As torchvision's ColorJitter, but always in
+        this order, and rounded once.
+    randaugment: so many operations of 14, drawn for each image, all with this magnitude, 0 to 30 (Cubuk et al. 2019).
     cutout: a square with sides of so many pixels, centred at a random pixel, gets the mean colour of the training
         images (DeVries & Taylor 2017 take 16).
-    shift, rotate: move by up to so many pixels in x and in y, and turn by up to so many degrees, in both directions,
-        with bilinear interpolation (LeCun et al. 1998, for digits).
-    Raises UserError for a negative number.
 
-    An augmentation of your own is a dataclass that inherits from this one, in src/athanor/data/<name>.py. The node
-    `augment` of a data set or an experiment names it and gives the values of its own fields, as in
-    data.augment._target_=athanor.data.mine.Mine +data.augment.strength=0.5. It is called as `__call__` says, with
-    batches of training images alone, if bool() of it is true. tests/test_extend.py adds one.
+    Colours need uint8 pictures of 1 or 3 channels; the others take any dtype, and give it back.
+    Raises UserError for values out of range, and for inputs that cannot be changed so.
+
+    An augmentation of your own is a function of images, or a torch.nn.Module, in src/athanor/data/<name>.py and a
+    configs/data/augment/<name>.yaml with its `_target_` and its own arguments: data/augment=<name>, or typed
+    data.augment._target_=athanor.data.mine.noisy +data.augment.strength=0.5. It takes the place of ours, whose values,
+    of a data set or an experiment, are dropped; src/athanor/data/own_augment.py says how it is called. A dataclass that
+    inherits from this one has these fields too, and is called as `__call__` says. tests/test_extend.py adds them.
     """
 
     crop: int
@@ -39,21 +53,76 @@ class Augment:
     cutout: int
     shift: float
     rotate: float
-    # mean colour of the training images, uint8 [C, 1, 1]: what cutout fills with
+    _: KW_ONLY  # off where nothing is said, as in the config of a run from before these were there
+    resized_crop: list[float] | None = None
+    resized_ratio: list[float] | None = None
+    brightness: float = 0
+    contrast: float = 0
+    saturation: float = 0
+    hue: float = 0
+    randaugment: int = 0
+    magnitude: int = 9
+    # mean colour of the training images, [C, 1, 1] in their dtype: what cutout fills with
     mean: Tensor | None = field(default=None, init=False)
 
+    no_switches: ClassVar[tuple[str, ...]] = ("padding_mode", "resized_ratio", "magnitude", "mean")
+
     def __post_init__(self) -> None:
-        for name in "crop", "cutout", "shift", "rotate":
+        for name in "crop", "cutout", "shift", "rotate", *COLOURS:
             value = getattr(self, name)
             require(value >= 0, f"data.augment.{name}={value} is negative; use 0 to switch it off")
+        require(self.hue <= 0.5, f"data.augment.hue={self.hue}: use up to 0.5, half a turn of the circle of colours")
+        require(self.magnitude in range(31), f"data.augment.magnitude={self.magnitude}: use 0 to 30")
+        for name, most in {"resized_crop": 1, "resized_ratio": math.inf}.items():
+            value = getattr(self, name)
+            is_range = value is None or (len(value) == 2 and 0 < value[0] <= value[1] <= most)
+            require(is_range, f"data.augment.{name}={value}: use [least, most], above 0" + ", up to 1" * (most == 1))
 
     def __bool__(self) -> bool:
-        return any((self.crop, self.flip, self.cutout, self.shift, self.rotate))
+        return any(
+            getattr(self, name) for name in ("crop", "flip", "cutout", "shift", "rotate", "resized_crop", *COLOURS)
+        )
+
+    @property
+    def alternates(self) -> bool:
+        return self.flip == "alternating"
+
+    @property
+    def switched_off(self) -> str:
+        """What to do to have none, for messages."""
+        on = {name: value for name, value in vars(self).items() if name not in self.no_switches and value}
+        off = {bool: "false", str: "false", list: "null"}
+        return "type " + " ".join(f"data.augment.{name}={off.get(type(value), 0)}" for name, value in on.items())
+
+    def prepare(self, images: Tensor, index: Tensor) -> None:
+        """Take what is needed of the training images, images[index]. Raises UserError where they cannot be changed."""
+        if not Augment.__bool__(self):  # a step that a subclass adds may take what is no picture
+            return
+        kind = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
+        if images.ndim != 4:
+            raise UserError(
+                f"data.augment changes pictures [N, C, H, W], and this data has {kind}; {self.switched_off}"
+            )
+        _, channels, height, width = images.shape
+        if any(getattr(self, name) for name in COLOURS) and not (images.dtype == torch.uint8 and channels in (1, 3)):
+            raise UserError(
+                f"data.augment changes colours of uint8 pictures of 1 or 3 channels, and this data has {kind}; "
+                f"{self.switched_off}"
+            )
+        if channels == 1 and (self.saturation or self.hue):
+            raise UserError("data.augment.saturation and hue change nothing in grey pictures; use 0 for both")
+        if self.padding_mode == "reflect" and self.crop >= min(height, width):
+            raise UserError(
+                f"data.augment.crop={self.crop} mirrors more than images of {width}x{height} have; "
+                "use a smaller crop, or data.augment.padding_mode=zeros"
+            )
+        if self.cutout:
+            self.mean = mean_colour(images, index)
 
     def __call__(
         self, images: Tensor, generator: torch.Generator, total: int, start: int = 0, mirrored: Tensor | None = None
     ) -> Tensor:
-        """Change uint8 images [N, C, H, W]: images number start to start + N - 1 of a batch of `total` images.
+        """Change pictures [N, C, H, W]: number start to start + N - 1 of a batch of `total`.
 
         Random numbers are drawn for the whole batch, so an image is changed in the same way however many processes
         share the batch. generator: on the device of the images. mirrored: which images alternating flip mirrors in
@@ -64,12 +133,23 @@ class Augment:
         def draw(*shape: int) -> Tensor:  # uniform in [0, 1)
             return torch.rand(total, *shape, generator=generator, device=images.device)[part]
 
+        if self.resized_crop:
+            images = resized_crop(
+                images, *windows(draw(10, 2), draw(2), images, self.resized_crop, self.resized_ratio or RATIO)
+            )
         if self.shift or self.rotate:
             images = shift_and_rotate(images, self.shift * (2 * draw(2) - 1), self.rotate * (2 * draw() - 1))
         if self.crop:
             images = crop(images, (draw(2) * (2 * self.crop + 1)).long(), self.crop, self.padding_mode)
         if self.flip:
-            images = flip(images, mirrored if self.flip == "alternating" else draw() < 0.5)
+            images = flip(images, mirrored if self.alternates else draw() < 0.5)
+        if self.brightness or self.contrast or self.saturation or self.hue:
+            strengths = {name: getattr(self, name) for name in ("brightness", "contrast", "saturation", "hue")}
+            images = colour.jitter(images, {name: colour.factor(name, s, draw()) for name, s in strengths.items() if s})
+        if self.randaugment:
+            from athanor.data import randaugment  # torchvision takes a second, and only this needs it
+
+            images = randaugment.changed(images, draw(self.randaugment, 2), self.magnitude)
         if self.cutout:
             images = cutout(images, draw(2), self.cutout, self.mean)
         return images
@@ -133,4 +213,51 @@ def shift_and_rotate(images: Tensor, shift: Tensor, degrees: Tensor) -> Tensor:
     aspect = height / width
     matrix = torch.stack([cos, -sin * aspect, x, sin / aspect, cos, y], 1).view(-1, 2, 3)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
-    return F.grid_sample(images.float(), grid, align_corners=False).round_().to(images.dtype)
+    return in_dtype(F.grid_sample(images.float(), grid, align_corners=False), images.dtype)
+
+
+def windows(
+    shape: Tensor, corner: Tensor, images: Tensor, areas: list[float], ratios: list[float]
+) -> tuple[Tensor, Tensor]:
+    """The upper left corners and sizes of windows, both int64 [N, 2] (y, x), from uniform draws.
+
+    shape: [N, tries, 2]; of tries with a share of the area in the range `areas` and a ratio of width to height in the
+        range `ratios`, evenly on a log scale, the first that fits into the image is taken, and if none does, the last
+        one, cut off at the border.
+    corner: [N, 2], of the places that are left.
+    """
+    size = torch.tensor(images.shape[-2:], device=images.device)
+    area = (areas[0] + shape[..., 0] * (areas[1] - areas[0])) * size.prod()
+    low, high = map(math.log, ratios)
+    ratio = (low + shape[..., 1] * (high - low)).exp()
+    sides = torch.stack([(area / ratio).sqrt(), (area * ratio).sqrt()], -1).round().long()  # [N, tries, 2]
+    fits = ((sides > 0) & (sides <= size)).all(-1)
+    fits[:, -1] = True
+    first = fits.int().argmax(1)
+    sides = torch.minimum(sides[torch.arange(len(sides), device=sides.device), first], size).clamp_min(1)
+    return (corner * (size - sides + 1)).long(), sides
+
+
+def resized_crop(images: Tensor, corner: Tensor, sides: Tensor) -> Tensor:
+    """Enlarge windows to the size of the images, bilinear; `corner` and `sides` are int64 [N, 2] (y, x)."""
+    axes = []
+    for dim, length in enumerate(images.shape[-2:]):
+        first, side = corner[:, dim, None], sides[:, dim, None]
+        pixel = (torch.arange(length, device=images.device) + 0.5) * side / length - 0.5
+        pixel = first + torch.minimum(pixel.clamp_min(0), side - 1)  # what lies outside of a window is not mixed in
+        axes.append((2 * pixel + 1) / length - 1)
+    y, x = axes
+    grid = torch.stack([x[:, None].expand(-1, y.shape[1], -1), y[:, :, None].expand(-1, -1, x.shape[1])], -1)
+    changed = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+    return in_dtype(changed, images.dtype)
+
+
+def in_dtype(pixels: Tensor, dtype: torch.dtype) -> Tensor:
+    """Floats as they are, whole numbers rounded."""
+    return pixels.to(dtype) if dtype.is_floating_point else pixels.round_().to(dtype)
+
+
+def mean_colour(images: Tensor, index: Tensor) -> Tensor:
+    """The mean over about 1,000 of images[index], [C, 1, 1] in their dtype."""
+    sample = images[index[:: -(-len(index) // 1000)]]  # at equal distances: the images may be sorted by class
+    return sample.transpose(0, 1).flatten(1).double().mean(1).to(images.dtype)[:, None, None]

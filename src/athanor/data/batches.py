@@ -7,12 +7,15 @@ import torch
 from torch import Tensor
 
 from athanor.data.augment import Augment
+from athanor.data.mixing import Mixing
+from athanor.data.own_augment import OwnAugment
 from athanor.data.seeds import mix
 from athanor.data.streamed import Items
 
 Batch = tuple[Tensor, Tensor]
 FLIP = 0x666C6970  # "flip" in ASCII: makes the draws of alternating flip independent of those of (seed, epoch)
 VIEWS = 0x76696577  # "view" in ASCII: the same for those of validation and test
+MIXED = 0x6D6978  # "mix" in ASCII: the same for those of mixup and cutmix
 
 
 @dataclass
@@ -20,9 +23,10 @@ class TrainBatches:
     """Shuffled batches; each process takes its part of a batch, and the last batch of an epoch, if partial, is dropped.
 
     Gives (images uint8 [batch_size / world_size, C, H, W], targets); of several views, all images in their first view
-    come before all in their second one, and targets stay those of the images. Order and augmentation are functions
-    of (seed, epoch, step), and `position` tells the epoch and step of the run. So a run that is resumed in the middle
-    of an epoch gets the batches that it would have got without the interruption.
+    come before all in their second one, and targets stay those of the images. Targets of mixed images are
+    probabilities. Order, augmentation and mixing are functions of (seed, epoch, step), and `position` tells the epoch
+    and step of the run. So a run that is resumed in the middle of an epoch gets the batches that it would have got
+    without the interruption.
     """
 
     images: Tensor | Items  # uint8 [N, C, H, W]
@@ -30,11 +34,12 @@ class TrainBatches:
     index: Tensor  # int64: the images that are trained on
     batch_size: int  # global: of all processes together
     seed: int
-    augment: Augment
+    augment: Augment | OwnAugment
     position: Callable[[], tuple[int, int]] = lambda: (0, 0)  # (epoch, number of its batches that are done)
     rank: int = 0
     world_size: int = 1
     views: int = 1
+    mixing: Mixing | None = None
 
     def __len__(self) -> int:
         return len(self.index) // self.batch_size
@@ -44,18 +49,33 @@ class TrainBatches:
         order = self.index[torch.randperm(len(self.index), generator=generator("cpu", self.seed, epoch))]
         order = order.to(self.images.device)
         share = self.batch_size // self.world_size
-        mirrored = self._mirrored(epoch) if self.augment.flip == "alternating" else None
+        mirrored = self._mirrored(epoch) if self.augment.alternates else None
         first = self.rank * share
-        parts = (order[step * self.batch_size + first :][:share] for step in range(done, len(self)))
+        begin = self.batch_size - first - share  # where the part of the partners of mixing begins, last to first
+        begins = [first, begin] if self.mixing and begin != first else [first]
+        steps = range(done, len(self))
+        parts = (order[step * self.batch_size + at :][:share] for step in steps for at in begins)
         batches = cut(self.images, self.targets, parts, self.seed, epoch)
-        for step, (chosen, images, targets) in enumerate(batches, done):
-            if self.augment:
-                flips = None if mirrored is None else mirrored.index_select(0, chosen).to(images.device)
-                seeds = [(self.seed, epoch, step, *([view] if view else [])) for view in range(self.views)]
-                draws = [generator(images.device, *numbers) for numbers in seeds]
-                views = [self.augment(images, draw, self.batch_size, first, flips) for draw in draws]
-                images = torch.cat(views) if self.views > 1 else views[0]
-            yield images, targets
+        for step in steps:
+            batch = self._augmented(next(batches), first, mirrored, epoch, step)
+            if self.mixing:
+                others = batch if begin == first else self._augmented(next(batches), begin, mirrored, epoch, step)
+                partners = others[0].flip(0), others[1].flip(0)
+                batch = self.mixing(batch, partners, mix(self.seed, epoch, step, MIXED), self.batch_size, first)
+            yield batch
+
+    def _augmented(
+        self, part: tuple[Tensor, Tensor, Tensor], first: int, mirrored: Tensor | None, epoch: int, step: int
+    ) -> Batch:
+        """A process's part of a batch, (index, images, targets), which begins at number `first` of it, augmented."""
+        chosen, images, targets = part
+        if self.augment:
+            flips = None if mirrored is None else mirrored.index_select(0, chosen).to(images.device)
+            seeds = [(self.seed, epoch, step, *([view] if view else [])) for view in range(self.views)]
+            draws = [generator(images.device, *numbers) for numbers in seeds]
+            views = [self.augment(images, draw, self.batch_size, first, flips) for draw in draws]
+            images = torch.cat(views) if self.views > 1 else views[0]
+        return images, targets
 
     def _mirrored(self, epoch: int) -> Tensor:
         """Which of all N images alternating flip mirrors, bool [N]: about half of them, and the others next epoch."""
@@ -84,7 +104,7 @@ class EvalBatches:
     rank: int = 0
     world_size: int = 1
     views: int = 1
-    augment: Augment | None = None  # what makes the views, where they are several
+    augment: Augment | OwnAugment | None = None  # what makes the views, where they are several
 
     def __len__(self) -> int:
         return -(-len(self.index[self.rank :: self.world_size]) // self.batch_size)

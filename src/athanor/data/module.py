@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -13,6 +12,8 @@ from torch import Tensor, nn
 from athanor.base.errors import UserError, require
 from athanor.data.augment import Augment
 from athanor.data.batches import Batch, EvalBatches, TrainBatches
+from athanor.data.mixing import Mixing
+from athanor.data.own_augment import OwnAugment
 from athanor.data.sources.source import Source
 from athanor.data.split import limited, train_and_val
 from athanor.data.streamed import Items
@@ -41,7 +42,7 @@ class ArrayData(L.LightningDataModule):
 
     batch_size: images of a step, over all devices; "full" is all training images. eval_batch_size: of each device.
     views: of each image in a batch; above 1, each is augmented in its own way, in validation and test too, where they
-    are the same in each epoch.
+    are the same in each epoch. mixup, cutmix: of pairs of training inputs, data/mixing.py.
     limit: use about so many images of train and of test. seed: of the order and the augmentation.
     Raises UserError for settings that do not fit the images.
     """
@@ -58,12 +59,15 @@ class ArrayData(L.LightningDataModule):
         split_seed: int,
         limit: int | None,
         views: int,
-        augment: Augment,
+        augment: Augment | OwnAugment,
+        mixup: float = 0,
+        cutmix: float = 0,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.source = source
         self.augment = augment
+        self.mixing = Mixing(mixup, cutmix, len(source.class_names))
         self.views = views
         self.seed = seed
 
@@ -94,8 +98,9 @@ class ArrayData(L.LightningDataModule):
         self.on_gpu: dict[int, tuple[Tensor, Tensor]] = {}  # copies of (images, targets) by the id of the images
         self.streams: list[Items] = []  # that loaders of this fit or test read
         self._check_sizes()
-        if augment.cutout:
-            augment.mean = mean_colour(source.train_inputs, self.train_index)
+        augment.prepare(source.train_inputs, self.train_index)
+        if self.mixing:
+            self.mixing.check(source.train_inputs, source.train_targets)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -154,6 +159,7 @@ class ArrayData(L.LightningDataModule):
             self._position,
             *self._rank(),
             views=self.views,
+            mixing=self.mixing,
         )
 
     def val_dataloader(self) -> EvalBatches:
@@ -183,7 +189,7 @@ class ArrayData(L.LightningDataModule):
         from matplotlib.figure import Figure  # takes half a second, which no training needs
 
         loader = self.train_dataloader()
-        plain = replace(loader, augment=Augment(0, "zeros", False, 0, 0, 0), views=1)
+        plain = replace(loader, augment=Augment(0, "zeros", False, 0, 0, 0), views=1, mixing=None)
         (images, targets), (changed, _) = next(iter(plain)), next(iter(loader))
         count = min(count, len(images))
         rows = [images[:count], *(view[:count] for view in changed.split(len(images)))]
@@ -211,23 +217,15 @@ class ArrayData(L.LightningDataModule):
             )
         require(self.eval_batch_size >= 1, f"data.eval_batch_size={self.eval_batch_size}: use 1 or more")
         require(self.views >= 1, f"data.views={self.views}: use 1 or more")
-        if Augment.__bool__(self.augment) and len(self.input_shape) != 3:  # not of a step that a subclass adds
-            raise UserError(
-                f"data.augment changes pictures, [C, H, W], and an input of this data is {list(self.input_shape)}; "
-                "switch its steps off, with 0 or false"
-            )
         if self.views > 1 and not self.augment:
             raise UserError(
                 f"data.views={self.views} gives equal inputs without augmentation; type e.g. data.augment.shift=2"
             )
-        if self.views > 1 and self.augment.flip == "alternating":
+        if self.views > 1 and self.augment.alternates:
             raise UserError("data.augment.flip=alternating gives all views of an image the same side; type flip=true")
-        if self.augment.padding_mode == "reflect" and self.augment.crop >= min(self.input_shape[1:], default=math.inf):
-            raise UserError(
-                f"data.augment.crop={self.augment.crop} mirrors more than images of "
-                f"{self.input_shape[2]}x{self.input_shape[1]} have; "
-                "use a smaller crop, or data.augment.padding_mode=zeros"
-            )
+        require(
+            self.views == 1 or not self.mixing, f"data.views={self.views}: data.mixup and cutmix mix one view; use 0"
+        )
 
     def _eval_batches(self, stage: Literal["val", "test"]) -> EvalBatches:
         part = self._on_device(self.part(stage))
@@ -255,9 +253,3 @@ class ArrayData(L.LightningDataModule):
         if id(images) not in self.on_gpu:  # train and validation share one array
             self.on_gpu[id(images)] = images.to(device), targets.to(device)
         return Part(*self.on_gpu[id(images)], index)
-
-
-def mean_colour(images: Tensor, index: Tensor) -> Tensor:
-    """The mean over about 1,000 of images[index], [C, 1, 1] of their type."""
-    sample = images[index[:: -(-len(index) // 1000)]]  # at equal distances: the images may be sorted by class
-    return sample.transpose(0, 1).flatten(1).double().mean(1).to(images.dtype)[:, None, None]

@@ -16,13 +16,15 @@ from athanor.tasks.task import Task
 class Classification(Task):
     """Maps inputs to logits [N, num_classes]; `acc` is the share of inputs whose largest logit is that of their class.
 
-    Targets are class indices, int64 [N]. Training also takes probabilities, float [N, num_classes], as those of an
-    ensemble that is distilled; an input then counts as right if the most probable class is predicted.
+    Targets are class indices, int64 [N]. Training also takes probabilities, float [N, num_classes], those of an
+    ensemble that is distilled or of images that are mixed; an input then counts as right if the most probable class is
+    predicted.
     """
 
     measures: ClassVar[dict[str, Measure]] = {"acc": Measure("max", "%"), "loss": LOSS}
     summed: ClassVar[tuple[str, ...]] = ("acc",)
     losses: ClassVar[tuple[str, ...]] = ("cross_entropy", "hinge", "squared_hinge")
+    takes_probabilities: ClassVar[bool] = True
 
     @classmethod
     def check_source(cls, source: Source) -> None:

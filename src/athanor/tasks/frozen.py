@@ -29,9 +29,8 @@ class Frozen:
 
     def parts(self, network: nn.Module) -> list[nn.Module]:
         """Raises UserError where a part does not exist, or nothing is left to train."""
-        owners = [part for part in network.modules() if [*part.parameters(recurse=False)]]
         if self.freeze == "all_but_head":
-            return owners[:-1]
+            return around_last_layer(network)
         names = {name: part for name, part in network.named_modules() if name and [*part.parameters()]}
         for name in self.freeze or []:
             require(name in names, f"model.freeze: the network has no part {name}; {nearest(name, names)}")
@@ -40,3 +39,18 @@ class Frozen:
         if all(id(parameter) in kept for parameter in network.parameters()):
             raise UserError(f"model.freeze={self.freeze} leaves nothing to train; leave a part out, as head")
         return parts
+
+
+def around_last_layer(network: nn.Module) -> list[nn.Module]:
+    """All but the last layer with weights. Parameters of a module that holds it, as the class token of a transformer,
+    are a part of their own.
+    """
+    parts, around = [], network
+    last = [part for part in network.modules() if [*part.parameters(recurse=False)]][-1]
+    while around is not last:
+        below = next(child for child in around.children() if any(part is last for part in child.modules()))
+        parts += [child for child in around.children() if child is not below]
+        if own := [*around.parameters(recurse=False)]:
+            parts.append(nn.ParameterList(own))
+        around = below
+    return parts

@@ -58,6 +58,7 @@ class Task(Optimized):
     summed: ClassVar[tuple[str, ...]] = ()  # names of what `sums` gives
     summed_by_output: ClassVar[tuple[str, ...]] = ()  # the same, with a number for each output of the network
     losses: ClassVar[tuple[str, ...]] = ()  # options of the group loss that fit; those of other tasks are refused
+    takes_probabilities: ClassVar[bool] = False  # [N, num_classes] in training, as data.mixup makes them of classes
     views: ClassVar[int] = 1  # of each input in a batch, which data.views has to give
     fresh_network: Callable[[], nn.Module] | None = None  # draws a network with other initial weights; None: given ones
     last_counted_batch = -1  # of this epoch

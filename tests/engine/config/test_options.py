@@ -1,11 +1,13 @@
 """Every option of every group in configs/, found by glob: a new YAML file is tested the moment it exists."""
 
+import importlib.util
 import inspect
 import re
 import struct
 import sys
 from pathlib import Path
 
+import hydra
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from PIL import Image
 from athanor.base.errors import UserError
 from athanor.data.sources import cifar10, mnist
 from athanor.data.sources.source import Source
-from athanor.engine.config import assemble, check, options
+from athanor.engine.config import assemble, check, hydra_versions, options
 from athanor.engine.runs.run import Run
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -26,8 +28,12 @@ SHARED = [
 ]
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
 MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
+HAS_TIMM = importlib.util.find_spec("timm") is not None
+if not HAS_TIMM:  # tests/models/test_timm.py has what is said then
+    MODELS.remove("timm")
 SMALL = {  # the defaults have 11 million parameters, and three halvings, which 8x8 images are too small for
     "torchvision": ["model.name=shufflenet_v2_x0_5"],
+    "timm": ["model.name=test_resnet"],
     "speednet": ["model.widths=[32,64]"],
 }
 OF_TASKS = {  # options that do not fit task=classification, or model=cnn
@@ -120,6 +126,8 @@ def words_for(option, data_dir):
         words.append("optim=momentum")
     if "task=contrastive" in words:
         words.append("data.augment.shift=1")
+    if option == "data/preprocess=imagenet":  # which takes colours
+        words += ["data=cifar10", "data.batch_size=16"]
     return words + (SMALL.get(name, []) if group == "model" else [])
 
 
@@ -136,6 +144,8 @@ def fit(config, directory):
 def test_every_option_composes_and_its_keys_fit_its_target(option, compose, tmp_path):
     try:
         config = check.plain(compose(*words_for(option, tmp_path)))
+        with hydra.initialize_config_dir(str(CONFIGS), **hydra_versions.COMPOSE):  # options are composed alone
+            check.settle(config, [option])
         check.check(config)
     except UserError as error:
         if option.startswith("logger=") and "No module named" in str(error):
@@ -148,11 +158,15 @@ def test_every_option_composes_and_its_keys_fit_its_target(option, compose, tmp_
 def test_every_option_trains_two_steps(option, compose, data_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     config = check.plain(compose(*words_for(option, data_dir)))
+    with hydra.initialize_config_dir(str(CONFIGS), **hydra_versions.COMPOSE):  # options are composed alone
+        check.settle(config, [option])
     accelerator = config["trainer"]["accelerator"]
     if accelerator == "gpu" and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
     if accelerator == "mps" and not torch.backends.mps.is_available():
         pytest.skip("needs Apple silicon")
+    if option == "model=timm" and not HAS_TIMM:
+        pytest.skip("timm is not installed")
     if option == "trainer=ddp":
         pytest.skip("needs several processes, see test_ddp.py")
     try:
@@ -255,7 +269,10 @@ def test_a_default_lives_in_one_place():
             twice += [
                 f"{path.stem}.{key}"
                 for key in node
-                if key in parameters and parameters[key].default is not parameters[key].empty
+                if key in parameters
+                and parameters[key].default is not parameters[key].empty
+                # a switch that is off, as in the config of a run from before there was one
+                and not (path.stem == "default" and node[key] == parameters[key].default)
             ]
     assert twice == []
 

@@ -145,7 +145,8 @@ def to_group(word: str) -> str:
     if equals and re.match(r"\+*extra(\.|$)", key):
         return f"++{word.lstrip('+')}"
     if equals and "." in key and (options.CONFIGS / key.replace(".", "/")).is_dir():
-        return f"{key.replace('.', '/')}={value}"
+        key = key.replace(".", "/")
+        word = f"{key}={value}"
     if (key, value) == ("callbacks", "null"):
         return "callbacks/base@callbacks=none"
     if key in ("logger", "metrics") and value == "null":

@@ -12,12 +12,14 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
-from athanor.base.errors import UserError
+from athanor.base.errors import UserError, require
 from athanor.callbacks.any_module import AnyModule
 from athanor.callbacks.stopwatch import Stopwatch
 from athanor.craft.ensembles.network import Ensemble, EnsembleClassifier
+from athanor.data.augment import Augment
 from athanor.data.datasets import Datasets
 from athanor.data.module import ArrayData
+from athanor.data.own_augment import OwnAugment
 from athanor.data.sources.checks import check_values
 from athanor.data.streamed import statistics_index
 from athanor.engine.config import schema, trust
@@ -80,8 +82,7 @@ def data(cfg: dict) -> ArrayData:
     """The data module, with its source loaded and split."""
     source, own = divided(cfg, "data")
     del own["preprocess"]
-    if own["augment"]:
-        own["augment"] = build(own["augment"], "data.augment")
+    own["augment"] = augmentation(own["augment"])
     reading = {key: own.pop(key) for key in schema.READING if key in own}
     made = build(source, "data", data_dir=cfg["data_dir"], split_seed=own["split_seed"])
     if isinstance(made, Datasets):
@@ -92,6 +93,16 @@ def data(cfg: dict) -> ArrayData:
         module.preprocess = build(cfg["data"]["preprocess"], "data.preprocess", input_shape=module.input_shape)
         fit(module.preprocess, module)
     return module
+
+
+def augmentation(node: dict) -> Augment | OwnAugment:
+    """Ours, or a person's: a function, which is given its arguments but the images, or what a class makes."""
+    is_class = isinstance(pkgutil.resolve_name(node["_target_"]), type)
+    built = build(node if is_class else {**node, "_partial_": True}, "data.augment")
+    if not isinstance(built, Augment):
+        return OwnAugment(built, node["_target_"], node.get("per_image"))
+    require("per_image" not in node, "data.augment.per_image is for an augmentation of your own; ours is per image")
+    return built
 
 
 def fit(preprocess: nn.Module, data: ArrayData) -> None:
@@ -128,6 +139,8 @@ def set_first_weights(
 ) -> nn.Module:
     """A network that was just built, with the weights that the config and, for `init_from_data`, images give it."""
     counts = class_counts(data.source.train_targets[data.train_index], len(module.record["class_names"]))
+    if hasattr(network, "load_pretrained"):
+        network.load_pretrained(cfg["data_dir"])
     build(cfg["init"], "init", class_counts=counts)(network)
     if hasattr(network, "init_from_data"):
         limit = min(INIT_IMAGES, max(INIT_BYTES // (4 * math.prod(data.input_shape)), 1))

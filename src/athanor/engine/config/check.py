@@ -5,9 +5,11 @@ import pkgutil
 from typing import Any
 
 from hydra import compose
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from athanor.base.errors import UserError, require
+from athanor.data.augment import Augment
 from athanor.engine.config import check_study, facts, monitors, options, schema, settings
 from athanor.engine.config.secrets import resolve, reveal
 from athanor.engine.config.signatures import check_key, check_value, signature, type_hint
@@ -151,6 +153,11 @@ def check_task(cfg: dict) -> None:
     target, views, name = cfg["loss"]["_target_"], task.views, task.__name__
     if cfg["data"].get("views") != views:
         raise UserError(f"the task {name} takes {views} of each image in a batch; type data.views={views}")
+    mixes = [f"data.{key}" for key in ("mixup", "cutmix") if cfg["data"].get(key)]
+    if mixes and not task.takes_probabilities:
+        raise UserError(f"{mixes[0]} makes probabilities of classes, which the task {name} does not take; use 0")
+    if mixes and target in [options.target("loss", loss) for loss in ("hinge", "squared_hinge")]:
+        raise UserError(f"{mixes[0]} makes probabilities of classes; use loss=cross_entropy, or {mixes[0]}=0")
     if not task.losses or target in [options.target("loss", loss) for loss in task.losses]:
         return
     targets = filter(None, (options.target("task", other) for other in options.options("task")))
@@ -248,6 +255,31 @@ def has_own(module: type, hook: str) -> bool:
     return getattr(module, hook, None) is not getattr(pkgutil.resolve_name("lightning.pytorch.LightningModule"), hook)
 
 
+def drop_our_augment(cfg: dict, typed: list[str]) -> list[str]:
+    """Take the values of our augmentation out of the node of another one, with a notice where one was switched on.
+
+    What is typed stays, and what the chosen option of data/augment has. Raises UserError for a value that may be meant
+    for either.
+    """
+    node = cfg["data"]["augment"]
+    target = locate("data.augment", node["_target_"])
+    if isinstance(target, type) and issubclass(target, Augment):
+        return []
+    choice = HydraConfig.get().runtime.choices.get("data/augment") if HydraConfig.initialized() else None
+    own = compose(f"data/augment/{choice}")["data"]["augment"] if choice else {}
+    kept = {*own, *(key.removeprefix("data.augment.") for key in typed)}
+    dropped = [key for key in signature(Augment)[0] if key in node and key not in kept]
+    unclear = [key for key in dropped if key in signature(target)[0] and "_target_" not in kept]
+    if unclear and not (cfg["run"] or cfg["resume"]):
+        raise UserError(
+            f"data.augment.{unclear[0]} may be meant for {node['_target_']} or for ours\n"
+            "  put that target and its arguments into configs/data/augment/<name>.yaml and type data/augment=<name>"
+        )
+    values = {key: node.pop(key) for key in dropped if key not in unclear}
+    switched_on = [f"{key}={value}" for key, value in values.items() if value and key not in Augment.no_switches]
+    return [f"data.augment is {node['_target_']}, without {', '.join(switched_on)} of ours"] if switched_on else []
+
+
 def settle(cfg: dict, overrides: list[str]) -> list[str]:
     """Drop values that were meant for another option than the one that the command line chose.
 
@@ -256,9 +288,10 @@ def settle(cfg: dict, overrides: list[str]) -> list[str]:
     """
     typed = [override.lstrip("+").partition("=")[0] for override in overrides]
     drop_untaken(cfg, typed, overrides)
+    notices = drop_our_augment(cfg, typed)
     recipes = (override for override in overrides if override.startswith(("experiment=", "study=")))
     source = f"run={cfg['run']}" if cfg["run"] else next(recipes, None)
-    notices = drop_unused(cfg, typed)
+    notices += drop_unused(cfg, typed)
     for group in (
         group for group in schema.top_groups() if source and group in typed and "_target_" in (cfg.get(group) or {})
     ):

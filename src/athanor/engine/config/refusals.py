@@ -45,9 +45,10 @@ def refuse_lbfgs(trainer: dict, data: ArrayData) -> None:
             "type data.batch_size=full"
         )
     if data.augment:
-        switches = {key: value for key, value in vars(data.augment).items() if key not in ("padding_mode", "mean")}
-        off = [f"data.augment.{key}={'false' if key == 'flip' else 0}" for key, value in switches.items() if value]
-        raise UserError(f"optim=lbfgs minimises one function, and augmentation makes many; type {' '.join(off)}")
+        off = data.augment.switched_off
+        raise UserError(f"optim=lbfgs minimises one function, and augmentation makes many; {off}")
+    if data.mixing:
+        raise UserError("optim=lbfgs minimises one function; type data.mixup=0 data.cutmix=0")
     if trainer.get("gradient_clip_val"):
         raise UserError("optim=lbfgs needs the gradients as they are; use trainer.gradient_clip_val=null")
     if trainer["accumulate_grad_batches"] not in (1, None):

@@ -99,6 +99,14 @@ def is_schedule(target: Any) -> bool:
 
 
 READING = {"in_memory": bool, "workers": int}  # keys of a data set that is made of torch Datasets
+
+
+def is_augmentation(target: Any) -> bool:
+    if isinstance(target, type):
+        return any(subclass_of(name)(target) for name in ("athanor.data.augment.Augment", "torch.nn.Module"))
+    return next(iter(inspect.signature(target).parameters), None) == "images"
+
+
 UNIT = "athanor.optim.schedules.Unit"
 MODULE = ("a torch.nn.Module", subclass_of("torch.nn.Module"))
 
@@ -125,7 +133,11 @@ GROUPS: dict[str, Group] = {  # by the path of the node
         rebuilt=True,
         facts=("input_shape",),
     ),
-    "data.augment": Group("an Augment", subclass_of("athanor.data.augment.Augment")),
+    "data.augment": Group(
+        "an augmentation: an Augment, a torch.nn.Module, or a function whose first argument is `images`",
+        is_augmentation,
+        beside={"per_image": bool},
+    ),
     "model": Group(
         *MODULE,
         beside={"freeze": list[str] | Literal["all_but_head"] | None, "freeze_epochs": int | None},

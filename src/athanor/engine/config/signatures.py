@@ -6,6 +6,7 @@ import pkgutil
 import types
 import typing
 from collections.abc import Callable, Iterable
+from numbers import Number
 from typing import Any, Literal, Union
 
 from athanor.base.errors import UserError, nearest
@@ -74,7 +75,7 @@ def fits(value: object, hint: Any) -> bool:
         return any(fits(value, arg) for arg in args)
     if origin is Literal:
         return any(value == arg and type(value) is type(arg) for arg in args)
-    if hint is float:
+    if hint in (float, Number):
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
