@@ -28,6 +28,27 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractCont
 
 
 @pytest.fixture
+def assert_resumed(interrupted, assert_same, train) -> Callable[..., None]:
+    """Asserts that a training of two epochs of 5 batches is resumed to the bit from five places.
+
+    run: trains with further words. The run that is not interrupted stays as `whole`, and the others as parts_<batch>.
+    """
+
+    def assert_resumed(run: Callable[..., object], *words: str) -> None:
+        words = [*words, "callbacks.checkpoints.every_minutes=1e-9", "trainer.log_every_n_steps=2"]
+        ran = run(*words, "hydra.run.dir=whole")
+        assert ran.code == 0, ran.err
+        for batch in 1, 3, 5, 7, 9:
+            with interrupted(batch):
+                assert run(*words, f"hydra.run.dir=parts_{batch}").code != 0
+            ran = train(f"resume=parts_{batch}")
+            assert ran.code == 0, ran.err
+            assert_same("whole", f"parts_{batch}")
+
+    return assert_resumed
+
+
+@pytest.fixture
 def assert_same() -> Callable[[str, str], None]:
     """Asserts that two runs have the same weights and values in train, val and test, to the bit."""
 

@@ -1,5 +1,7 @@
 """Every task that is shipped: what a run, a resume, evaluate, predict, a sweep and a range test do with it."""
 
+from functools import partial
+
 import pytest
 import torch
 from PIL import Image
@@ -43,13 +45,8 @@ def test_it_is_trained_averaged_evaluated_and_predicts(task, run_task, run_here,
 
 
 @EVERY
-def test_it_goes_on_to_the_bit(task, run_task, train, interrupted, assert_same):
-    words = ["callbacks=ema", "callbacks.checkpoints.every_minutes=1e-9", "eval.test=false"]
-    assert run_task(task, *words, "hydra.run.dir=whole").code == 0
-    with interrupted(7):
-        assert run_task(task, *words, "hydra.run.dir=parts").code != 0
-    assert train("resume=parts").code == 0
-    assert_same("whole", "parts")
+def test_it_goes_on_to_the_bit(task, run_task, assert_resumed):
+    assert_resumed(partial(run_task, task), "callbacks=ema", "eval.test=false")
 
 
 @EVERY

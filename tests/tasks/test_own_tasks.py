@@ -1,5 +1,7 @@
 """Tasks of one's own: mixup in the step, distillation from the run of a teacher, and two networks in one task."""
 
+from functools import partial
+
 import pytest
 import torch
 from PIL import Image
@@ -86,16 +88,8 @@ def run_own(tmp_path, monkeypatch, train):
 
 
 @pytest.mark.parametrize("task", CODE)
-def test_it_is_trained_resumed_to_the_bit_evaluated_and_predicts(
-    task, run_own, train, run_here, interrupted, assert_same
-):
-    words = ["callbacks=ema", "callbacks.checkpoints.every_minutes=1e-9"]
-    ran = run_own(task, *words, "hydra.run.dir=whole")
-    assert (ran.code, ran.err) == (0, "")
-    with interrupted(7):
-        assert run_own(task, *words, "hydra.run.dir=parts").code != 0
-    assert train("resume=parts").code == 0
-    assert_same("whole", "parts")
+def test_it_is_trained_resumed_to_the_bit_evaluated_and_predicts(task, run_own, run_here, assert_resumed):
+    assert_resumed(partial(run_own, task), "callbacks=ema")
     ran = run_here("scripts/evaluate.py", "whole")
     assert f"(recorded {Run('whole').results['test']['acc']!r})" in ran.out, ran.err
     Image.new("L", (8, 8), 100).save("a.png")

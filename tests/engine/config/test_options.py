@@ -19,6 +19,7 @@ from athanor.base.errors import UserError
 from athanor.data.sources import cifar10, mnist
 from athanor.data.sources.source import Source
 from athanor.engine.config import assemble, check, hydra_versions, options
+from athanor.engine.config.settle import settle
 from athanor.engine.runs.run import Run
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -145,7 +146,7 @@ def test_every_option_composes_and_its_keys_fit_its_target(option, compose, tmp_
     try:
         config = check.plain(compose(*words_for(option, tmp_path)))
         with hydra.initialize_config_dir(str(CONFIGS), **hydra_versions.COMPOSE):  # options are composed alone
-            check.settle(config, [option])
+            settle(config, [option])
         check.check(config)
     except UserError as error:
         if option.startswith("logger=") and "No module named" in str(error):
@@ -159,7 +160,7 @@ def test_every_option_trains_two_steps(option, compose, data_dir, tmp_path, monk
     monkeypatch.setenv("WANDB_MODE", "offline")
     config = check.plain(compose(*words_for(option, data_dir)))
     with hydra.initialize_config_dir(str(CONFIGS), **hydra_versions.COMPOSE):  # options are composed alone
-        check.settle(config, [option])
+        settle(config, [option])
     accelerator = config["trainer"]["accelerator"]
     if accelerator == "gpu" and not torch.cuda.is_available():
         pytest.skip("needs a GPU")

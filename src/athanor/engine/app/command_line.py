@@ -229,6 +229,7 @@ def composed(words: list[str], unbuilt: tuple[str, ...] = ("logger",)) -> dict:
     from hydra import initialize_config_dir
 
     from athanor.engine.config import check, hydra_versions
+    from athanor.engine.config.settle import settle
 
     cfg = composition(words, unbuilt)
     with as_hydras_job(cfg):
@@ -236,7 +237,7 @@ def composed(words: list[str], unbuilt: tuple[str, ...] = ("logger",)) -> dict:
         config = check.plain(OmegaConf.masked_copy(cfg, [key for key in cfg if key not in left_out]))
         config |= {name: {} for name in unbuilt}
         with initialize_config_dir(str(options.CONFIGS), **hydra_versions.COMPOSE):  # options are composed alone
-            notices = check.settle(config, list(cfg.hydra.overrides.task))
+            notices = settle(config, list(cfg.hydra.overrides.task))
         for notice in notices:
             print(notice)
     check.check(config)

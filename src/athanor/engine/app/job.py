@@ -96,12 +96,13 @@ class Job(Run):
     def save_config(self, cfg: DictConfig) -> dict[str, Any]:
         """Check the config, write config.yaml and give what is in it: plain values, with ${oc.env:NAME} for secrets."""
         from athanor.engine.config import check
+        from athanor.engine.config.settle import settle
 
         config = check.plain(cfg)
         self.secrets = secrets.find(config)
         for handler in logging.getLogger().handlers:
             handler.addFilter(partial(secrets.redact, secrets=self.secrets))
-        for notice in check.settle(config, self.overrides):
+        for notice in settle(config, self.overrides):
             log.info(notice)
         check.check(config)
         config["eval"]["test"] = bool(config["eval"]["test"])  # auto: a multirun has told its jobs, so this is no job

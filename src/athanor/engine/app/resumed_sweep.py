@@ -6,6 +6,7 @@ from omegaconf import DictConfig
 
 from athanor.engine.app.ranks import is_main_process
 from athanor.engine.config import check
+from athanor.engine.config.settle import settle
 from athanor.engine.runs.run import Run, shown
 from athanor.engine.runs.sweep import compared_settings, refuse_changes
 from athanor.training import slurm
@@ -24,7 +25,7 @@ def take_limits(job: Run, cfg: DictConfig, overrides: list[str]) -> bool:
     Raises UserError where another setting differs from the job's record.
     """
     recorded, config = job.config, check.plain(cfg)
-    check.settle(config, overrides)
+    settle(config, overrides)
     config["eval"]["test"] = bool(config["eval"]["test"])
     who = f"job {job.dir.name} of resume={shown(job.dir.parent)}"
     refuse_changes(compared_settings(recorded), compared_settings(config), who)
