@@ -96,6 +96,16 @@ def test_it_is_trained_resumed_to_the_bit_evaluated_and_predicts(task, run_own, 
     assert run_here("scripts/predict.py", "whole", "a.png").code == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("task", CODE)
+def test_it_is_trained_by_two_processes_and_swept(task, run_own, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    ran = run_own(task, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "hydra.run.dir=two")
+    assert (ran.code, Run("two").results["devices"]) == (0, 2), ran.err
+    ran = run_own(task, "-m", "seed=0,1", "hydra.sweep.dir=sweep", "trainer.max_epochs=1")
+    assert ran.code == 0 and "2 seeds  val/acc " in ran.out, ran.err
+
+
 def test_both_networks_of_a_pair_are_trained_and_averaged(run_own):
     assert run_own("pair", "callbacks=ema", "hydra.run.dir=pair").code == 0
     saved = read_checkpoint(Run("pair").dir / "checkpoints" / "last.ckpt")

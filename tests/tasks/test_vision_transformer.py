@@ -3,10 +3,9 @@
 from textwrap import dedent
 
 import pytest
-import torch
 from PIL import Image
 
-from athanor.engine.runs.run import Run, read_checkpoint
+from athanor.engine.runs.run import Run
 
 CODE = """
 import torch
@@ -59,10 +58,8 @@ def test_it_is_swept_and_combined(run_vit, run_here):
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(run_vit):
-    words = ["trainer.accelerator=cpu", "trainer.precision=64-true", "trainer.max_epochs=1", "data.batch_size=360"]
-    assert run_vit(*words, "optim=sgd", "hydra.run.dir=one").code == 0
-    assert run_vit(*words, "optim=sgd", "trainer=ddp", "trainer.devices=2", *words, "hydra.run.dir=two").code == 0
-    states = [read_checkpoint(Run(run).dir / "checkpoints" / "last.ckpt")["state_dict"] for run in ("one", "two")]
-    assert states[0].keys() == states[1].keys() and all(value.isfinite().all() for value in states[1].values())
-    assert not torch.equal(states[1]["network.head.weight"], torch.zeros_like(states[1]["network.head.weight"]))
+def test_it_is_trained_by_two_processes(run_vit):
+    words = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
+    ran = run_vit(*words, "hydra.run.dir=two")
+    assert (ran.code, Run("two").results["devices"]) == (0, 2), ran.err
+    assert Run("two").results["train"]["loss"] < 2.31  # less than of guessing
