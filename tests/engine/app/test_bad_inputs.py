@@ -212,7 +212,7 @@ ROWS = {
         ("data=image_folder data.root=sizes data.image_size=null", "sizes/b/0.png is 9x9", "data.image_size=64"),
         ("data=image_folder data.root=bomb", "bomb/a/bomb.png: Image size (1600000000 pixels) exceeds limit"),
         ("data=image_folder data.root=linked", "linked/a/link.png is a link to <here>/photos/a/0.png", "are refused"),
-        ("data=image_folder data.root=untested", "untested/test/<class>/ is missing; add it, or put all classes"),
+        ("data=image_folder data.root=untested", "untested/test/<class>/ is missing; add it or val/<class>/, or"),
         ("data=image_folder data.root=uneven", "uneven: train/ has classes that test/ lacks: d"),
         ("data=image_folder data.root=photos data.image_size=0", "data.image_size=0; use pixels, as 64, or null"),
         (
@@ -221,11 +221,25 @@ ROWS = {
         ),
         ("data=image_folder data.root=photos data.image_size=1000000", "free some, set data_dir=", "data.image_size"),
         ("data=image_folder data.root=photos data.mode=CMYK", "data.mode=CMYK; use RGB, L (grey) or auto"),
+        ("data=image_folder data.root=photos data.splits=none.csv", "data.splits=<here>/none.csv is not a file"),
+        (
+            "data=image_folder data.root=photos data.splits=text.txt",
+            "text.txt has no rows; it needs a header and a row",
+        ),
+        ("data=image_folder data.root=photos data.val_is=train", "data.val_is=train: image_folder takes val, test"),
+        (
+            "data=image_folder data.root=photos data.val_is=test",
+            "data.val_is=test: <here>/photos needs train/ and val/",
+        ),
+        ("data=folder_labels data.root=photos", "data.labels is needed: type data.labels=<value>"),
+        ("data=folder_labels data.root=photos data.labels=text.txt", "text.txt has no rows; it needs a header and a"),
+        ("data=folder_labels data.root=none data.labels=text.txt", "data.root=<here>/none is not a folder; it must"),
+        ("data=folder_labels data.root=empty_class/b data.labels=text.txt", "no images below data.root=<here>/empty_"),
         ("data=image_folder data.root=photos data.test_fraction=1", "data.test_fraction=1; use a number above 0 and"),
         ("data=image_folder data.root=photos data.batch_size=1000", "does not fit 12 training images; use 1 to 12"),
         (
             "data=image_folder data.root=single data.batch_size=2 data.image_size=8",
-            "type callbacks.early_stopping=null",
+            "single: no class has the two pictures that a test set needs; add some",
         ),
         (
             "metrics=[top5] data=image_folder data.root=photos data.batch_size=4 data.image_size=8",

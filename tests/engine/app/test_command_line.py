@@ -14,7 +14,7 @@ WRONG = [
     # unknown options
     ("optim=adm", "optim=adm does not exist; did you mean adam?"),
     ("model=vgg", "model: cnn, linear, mlp, resnet, speednet, torchvision"),
-    ("data=imagenet", "data: cifar10, digits, fashion_mnist, image_folder, mnist"),
+    ("data=imagenet", "data: cifar10, "),
     ("data.preprocess=pac", "data/preprocess=pac does not exist; did you mean pca?"),
     ("callbacks=emma", "callbacks=emma does not exist"),
     ("'callbacks=[early_stopping,emma]'", "callbacks=emma does not exist", "callbacks: early_stopping"),

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -77,23 +78,8 @@ def decode_images(
     tried), where none can be read, and where an image has another shape.
     """
 
-    def decode(chunk: range) -> tuple[list[np.ndarray], dict[int, str]]:
-        images, errors = [], {}
-        for i in chunk:
-            try:
-                image = load_image(paths[i], mode, size)
-            except UserError as error:
-                errors[i] = str(error)
-                continue
-            if image.shape != shape:
-                sizes = f"{paths[0]} is {shape[2]}x{shape[1]}, {paths[i]} is {image.shape[2]}x{image.shape[1]}"
-                raise UserError(
-                    f"images differ in size (width x height): {sizes}; data=image_folder data.image_size=64 resizes all"
-                )
-            images.append(image)
-        return images, errors
-
     chunks = (range(i, min(i + CHUNK, len(paths))) for i in range(0, len(paths), CHUNK))
+    decode = partial(_decode, paths, mode, size, shape)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     dtype = np.uint16 if mode == "L16" else np.uint8
     is_grey, broken = True, {}
@@ -112,6 +98,26 @@ def decode_images(
     if broken and (not skip_broken or len(broken) == len(paths)):
         raise _unreadable(list(broken.values()), len(paths))
     return is_grey, broken
+
+
+def _decode(
+    paths: list[str], mode: str, size: int | None, shape: tuple[int, int, int], chunk: range
+) -> tuple[list[np.ndarray], dict[int, str]]:
+    """The images of paths[chunk] that can be read, and what is wrong with the others, by their places in `paths`."""
+    images, errors = [], {}
+    for i in chunk:
+        try:
+            image = load_image(paths[i], mode, size)
+        except UserError as error:
+            errors[i] = str(error)
+            continue
+        if image.shape != shape:
+            sizes = f"{paths[0]} is {shape[2]}x{shape[1]}, {paths[i]} is {image.shape[2]}x{image.shape[1]}"
+            raise UserError(
+                f"images differ in size (width x height): {sizes}; data=image_folder data.image_size=64 resizes all"
+            )
+        images.append(image)
+    return images, errors
 
 
 def drop_colour(file: Path) -> None:

@@ -54,9 +54,8 @@ def folder_labels(
     columns = target_columns or [name for name in table.columns if name not in used]
     require(columns, f"{table.path} has no columns but {file_column}; add one of labels")
     targets, names = targets_of(table, columns, target_kind)
-    parts, groups = torch.zeros(len(targets)).long(), None
-    if split_column is not None:
-        parts = table.parts(split_column, "data.split_column")
+    parts = torch.zeros(len(targets)).long() if split_column is None else table.parts(split_column, "data.split_column")
+    groups = None
     if group_column is not None:
         groups = class_indices(table.cells(group_column, "data.group_column"))[0][rows]
     pictures = Pictures(root, files, targets[rows], parts[rows].where(rows >= 0, -1), names, groups)

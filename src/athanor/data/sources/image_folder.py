@@ -64,10 +64,10 @@ def scan(listing: Listing, folders: dict[str, str]) -> Pictures:
     files, labels, parts = [], [], []
     for folder, part in folders.items():
         for label, name in enumerate(class_names):
-            others = listing.num_others
+            before = listing.num_others
             images = listing.pictures(root / folder / name)
-            others = listing.num_others - others
-            require(images, f"no images in {root / folder / name} ({others} other files); add some or remove it")
+            others = f"{listing.num_others - before} other files"
+            require(images, f"no images in {root / folder / name} ({others}); add some or remove it")
             files += images
             labels += [label] * len(images)
             parts += [PARTS.index(part)] * len(images)

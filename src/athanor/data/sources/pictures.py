@@ -51,6 +51,7 @@ def source_of(
         how.append(f"test drawn from train with test_fraction={test_fraction}, split_seed={split_seed}")
         drawn = split(targets[train], float(test_fraction), split_seed, None if groups is None else groups[train])
         train, test = (train[index] for index in drawn)
+        require(len(test), f"{pictures.root}: no class has the two pictures that a test set needs; add some")
     if broken:
         how.append(f"{len(broken):,} broken files left out")
         first = "; ".join(list(broken.values())[:3])
