@@ -79,9 +79,8 @@ class Augment:
             require(is_range, f"data.augment.{name}={value}: use [least, most], above 0" + ", up to 1" * (most == 1))
 
     def __bool__(self) -> bool:
-        return any(
-            getattr(self, name) for name in ("crop", "flip", "cutout", "shift", "rotate", "resized_crop", *COLOURS)
-        )
+        geometry = (self.crop, self.flip, self.cutout, self.shift, self.rotate, self.resized_crop)
+        return any(geometry) or any((self.brightness, self.contrast, self.saturation, self.hue, self.randaugment))
 
     @property
     def alternates(self) -> bool:

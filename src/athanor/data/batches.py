@@ -49,19 +49,19 @@ class TrainBatches:
         order = order.to(self.images.device)
         share = self.batch_size // self.world_size
         mirrored = self._mirrored(epoch) if self.augment.alternates else None
+        first = self.rank * share
         for step in range(done, len(self)):
-            chosen, first = order[step * self.batch_size :][: self.batch_size], self.rank * share
-            batch = self._part(chosen, first, mirrored, epoch, step)
+            batch = self._part(order, first, mirrored, epoch, step)
             if self.mixing:
                 begin = self.batch_size - first - share  # where the part of the partners begins, last to first
-                others = batch if begin == first else self._part(chosen, begin, mirrored, epoch, step)
+                others = batch if begin == first else self._part(order, begin, mirrored, epoch, step)
                 partners = others[0].flip(0), others[1].flip(0)
                 batch = self.mixing(batch, partners, mix(self.seed, epoch, step, MIXED), self.batch_size, first)
             yield batch
 
-    def _part(self, batch: Tensor, first: int, mirrored: Tensor | None, epoch: int, step: int) -> Batch:
-        """A process's part of a batch, which begins at number `first` of the images `batch`, augmented."""
-        chosen = batch[first:][: self.batch_size // self.world_size]
+    def _part(self, order: Tensor, first: int, mirrored: Tensor | None, epoch: int, step: int) -> Batch:
+        """A process's part of a batch, augmented; `first` is the number of its first image in the batch."""
+        chosen = order[step * self.batch_size + first :][: self.batch_size // self.world_size]
         images = self.images.index_select(0, chosen)  # 6 to 10 times faster on the CPU than images[chosen]
         if self.augment:
             flips = None if mirrored is None else mirrored.index_select(0, chosen)
