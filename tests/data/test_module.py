@@ -228,3 +228,31 @@ def test_validation_is_the_latest_part_of_inputs_with_times(make_data, source):
     assert data.val_index.tolist() == list(range(40))
     with pytest.raises(UserError, match="ordered in time"):
         make_data(source=replace(source, times=times), folds=5)
+
+
+def test_it_shows_which_classes_are_mixed(make_data):
+    axes = make_data(mixup=1).show(count=6).get_axes()
+    titles = [axis.get_title() for axis in axes[6:]]
+    for title in titles:
+        shares = [line.split("% ") for line in title.split("\n")]
+        assert sum(int(share) for share, _ in shares) == pytest.approx(100, abs=1)
+        assert {name for _, name in shares} <= {"a", "b", "c", "d"}
+    assert any("\n" in title for title in titles)
+
+
+@pytest.mark.parametrize(
+    "knobs, message",
+    [
+        ({"mixup": -1}, r"data\.mixup=-1 is negative"),
+        ({"mixup": 1, "views": 2, "augment": Augment(0, "zeros", True, 0, 0, 0)}, "mixup and cutmix mix one view"),
+        ({"augment": Augment(0, "zeros", True, 0, 0, 0, hue=0.1), "grey": True}, "change nothing in grey pictures"),
+    ],
+    ids=["negative", "views", "grey"],
+)
+def test_changes_that_do_not_fit_the_data_are_refused(make_data, source, knobs, message):
+    if knobs.pop("grey", False):
+        knobs["source"] = replace(
+            source, train_inputs=source.train_inputs[:, :1], test_inputs=source.test_inputs[:, :1]
+        )
+    with pytest.raises(UserError, match=message):
+        make_data(**knobs)

@@ -3,6 +3,7 @@ import torch
 from torchvision import models
 
 from athanor.base.errors import UserError
+from athanor.engine.runs.run import read_checkpoint
 from athanor.models.torchvision import Torchvision, last_layer
 
 SMALL = "mobilenet_v3_small"
@@ -59,6 +60,21 @@ def test_weights_are_read_for_a_training_and_not_to_build_the_network_again(stor
     before = random.state_dict()["net.features.0.0.weight"].clone()
     random.load_pretrained(tmp_path)
     assert torch.equal(random.state_dict()["net.features.0.0.weight"], before)
+
+
+def test_a_pretrained_run_is_evaluated_without_the_file_of_its_weights(stored, tmp_path, train, run_here):
+    weights = stored(SMALL)
+    words = ["model=torchvision", f"model.name={SMALL}", "model.weights=DEFAULT", "model.freeze=all_but_head"]
+    words += [f"data_dir={tmp_path}", "data.limit=150", "trainer.max_epochs=1", "hydra.run.dir=run"]
+    ran = train(*words)
+    assert (ran.code, ran.err) == (0, "")
+    assert "begins with weights of ImageNet, which go with data/preprocess=imagenet" in ran.out
+    state = read_checkpoint("run/checkpoints/last.ckpt")["state_dict"]
+    name = "features.0.0.weight"
+    assert torch.equal(state[f"network.net.{name}"], weights[name])
+    (tmp_path / "weights").rename(tmp_path / "gone")
+    ran = run_here("scripts/evaluate.py", "run")
+    assert (ran.code, ran.err) == (0, "")
 
 
 @pytest.mark.parametrize(

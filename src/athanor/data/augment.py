@@ -10,6 +10,7 @@ from torch import Tensor
 
 from athanor.base.errors import UserError, require
 from athanor.data import colour
+from athanor.data.windows import in_dtype, resized_crop, windows
 
 RATIO = [3 / 4, 4 / 3]
 COLOURS = ("brightness", "contrast", "saturation", "hue", "randaugment")
@@ -79,9 +80,8 @@ class Augment:
             require(is_range, f"data.augment.{name}={value}: use [least, most], above 0" + ", up to 1" * (most == 1))
 
     def __bool__(self) -> bool:
-        return any(
-            getattr(self, name) for name in ("crop", "flip", "cutout", "shift", "rotate", "resized_crop", *COLOURS)
-        )
+        geometry = (self.crop, self.flip, self.cutout, self.shift, self.rotate, self.resized_crop)
+        return any(geometry) or any((self.brightness, self.contrast, self.saturation, self.hue, self.randaugment))
 
     @property
     def alternates(self) -> bool:
@@ -214,47 +214,6 @@ def shift_and_rotate(images: Tensor, shift: Tensor, degrees: Tensor) -> Tensor:
     matrix = torch.stack([cos, -sin * aspect, x, sin / aspect, cos, y], 1).view(-1, 2, 3)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     return in_dtype(F.grid_sample(images.float(), grid, align_corners=False), images.dtype)
-
-
-def windows(
-    shape: Tensor, corner: Tensor, images: Tensor, areas: list[float], ratios: list[float]
-) -> tuple[Tensor, Tensor]:
-    """The upper left corners and sizes of windows, both int64 [N, 2] (y, x), from uniform draws.
-
-    shape: [N, tries, 2]; of tries with a share of the area in the range `areas` and a ratio of width to height in the
-        range `ratios`, evenly on a log scale, the first that fits into the image is taken, and if none does, the last
-        one, cut off at the border.
-    corner: [N, 2], of the places that are left.
-    """
-    size = torch.tensor(images.shape[-2:], device=images.device)
-    area = (areas[0] + shape[..., 0] * (areas[1] - areas[0])) * size.prod()
-    low, high = map(math.log, ratios)
-    ratio = (low + shape[..., 1] * (high - low)).exp()
-    sides = torch.stack([(area / ratio).sqrt(), (area * ratio).sqrt()], -1).round().long()  # [N, tries, 2]
-    fits = ((sides > 0) & (sides <= size)).all(-1)
-    fits[:, -1] = True
-    first = fits.int().argmax(1)
-    sides = torch.minimum(sides[torch.arange(len(sides), device=sides.device), first], size).clamp_min(1)
-    return (corner * (size - sides + 1)).long(), sides
-
-
-def resized_crop(images: Tensor, corner: Tensor, sides: Tensor) -> Tensor:
-    """Enlarge windows to the size of the images, bilinear; `corner` and `sides` are int64 [N, 2] (y, x)."""
-    axes = []
-    for dim, length in enumerate(images.shape[-2:]):
-        first, side = corner[:, dim, None], sides[:, dim, None]
-        pixel = (torch.arange(length, device=images.device) + 0.5) * side / length - 0.5
-        pixel = first + torch.minimum(pixel.clamp_min(0), side - 1)  # what lies outside of a window is not mixed in
-        axes.append((2 * pixel + 1) / length - 1)
-    y, x = axes
-    grid = torch.stack([x[:, None].expand(-1, y.shape[1], -1), y[:, :, None].expand(-1, -1, x.shape[1])], -1)
-    changed = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
-    return in_dtype(changed, images.dtype)
-
-
-def in_dtype(pixels: Tensor, dtype: torch.dtype) -> Tensor:
-    """Floats as they are, whole numbers rounded."""
-    return pixels.to(dtype) if dtype.is_floating_point else pixels.round_().to(dtype)
 
 
 def mean_colour(images: Tensor, index: Tensor) -> Tensor:

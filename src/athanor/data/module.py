@@ -190,7 +190,7 @@ class ArrayData(L.LightningDataModule):
 
         loader = self.train_dataloader()
         plain = replace(loader, augment=Augment(0, "zeros", False, 0, 0, 0), views=1, mixing=None)
-        (images, targets), (changed, _) = next(iter(plain)), next(iter(loader))
+        (images, targets), (changed, mixed) = next(iter(plain)), next(iter(loader))
         count = min(count, len(images))
         rows = [images[:count], *(view[:count] for view in changed.split(len(images)))]
         if images.dtype != torch.uint8:
@@ -207,6 +207,9 @@ class ArrayData(L.LightningDataModule):
         for target, axis in zip(targets, axes[0], strict=False):
             is_class = target.ndim == 0 and not target.is_floating_point() and self.class_names
             axis.set_title(self.class_names[target] if is_class else f"{target.tolist()}", fontsize=8)
+        for shares, axis in zip(mixed, axes[1] if self.mixing else (), strict=False):
+            most = zip(*(values.tolist() for values in shares.topk(2)), strict=True)
+            axis.set_title("\n".join(f"{share:.0%} {self.class_names[i]}" for share, i in most if share), fontsize=8)
         return figure
 
     def _check_sizes(self) -> None:

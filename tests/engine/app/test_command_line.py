@@ -13,7 +13,7 @@ import torch
 WRONG = [
     # unknown options
     ("optim=adm", "optim=adm does not exist; did you mean adam?"),
-    ("model=vgg", "model: cnn, linear, mlp, resnet, speednet, torchvision"),
+    ("model=vgg", "model: cnn, linear, mlp, resnet, speednet, timm, torchvision"),
     ("data=imagenet", "data: cifar10, "),
     ("data.preprocess=pac", "data/preprocess=pac does not exist; did you mean pca?"),
     ("callbacks=emma", "callbacks=emma does not exist"),

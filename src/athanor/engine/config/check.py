@@ -151,7 +151,7 @@ def check_task(cfg: dict) -> None:
     if cfg["data"].get("views") != views:
         raise UserError(f"the task {name} takes {views} of each image in a batch; type data.views={views}")
     mixes = [f"data.{key}" for key in ("mixup", "cutmix") if cfg["data"].get(key)]
-    if mixes and not task.takes_probabilities:
+    if mixes and not getattr(task, "takes_probabilities", False):
         raise UserError(f"{mixes[0]} makes probabilities of classes, which the task {name} does not take; use 0")
     if mixes and target in [options.target("loss", loss) for loss in ("hinge", "squared_hinge")]:
         raise UserError(f"{mixes[0]} makes probabilities of classes; use loss=cross_entropy, or {mixes[0]}=0")

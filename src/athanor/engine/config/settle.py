@@ -90,12 +90,16 @@ def drop_our_augment(cfg: dict, typed: list[str]) -> list[str]:
     What is typed stays, and what the chosen option of data/augment has. Raises UserError for a value that may be meant
     for either.
     """
-    node = cfg["data"]["augment"]
+    node = cfg["data"].get("augment")
+    if not isinstance(node, dict) or "_target_" not in node:
+        return []  # which is said with all else that is wrong
     target = locate("data.augment", node["_target_"])
     if isinstance(target, type) and issubclass(target, Augment):
         return []
-    choice = HydraConfig.get().runtime.choices.get("data/augment") if HydraConfig.initialized() else None
-    own = compose(f"data/augment/{choice}")["data"]["augment"] if choice else {}
+    hydra = HydraConfig.get() if HydraConfig.initialized() else None
+    choice = hydra and hydra.runtime.choices.get("data/augment")
+    alone = [f"hydra.searchpath={list(hydra.searchpath)}", f"+data/augment@alone={choice}"] if choice else []
+    own = compose("train", alone)["alone"] if choice else {}  # not merged into what the data set says
     kept = {*own, *(key.removeprefix("data.augment.") for key in typed)}
     dropped = [key for key in signature(Augment)[0] if key in node and key not in kept]
     unclear = [key for key in dropped if key in signature(target)[0] and "_target_" not in kept]
