@@ -172,17 +172,28 @@ def crop(images: Tensor, offset: Tensor, padding: int, padding_mode: str = "zero
 
 def reflected(images: Tensor, padding: int) -> Tensor:
     """Pad by mirroring the images at their border, as F.pad(mode="reflect"), which does not take uint8."""
+    padded = signed(images)
     for dim in -1, -2:
-        first, last = images.narrow(dim, 1, padding), images.narrow(dim, -padding - 1, padding)
-        images = torch.cat([first.flip(dim), images, last.flip(dim)], dim)
-    return images
+        first, last = padded.narrow(dim, 1, padding), padded.narrow(dim, -padding - 1, padding)
+        padded = torch.cat([first.flip(dim), padded, last.flip(dim)], dim)
+    return padded.view(images.dtype)
+
+
+def signed(images: Tensor) -> Tensor:
+    """The same memory as int16 where the images are uint16, of which torch 2.10 can neither flip nor choose."""
+    return images.view(torch.int16) if images.dtype == torch.uint16 else images
+
+
+def mirror(images: Tensor) -> Tensor:
+    """Left and right swapped."""
+    return signed(images).flip(-1).view(images.dtype)
 
 
 def flip(images: Tensor, mirrored: Tensor) -> Tensor:
     """Swap left and right of the images that `mirrored`, bool [N], chooses."""
     # index_select out of the images and their mirror images is faster than torch.where
     number = torch.arange(len(images), device=images.device)
-    return torch.cat([images, images.flip(-1)]).index_select(0, number + len(images) * mirrored)
+    return torch.cat([images, mirror(images)]).index_select(0, number + len(images) * mirrored)
 
 
 def cutout(images: Tensor, centre: Tensor, size: int, fill: Tensor | None) -> Tensor:
@@ -199,7 +210,7 @@ def cutout(images: Tensor, centre: Tensor, size: int, fill: Tensor | None) -> Te
     rows, columns = inside(images.shape[2], centre[:, 0]), inside(images.shape[3], centre[:, 1])
     hole = rows[:, None, :, None] & columns[:, None, None]
     fill = torch.zeros((), dtype=images.dtype) if fill is None else fill
-    return torch.where(hole, fill.to(images.device), images)
+    return torch.where(hole, signed(fill.to(images.device)), signed(images)).view(images.dtype)
 
 
 def shift_and_rotate(images: Tensor, shift: Tensor, degrees: Tensor) -> Tensor:

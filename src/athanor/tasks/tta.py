@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from athanor.data.augment import reflected
+from athanor.data.augment import mirror, reflected
 
 Kind = Literal["none", "flip", "flip_shift"]
 
@@ -20,11 +20,11 @@ def averaged(forward: Callable[[Tensor], Tensor], images: Tensor, kind: Kind, lo
     """
     if kind == "none":
         return logits
-    logits = (logits + forward(images.flip(-1))) / 2
+    logits = (logits + forward(mirror(images))) / 2
     if kind == "flip":
         return logits
     moved = [shifted(images, corner) for corner in (0, 2)]
-    others = [forward(view) for image in moved for view in (image, image.flip(-1))]
+    others = [forward(view) for image in moved for view in (image, mirror(image))]
     return (logits + torch.stack(others).mean(0)) / 2
 
 

@@ -126,7 +126,7 @@ def test_mistakes_in_lists_are_told_with_their_place(path, text, message, words)
             "models.linear.Linear",
             "num_classes is the number of classes of the data and is handed",
         ),
-        ("model.input_shape=[1, 8, 8]", "models.linear.Linear", "input_shape is the shape of one image of the data"),
+        ("model.input_shape=[1, 8, 8]", "models.linear.Linear", "input_shape is the shape of one input of the data"),
         ("loss.class_counts=[1]", "tasks.losses.CrossEntropy", "class_counts is the number of training images of each"),
         (
             "data.seed=1",
@@ -135,7 +135,7 @@ def test_mistakes_in_lists_are_told_with_their_place(path, text, message, words)
         ),
         ("data.source=a", "data.sources.digits.digits", "source is what the target of data returns"),
         ("data.data_dir=a", "data.sources.mnist.mnist", "data_dir is the same for all data (type data_dir=<folder>)"),
-        ("data.preprocess.input_shape=[1]", "data.preprocess.Standardize", "input_shape is the shape of one image"),
+        ("data.preprocess.input_shape=[1]", "data.preprocess.Standardize", "input_shape is the shape of one input"),
         ("callbacks.a.agreement=1", "callbacks.control.Control", "agreement is one object for all callbacks"),
         ("logger.csv.purge_step=1", "training.loggers.CSVLog", "purge_step is the step at which a run is resumed"),
         ("logger.a.parameters={}", "training.loggers.TensorBoard", "parameters is the table of the run's settings"),
