@@ -311,7 +311,7 @@ def test_the_terminal_shows_where_a_dataset_fails(run_squares, tmp_path):
     (tmp_path / "squares.py").write_text(code)
     ran = run_squares("data.workers=1", "hydra.run.dir=run")
     assert ran.code == 1
-    assert "error: ItemError: item 151 of the train Dataset: AssertionError: broken (squares.py, line 25, in" in ran.err
+    assert "error: ItemError: item 151 of the train Dataset: AssertionError: broken (squares.py, line 24, in" in ran.err
     assert "assert i != 151" in (tmp_path / "run" / "train.log").read_text()
 
 

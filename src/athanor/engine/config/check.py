@@ -105,10 +105,13 @@ def check_part(path: str, value: object) -> None:
 
 def node_signature(path: str, node: dict) -> tuple[dict[str, Any], bool]:
     """Keys that a node may have, with their type hints, and whether it may have any other as well."""
-    hints, takes_any_key = signature(locate(path, node["_target_"])) if "_target_" in node else ({}, True)
+    target = locate(path, node["_target_"]) if "_target_" in node else None
+    hints, takes_any_key = signature(target) if target else ({}, True)
     group = schema.GROUPS.get(path)
     if group is None:
         return hints, takes_any_key
+    if schema.is_data_module(target):
+        return {**hints, "preprocess": dict}, takes_any_key
     if group.beside_of:
         hints = {**hints, **signature(pkgutil.resolve_name(group.beside_of))[0]}
     for key, hint in group.beside.items():
@@ -130,7 +133,7 @@ def check_reading(node: dict) -> None:
     """Whether the keys that say how the items of Datasets are read are there for those, and for nothing else."""
     target = node["_target_"]
     is_read = schema.returns_datasets(locate("data", target))
-    for key in schema.READING:
+    for key in () if schema.is_data_module(locate("data", target)) else schema.READING:
         if is_read and key not in node:
             raise UserError(f"data.{key} is missing: begin its YAML with defaults: [base/datasets@_here_, _self_]")
         if not is_read and key in node:
@@ -142,7 +145,7 @@ def check_task(cfg: dict) -> None:
     """Whether data and loss are such as the task takes. A person's own loss is in no task's list, and fits."""
     task, target = pkgutil.resolve_name(cfg["task"]["_target_"]), cfg["loss"]["_target_"]
     views, name = task.views, task.__name__
-    if cfg["data"].get("views") != views:
+    if cfg["data"].get("views", 1) != views:
         raise UserError(f"the task {name} takes {views} of each image in a batch; type data.views={views}")
     if not task.losses or target in [options.target("loss", loss) for loss in task.losses]:
         return

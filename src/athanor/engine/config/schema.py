@@ -79,13 +79,19 @@ def returns_data(target: Any) -> bool:
     from athanor.data.sources.source import Source
 
     returned = isinstance(target, FunctionType) and evaluated_hints(target).get("return")
-    return returned is Source or returns_datasets(target)
+    return returned is Source or returns_datasets(target) or is_data_module(target)
 
 
 def returns_datasets(target: Any) -> bool:
     from athanor.data.datasets import Datasets
 
     return isinstance(target, FunctionType) and evaluated_hints(target).get("return") is Datasets
+
+
+def is_data_module(target: Any) -> bool:
+    """A class of LightningDataModules that is none of Athanor's own, which are made from what a function returns."""
+    is_own = getattr(target, "__module__", "").startswith("athanor.data.")
+    return subclass_of("lightning.pytorch.LightningDataModule")(target) and not is_own
 
 
 def is_schedule(target: Any) -> bool:
@@ -109,11 +115,11 @@ GROUPS: dict[str, Group] = {  # by the path of the node
         facts=("seed", "record", *MADE),
     ),
     "data": Group(
-        "a function with the annotation -> Source or -> Datasets",
+        "a function with the annotation -> Source or -> Datasets, or a LightningDataModule",
         returns_data,
         beside={"preprocess": dict, **READING},
         beside_of="athanor.data.module.ArrayData",
-        recorded=("_target_", "split_seed"),
+        recorded=("_target_",),
         compared="all",
         facts=("source", "data_dir", "seed"),
         defaults=("split_seed",),
@@ -124,7 +130,7 @@ GROUPS: dict[str, Group] = {  # by the path of the node
         rebuilt=True,
         facts=("input_shape",),
     ),
-    "data.augment": Group("an Augment", subclass_of("athanor.data.augment.Augment")),
+    "data.augment": Group("an Augment", subclass_of("athanor.data.augment.Augment"), recorded=None),
     "model": Group(
         *MODULE,
         beside={"freeze": list[str] | Literal["all_but_head"] | None, "freeze_epochs": int | None},
