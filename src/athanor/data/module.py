@@ -13,9 +13,10 @@ from torch import Tensor
 from athanor.base.errors import UserError, require
 from athanor.data.augment import Augment
 from athanor.data.batches import Batch, EvalBatches, TrainBatches
+from athanor.data.preprocess import chunks
 from athanor.data.sources.source import Source
 from athanor.data.split import limited, train_and_val
-from athanor.data.streamed import Items
+from athanor.data.streamed import Items, at_distances
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -253,5 +254,7 @@ class ArrayData(L.LightningDataModule):
 
 def mean_colour(images: Tensor, index: Tensor) -> Tensor:
     """The mean over about 1,000 of images[index], [C, 1, 1] of their type."""
-    sample = images[index[:: -(-len(index) // 1000)]]  # at equal distances: the images may be sorted by class
-    return sample.transpose(0, 1).flatten(1).double().mean(1).to(images.dtype)[:, None, None]
+    index = at_distances(index, 1000)  # the images may be sorted by class
+    inner = tuple(range(2, images.ndim))
+    total = sum(chunk.sum((0, *inner), dtype=torch.float64) for chunk in chunks(images, index))
+    return (total / (len(index) * images[0][0].numel())).to(images.dtype)[:, None, None]
