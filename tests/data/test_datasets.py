@@ -1,6 +1,7 @@
 """Torch Datasets as data sets: what items may be, and that their randomness is a function of seed, epoch and index."""
 
 import logging
+import os
 import random
 import sys
 from textwrap import dedent
@@ -79,6 +80,7 @@ def squares(tmp_path, monkeypatch):
     (tmp_path / "configs" / "data").mkdir(parents=True)
     (tmp_path / "configs" / "data" / "squares.yaml").write_text(dedent(YAML))
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.delitem(sys.modules, "squares", raising=False)
 
 
