@@ -228,3 +228,33 @@ def test_validation_is_the_latest_part_of_inputs_with_times(make_data, source):
     assert data.val_index.tolist() == list(range(40))
     with pytest.raises(UserError, match="ordered in time"):
         make_data(source=replace(source, times=times), folds=5)
+
+
+def test_float_pictures_are_shown_and_get_their_mean_colour_and_other_inputs_are_refused(make_data, source):
+    pictures = {name: getattr(source, name).float() / 255 for name in ("train_inputs", "test_inputs")}
+    data = make_data(source=replace(source, **pictures), augment=Augment(0, "zeros", False, 4, 0, 0))
+    expected = make_data(augment=Augment(0, "zeros", False, 4, 0, 0), source=source)
+    assert (data.augment.mean * 255 - expected.augment.mean).abs().max() <= 1
+    shown = torch.tensor(data.show(2).axes[0].images[0].get_array())
+    first = next(iter(replace(data.train_dataloader(), augment=Augment(0, "zeros", False, 0, 0, 0))))[0]
+    assert (shown / 255 - first[0].permute(1, 2, 0)).abs().max() < 0.02  # of 0 to 1
+    vectors = {name: getattr(source, name).float().flatten(1) for name in pictures}
+    with pytest.raises(UserError, match=r"draws pictures of 1 or 3 channels, \[C, H, W\], and .* is \[144\]"):
+        make_data(source=replace(source, **vectors)).show()
+    with pytest.raises(UserError, match=r"data.augment changes pictures, \[C, H, W\]"):
+        make_data(source=replace(source, **vectors), augment=Augment(0, "zeros", True, 0, 0, 0))
+
+
+def test_an_augmentation_of_ones_own_may_take_vectors(make_data, source):
+    class Noise(Augment):
+        def __bool__(self):
+            return True
+
+        def __call__(self, images, generator, total, start=0, mirrored=None):
+            return images + torch.rand(images.shape, generator=generator)
+
+    vectors = {name: getattr(source, name).float().flatten(1) for name in ("train_inputs", "test_inputs")}
+    data = make_data(source=replace(source, **vectors), augment=Noise(0, "zeros", False, 0, 0, 0))
+    plain = make_data(source=replace(source, **vectors))
+    (changed, _), (images, _) = (next(iter(each.train_dataloader())) for each in (data, plain))
+    assert (changed - images).min() > 0 and (changed - images).max() < 1

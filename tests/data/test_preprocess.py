@@ -174,3 +174,68 @@ def test_the_images_that_come_in_are_untouched(make, images):
 def test_wrong_knobs_are_refused(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+OF_SHAPE = {
+    "none": Preprocess,
+    "standardize": Standardize,
+    "mean_image": MeanImage,
+    "pca": lambda shape: PCA(shape, 0.99),
+    "zca": lambda shape: ZCA(shape, 0.01),
+}
+
+
+@pytest.fixture
+def vectors():
+    """Features of very different size, of which two are constant."""
+    values = torch.randn(300, 4, generator=torch.Generator().manual_seed(0))
+    values = values * torch.tensor([1.0, 1e-3, 0, 0]) + torch.tensor([1e3, 0, 0.1, -7e5])
+    return values, torch.arange(0, 300, 2)
+
+
+def test_vectors_are_standardised_by_feature_and_constant_ones_become_zero(vectors):
+    values, index = vectors
+    module = Standardize((4,))
+    before = values.clone()
+    module.fit(values, index)
+    out = module(values[index])
+    assert torch.equal(values, before)  # a batch may be the data itself
+    torch.testing.assert_close(out.mean(0), torch.zeros(4), atol=2e-4, rtol=0)
+    torch.testing.assert_close(out.std(0, correction=0), torch.tensor([1.0, 1, 0, 0]), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", OF_SHAPE)
+def test_floats_are_not_divided_and_words_of_16_bits_are_like_bytes(name, vectors):
+    values, index = vectors
+    if name == "none":
+        assert torch.equal(OF_SHAPE[name]((4,))(values), values)
+    images = torch.randint(0, 256, (60, 1, 3, 3), generator=torch.Generator().manual_seed(0))
+    outs = {}
+    for dtype, factor in (torch.uint8, 1), (torch.uint16, 257), (torch.float32, 1 / 255):
+        module = OF_SHAPE[name]((1, 3, 3))
+        inputs = (images * factor).to(dtype)
+        module.fit(inputs, torch.arange(40))
+        outs[dtype] = module(inputs)
+        assert outs[dtype].dtype == torch.float32
+    torch.testing.assert_close(outs[torch.uint16], outs[torch.uint8], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(outs[torch.float32], outs[torch.uint8], atol=1e-4, rtol=1e-4)
+    OF_SHAPE[name]((4,)).fit(values, index)
+
+
+@pytest.mark.parametrize("name", OF_SHAPE)
+def test_indices_stay_as_they_are_or_are_refused(name):
+    tokens = torch.arange(12).view(3, 4)
+    module = OF_SHAPE[name]((4,))
+    if name in ("none", "standardize"):
+        module.fit(tokens, torch.arange(3))
+        assert module(tokens) is tokens
+    else:
+        with pytest.raises(UserError, match="int64, indices of which nothing can be computed"):
+            module.fit(tokens, torch.arange(3))
+
+
+def test_what_has_no_least_and_greatest_value_is_not_scaled_to_them():
+    module = Symmetric((1, 1, 2))
+    assert module(torch.tensor([[[[0, 65535]]]], dtype=torch.uint16)).flatten().tolist() == [-1, 1]
+    with pytest.raises(UserError, match=r"scales pixels, uint8 or uint16, and the inputs are float32 \[2, 3\]"):
+        module.fit(torch.zeros(2, 3), torch.arange(2))

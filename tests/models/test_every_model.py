@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from omegaconf import OmegaConf
 
+from athanor.base.errors import UserError
+
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "model").glob("*.yaml"))
 FEW_PIXELS = {"speednet": {"widths": [64, 256]}}  # its default halves the image three times; 8x8 is too small
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
@@ -20,7 +22,7 @@ every_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".joi
 def build(config, shape, num_classes=10):
     torch.manual_seed(0)
     knobs = OmegaConf.to_container(OmegaConf.load(config), resolve=True)
-    if min(shape[1:]) < 9:
+    if min(shape[1:], default=9) < 9:
         knobs |= FEW_PIXELS.get(config.stem, {})
     module, name = knobs.pop("_target_").rsplit(".", 1)
     return getattr(importlib.import_module(module), name)(input_shape=shape, num_classes=num_classes, **knobs)
@@ -32,6 +34,19 @@ def test_images_become_logits(config, shape):
     model = build(config, shape, num_classes=7)
     assert model.training
     assert model(torch.rand(2, *shape)).shape == (2, 7)
+
+
+@every_model
+@pytest.mark.parametrize("shape", [(6,), (4, 5)], ids=str)
+def test_inputs_that_are_no_pictures_become_logits_or_are_refused_with_the_models_that_take_them(config, shape):
+    try:
+        model = build(config, shape, num_classes=7)
+    except UserError as error:
+        assert f"takes pictures, [C, H, W], and an input of this data is {list(shape)}; use model=mlp" in str(error)
+        return
+    assert model(torch.rand(2, *shape)).shape == (2, 7)
+    with pytest.raises(UserError, match="int64, indices for a model that begins with an embedding"):
+        model(torch.ones(2, *shape).long())
 
 
 @every_model

@@ -99,10 +99,8 @@ def export(classifier: Classification, form: Format, path: Path, images: Tensor)
     with torch.inference_mode():
         expected = classifier(images)  # before anything traces it
     record, network = classifier.record, type(classifier.network).__name__
-    facts = {
-        "name": record["config"]["name"],
-        **{key: record[key] for key in ("class_names", "input_shape", "input_dtype")},
-    }
+    keys = ("class_names", "input_shape", "input_dtype", *(["columns"] if record["columns"] else []))
+    facts = {"name": record["config"]["name"], **{key: record[key] for key in keys}}
     with beside(path) as part:
         with explained(f"{network} cannot become a {form.suffix} file"):
             form.write(traced(classifier), facts, part)

@@ -84,6 +84,8 @@ class ArrayData(L.LightningDataModule):
             self.train_index = kept
             self.val_index = limited(source.val_targets, limit, split_seed)
         self.test_index = limited(source.test_targets, limit, split_seed)
+        if source.fit is not None:
+            self.source = source = source.fit(self.train_index)
 
         # batches
         self.batch_size = len(self.train_index) if batch_size == "full" else batch_size

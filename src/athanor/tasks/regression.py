@@ -56,6 +56,13 @@ class Regression(Task):
                 f"task=regression takes numbers, [N] or [N, numbers], and this data has targets {told(targets)}"
             )
 
+        names = source.class_names
+        if targets.ndim == 1 and targets.dtype == torch.int64 and names and names != tuple(map(str, range(len(names)))):
+            raise UserError(
+                f"task=regression takes numbers, and the targets are indices of classes ({', '.join(names[:3])}, "
+                "and so on); return numbers, of a CSV file with data.target_kind=numbers"
+            )
+
     @classmethod
     def output_names(cls, source: Source, settings: dict) -> Sequence[str]:
         if source.train_targets.ndim == 1:

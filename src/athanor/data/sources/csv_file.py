@@ -32,7 +32,9 @@ class CsvFile:
         require(path.is_file(), f"{setting}={path} is not a file; it must be a CSV file with a header")
         try:
             with path.open(encoding="utf-8-sig", newline="") as lines:  # -sig: spreadsheets begin with a mark
-                rows = list(csv.reader(lines, strict=True))
+                delimiter = max(",;\t", key=lines.readline().count)  # in the header
+                lines.seek(0)
+                rows = list(csv.reader(lines, strict=True, delimiter=delimiter))
         except (UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{path} is not a CSV file in UTF-8: {error}") from error
         rows = [[cell.strip() for cell in row] for row in rows if row]  # a blank line is no row
@@ -46,6 +48,18 @@ class CsvFile:
         if twice := repeated(header):
             raise UserError(f"{path}: more than one column is called {', '.join(twice)}")
         return cls(path, dict(zip(header, map(list, zip(*rows, strict=True)), strict=True)))
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def without(self, rows: set[int]) -> "CsvFile":
+        """The other rows."""
+        kept = [i for i in range(len(self)) if i not in rows]
+        return CsvFile(self.path, {name: [cells[i] for i in kept] for name, cells in self.columns.items()})
+
+    def joined(self, other: "CsvFile", names: list[str]) -> "CsvFile":
+        """These columns, with the rows of another file below."""
+        return CsvFile(self.path, {name: self.columns[name] + other.columns[name] for name in names})
 
     def cells(self, column: str, setting: str) -> list[str]:
         """The column that `setting` names; UserError where there is none of this name, or cells are empty."""
@@ -88,6 +102,22 @@ class CsvFile:
         """Raise UserError where there are such cases, with their number and the first."""
         if cases:
             raise UserError(f"{self.path}: {len(cases):,} {what}; the first is {cases[0]}")
+
+
+def read_table(path: str | Path, setting: str) -> CsvFile:
+    """A CSV file, or with pandas a Parquet file, whose cells become texts; UserError as of CsvFile.read."""
+    if Path(path).suffix.lower() != ".parquet":
+        return CsvFile.read(path, setting)
+    path = Path(path).expanduser().absolute()
+    require(path.is_file(), f"{setting}={path} is not a file")
+    try:
+        import pandas
+
+        frame = pandas.read_parquet(path)
+    except ImportError as error:
+        raise UserError(f"{setting}={path}: Parquet needs pandas: pip install pandas pyarrow, or use CSV") from error
+    columns = {str(name): ["" if pandas.isna(cell) else str(cell) for cell in frame[name]] for name in frame.columns}
+    return CsvFile(path, columns)
 
 
 def repeated(values: Iterable[Hashable]) -> list:

@@ -1,12 +1,17 @@
 """What every data set becomes: arrays of inputs and targets."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from athanor.base.errors import require
 from athanor.base.text import printable
 from athanor.data.sources import checks
+
+STAGES = ("train", "test", "val")
+ARRAYS = (*(f"{stage}_{kind}" for stage in STAGES for kind in ("inputs", "targets")), "groups", "times")
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,9 @@ class Source:
     `val_*` is an official validation set, where there is one: then all training inputs are trained on.
     `groups` int64 [N] and `times` [N] are of the training inputs: those of one group (a patient, a writer) are never
     in train and in validation; of inputs with times, validation has the latest.
+    `columns` is plain data that goes into checkpoints: how a table's rows become inputs, for predictions of new ones.
+    `fit` is called after the split, with the indices of the inputs that are trained on, and gives the source with all
+    that comes from statistics of inputs (means that fill gaps, categories), which may be of these alone.
     `origin` says in one line which files these are; it goes into the results of a run.
     Raises UserError where the arrays are not of this kind (checks.py): types, shapes, lengths, labels, nan.
 
@@ -44,12 +52,14 @@ class Source:
     val_targets: Tensor | None = None
     groups: Tensor | None = None
     times: Tensor | None = None
+    columns: list[dict[str, Any]] | None = None
+    fit: "Callable[[Tensor], Source] | None" = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", tuple(map(printable, map(str, self.class_names))))
         object.__setattr__(self, "origin", printable(self.origin))
-        for name, value in vars(self).items():
-            if name not in ("class_names", "origin") and value is not None:
+        for name in ARRAYS:
+            if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, checks.as_tensor(name, value))
         stages = {"train": (self.train_inputs, self.train_targets), "test": (self.test_inputs, self.test_targets)}
         has_val = [values is not None for values in (self.val_inputs, self.val_targets)]

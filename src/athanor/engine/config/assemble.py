@@ -125,11 +125,12 @@ def task_class(cfg: dict) -> type[Task]:
     return pkgutil.resolve_name(cfg["task"]["_target_"])
 
 
-def described(cfg: dict, data: ArrayData) -> dict[str, list | str]:
+def described(cfg: dict, data: ArrayData) -> dict[str, list | str | None]:
     """The part of a checkpoint's record that depends on the data: shape and type of an input, names of the outputs."""
     names = task_class(cfg).output_names(data.source, cfg["task"])
     dtype = str(data.source.train_inputs.dtype).removeprefix("torch.")
-    return {"class_names": list(names), "input_shape": list(data.input_shape), "input_dtype": dtype}
+    shape, columns = list(data.input_shape), data.source.columns
+    return {"class_names": list(names), "input_shape": shape, "input_dtype": dtype, "columns": columns}
 
 
 def class_counts(targets: torch.Tensor | None, num_classes: int) -> torch.Tensor | None:
@@ -194,6 +195,8 @@ def from_record(record: dict, targets: torch.Tensor | None = None, compiled: boo
 def refuse_other_data(record: dict, data: ArrayData) -> None:
     """Raise UserError where the data has other classes, or images of another size, than the checkpoint's."""
     for name, value in described(record["config"], data).items():
+        if name == "columns" and value != record[name]:
+            raise UserError("the columns of this table have other means or categories than those of the checkpoint")
         if value != record[name]:
             raise UserError(f"this data has {name} {value}, the checkpoint has {record[name]}")
 

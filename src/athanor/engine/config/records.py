@@ -74,8 +74,10 @@ def check_described(record: object, path: Path) -> None:
     shape, names = record.get("input_shape"), record.get("class_names")
     is_shape = isinstance(shape, list) and shape and all(type(size) is int and size > 0 for size in shape)
     require(is_shape, f"{foreign}: its input_shape is no list of sizes")
-    record.setdefault("input_dtype", "uint8")  # before there were other types, records did not name it
+    for key, default in {"input_dtype": "uint8", "columns": None}.items():  # of older records, all of pictures
+        record.setdefault(key, default)
     require(record["input_dtype"] in DTYPES, f"{foreign}: its input_dtype is none of {', '.join(DTYPES)}")
+    require(are_columns(record["columns"]), f"{foreign}: its columns do not say how a table is encoded")
     are_names = isinstance(names, list) and names and all(isinstance(name, str) for name in names)
     require(are_names, f"{foreign}: its class_names are not a list of names")
     require(all(printable(name) == name for name in names), f"{foreign}: its class_names have control characters")
@@ -83,6 +85,17 @@ def check_described(record: object, path: Path) -> None:
     refuse_strange(record["config"], str(path))
     if "members" in record:
         check_ensemble(record, path)
+
+
+def are_columns(columns: object) -> bool:
+    """Whether they are such as athanor.data.sources.table describes, or None."""
+    if columns is None:
+        return True
+    kinds = {"name": str, "mean": float | None, "categories": list | None}
+    is_right = isinstance(columns, list) and all(
+        isinstance(each, dict) and each.keys() == kinds.keys() for each in columns
+    )
+    return is_right and all(isinstance(each[key], kind) for each in columns for key, kind in kinds.items())
 
 
 def check_ensemble(record: dict, path: Path) -> None:
@@ -98,7 +111,7 @@ def check_ensemble(record: dict, path: Path) -> None:
         require(record.get(key) in choices, f"{foreign}: {key} is none of {', '.join(choices)}")
     for member in members:
         check_described(member, path)
-        is_same = all(member[key] == record[key] for key in ("input_shape", "input_dtype", "class_names"))
+        is_same = all(member[key] == record[key] for key in ("input_shape", "input_dtype", "class_names", "columns"))
         require(is_same, f"{foreign}: a member has other classes or images")
         check_complete(member["config"], path, rebuilt_only=True)
 

@@ -111,6 +111,8 @@ def shared_data(members: list[Member]) -> tuple[ArrayData, list[Tensor]]:
                 raise UserError(
                     f"members of an ensemble need the same {key}: {member.name} has {own}, {first.name} has {other}"
                 )
+        if member.record["columns"] != first.record["columns"]:
+            raise UserError(f"{member.name} and {first.name} read columns of a table in other ways; use one split")
     data = assemble.data(first.config)
     assemble.refuse_other_data(first.record, data)
     train_hash = hash_of(data.source.train_inputs, data.source.train_targets)

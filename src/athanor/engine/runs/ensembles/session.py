@@ -128,7 +128,9 @@ def make_ensemble(session: Session, how: combine.How, select: selection.Select, 
     weights = {index: weight for index, weight in enumerate(chosen) if weight > 0}
     used, shares = list(weights), list(weights.values())
     records = [session.members[index].record for index in used]
-    shared = {key: records[0][key] for key in ("input_shape", "input_dtype", "class_names", "split_hash", "data")}
+    shared = {
+        key: records[0][key] for key in ("input_shape", "input_dtype", "columns", "class_names", "split_hash", "data")
+    }
     record = {"config": evaluation_config(records[0], "ensemble"), **shared, "members": records}
     record |= {"combine": how, "weights": shares, "tta": session.kind}
     states = [read_checkpoint(session.members[index].path)["state_dict"] for index in used]
