@@ -269,7 +269,7 @@ def test_float_pictures_are_shown_and_get_their_mean_colour_and_other_inputs_are
     vectors = {name: getattr(source, name).float().flatten(1) for name in pictures}
     with pytest.raises(UserError, match=r"draws pictures of 1 or 3 channels, \[C, H, W\], and .* is \[144\]"):
         make_data(source=replace(source, **vectors)).show()
-    with pytest.raises(UserError, match="data.augment changes pictures"):
+    with pytest.raises(UserError, match=r"data\.augment changes pictures"):
         make_data(source=replace(source, **vectors), augment=Augment(0, "zeros", True, 0, 0, 0))
 
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from athanor.base.errors import UserError, require
 from athanor.data import colour
+from athanor.data.preprocess import chunks
+from athanor.data.streamed import at_distances
 from athanor.data.windows import in_dtype, resized_crop, windows
 
 RATIO = [3 / 4, 4 / 3]
@@ -228,6 +230,8 @@ def shift_and_rotate(images: Tensor, shift: Tensor, degrees: Tensor) -> Tensor:
 
 
 def mean_colour(images: Tensor, index: Tensor) -> Tensor:
-    """The mean over about 1,000 of images[index], [C, 1, 1] in their dtype."""
-    sample = images[index[:: -(-len(index) // 1000)]]  # at equal distances: the images may be sorted by class
-    return sample.transpose(0, 1).flatten(1).double().mean(1).to(images.dtype)[:, None, None]
+    """The mean over about 1,000 of images[index], [C, 1, 1] of their type."""
+    index = at_distances(index, 1000)  # the images may be sorted by class
+    inner = tuple(range(2, images.ndim))
+    total = sum(chunk.sum((0, *inner), dtype=torch.float64) for chunk in chunks(images, index))
+    return (total / (len(index) * images[0][0].numel())).to(images.dtype)[:, None, None]

@@ -16,6 +16,7 @@ from athanor.base.errors import UserError, require
 from athanor.callbacks.any_module import AnyModule
 from athanor.callbacks.stopwatch import Stopwatch
 from athanor.craft.ensembles.network import Ensemble, EnsembleClassifier
+from athanor.data.any_data_module import AnyDataModule
 from athanor.data.augment import Augment
 from athanor.data.datasets import Datasets
 from athanor.data.module import ArrayData
@@ -78,8 +79,12 @@ def divided(cfg: dict, path: str) -> tuple[dict, dict]:
     return {key: value for key, value in cfg.items() if key not in names}, beside
 
 
-def data(cfg: dict) -> ArrayData:
+def data(cfg: dict) -> ArrayData | AnyDataModule:
     """The data module, with its source loaded and split."""
+    if schema.is_data_module(pkgutil.resolve_name(cfg["data"]["_target_"])):
+        facts = {"data_dir": cfg["data_dir"], "split_seed": cfg["data"].get("split_seed", 0), "seed": cfg["seed"]}
+        own = {key: value for key, value in cfg["data"].items() if key != "preprocess"}
+        return AnyDataModule(build(own, "data", **facts), cfg["seed"])
     source, own = divided(cfg, "data")
     del own["preprocess"]
     own["augment"] = augmentation(own["augment"])

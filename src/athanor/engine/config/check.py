@@ -108,10 +108,13 @@ def check_part(path: str, value: object) -> None:
 
 def node_signature(path: str, node: dict) -> tuple[dict[str, Any], bool]:
     """Keys that a node may have, with their type hints, and whether it may have any other as well."""
-    hints, takes_any_key = signature(locate(path, node["_target_"])) if "_target_" in node else ({}, True)
+    target = locate(path, node["_target_"]) if "_target_" in node else None
+    hints, takes_any_key = signature(target) if target else ({}, True)
     group = schema.GROUPS.get(path)
     if group is None:
         return hints, takes_any_key
+    if schema.is_data_module(target):
+        return {**hints, "preprocess": dict}, takes_any_key
     if group.beside_of:
         hints = {**hints, **signature(pkgutil.resolve_name(group.beside_of))[0]}
     for key, hint in group.beside.items():
@@ -133,7 +136,7 @@ def check_reading(node: dict) -> None:
     """Whether the keys that say how the items of Datasets are read are there for those, and for nothing else."""
     target = node["_target_"]
     is_read = schema.returns_datasets(locate("data", target))
-    for key in schema.READING:
+    for key in () if schema.is_data_module(locate("data", target)) else schema.READING:
         if is_read and key not in node:
             raise UserError(f"data.{key} is missing: begin its YAML with defaults: [base/datasets@_here_, _self_]")
         if not is_read and key in node:
@@ -148,7 +151,7 @@ def check_task(cfg: dict) -> None:
         check_any_module(cfg, task)
         return
     target, views, name = cfg["loss"]["_target_"], task.views, task.__name__
-    if cfg["data"].get("views") != views:
+    if cfg["data"].get("views", 1) != views:
         raise UserError(f"the task {name} takes {views} of each image in a batch; type data.views={views}")
     mixes = [f"data.{key}" for key in ("mixup", "cutmix") if cfg["data"].get(key)]
     if mixes and not getattr(task, "takes_probabilities", False):

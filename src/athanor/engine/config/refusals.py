@@ -5,12 +5,13 @@ import pkgutil
 import torch
 
 from athanor.base.errors import UserError
+from athanor.data.any_data_module import AnyDataModule
 from athanor.data.module import ArrayData
 from athanor.tasks import tta
 from athanor.training import devices
 
 
-def refuse(cfg: dict, data: ArrayData, callbacks: dict[str, dict]) -> None:
+def refuse(cfg: dict, data: ArrayData | AnyDataModule, callbacks: dict[str, dict]) -> None:
     """Raise UserError for settings that are right one by one, and wrong together or on this machine."""
     accelerator = cfg["trainer"]["accelerator"]
     there = devices.available()
@@ -18,6 +19,8 @@ def refuse(cfg: dict, data: ArrayData, callbacks: dict[str, dict]) -> None:
     if not there.get(accelerator, True):
         raise UserError(f"trainer.accelerator={accelerator}: torch finds none on this machine; type trainer=auto")
     refuse_views(cfg["eval"]["tta"], data.input_shape, f"eval.tta={cfg['eval']['tta']}")
+    if isinstance(data, AnyDataModule):
+        refuse_without_numbers(cfg, data, callbacks)
     if not len(data.val_index):
         for name, node in callbacks.items():
             if str(node.get("monitor")).startswith("val/") and not node["_target_"].endswith(".Checkpoints"):
@@ -35,6 +38,18 @@ def refuse_views(kind: tta.Kind, input_shape: tuple[int, ...], setting: str) -> 
         raise UserError(f"{setting} mirrors pictures, and an input of this data is {list(input_shape)}; use none")
     if kind == "flip_shift" and min(input_shape[1:]) < 2:
         raise UserError(f"{setting} moves images by a pixel, and these are one pixel wide; use flip or none")
+
+
+def refuse_without_numbers(cfg: dict, data: AnyDataModule, callbacks: dict[str, dict]) -> None:
+    """What cannot be done with the loaders of a LightningDataModule."""
+    name = type(data.module).__qualname__
+    if cfg["eval"]["test"] and not len(data.test_index):
+        raise UserError(f"{name} has no test_dataloader; type eval.test=false")
+    for key, node in callbacks.items():
+        if node["_target_"].endswith(".CheckpointEnsemble"):
+            raise UserError(f"callbacks.{key} needs inputs with numbers, and {name} gives loaders; leave it out")
+    if issubclass(pkgutil.resolve_name(cfg["optim"]["_target_"]), torch.optim.LBFGS):
+        raise UserError(f"optim=lbfgs needs all inputs in one batch, and {name} gives loaders; use another optimizer")
 
 
 def refuse_lbfgs(trainer: dict, data: ArrayData) -> None:

@@ -81,13 +81,19 @@ def returns_data(target: Any) -> bool:
     from athanor.data.sources.source import Source
 
     returned = isinstance(target, FunctionType) and evaluated_hints(target).get("return")
-    return returned is Source or returns_datasets(target)
+    return returned is Source or returns_datasets(target) or is_data_module(target)
 
 
 def returns_datasets(target: Any) -> bool:
     from athanor.data.datasets import Datasets
 
     return isinstance(target, FunctionType) and evaluated_hints(target).get("return") is Datasets
+
+
+def is_data_module(target: Any) -> bool:
+    """A class of LightningDataModules that is none of Athanor's own, which are made from what a function returns."""
+    is_own = getattr(target, "__module__", "").startswith("athanor.data.")
+    return subclass_of("lightning.pytorch.LightningDataModule")(target) and not is_own
 
 
 def is_schedule(target: Any) -> bool:
@@ -118,11 +124,11 @@ GROUPS: dict[str, Group] = {  # by the path of the node
         facts=("input_shape", "num_classes", "seed", "record", *MADE),
     ),
     "data": Group(
-        "a function with the annotation -> Source or -> Datasets",
+        "a function with the annotation -> Source or -> Datasets, or a LightningDataModule",
         returns_data,
         beside={"preprocess": dict, **READING},
         beside_of="athanor.data.module.ArrayData",
-        recorded=("_target_", "split_seed"),
+        recorded=("_target_",),
         compared="all",
         facts=("source", "data_dir", "seed"),
         defaults=("split_seed",),
@@ -137,6 +143,7 @@ GROUPS: dict[str, Group] = {  # by the path of the node
         "an augmentation: an Augment, a torch.nn.Module, or a function whose first argument is `images`",
         is_augmentation,
         beside={"per_image": bool},
+        recorded=None,
     ),
     "model": Group(
         *MODULE,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from athanor.base.errors import UserError, require
+from athanor.data.any_data_module import AnyDataModule
 from athanor.data.module import ArrayData
 from athanor.data.streamed import Items
 from athanor.engine.runs import teacher
@@ -99,6 +100,9 @@ def record_beginning(
         record.update({key: before[key] for key in ("start", "parent", "trained") if key in before})
     else:
         record["start"] = hash_of(*(value.reshape(-1) for value in network_of(task).state_dict().values()))
+    if isinstance(data, AnyDataModule):
+        record.pop("trained", None)  # nobody knows what this run adds
+        return
     seen = record.get("trained", torch.empty(0, dtype=torch.int64))  # by the parent, or before
     name = shown(folder) if checkpoint else record["parent"]["file"] if "parent" in record else "this run"
     own = refuse_trained_images(seen, data, ("val", "test") if config["eval"]["test"] else ("val",), name)

@@ -19,6 +19,7 @@ from athanor.engine.config import options
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from athanor.data.any_data_module import AnyDataModule
     from athanor.data.module import ArrayData
     from athanor.data.streamed import Items
 
@@ -28,6 +29,7 @@ TEST_READS = Path("outputs/test_reads.txt")
 SOURCES = ("*.py", "*.yaml", "*.yml", "*.toml")  # kinds of new files that belong to the state of the code,
 SOURCE_BYTES = 2**20  # each of at most so many bytes,
 SOURCE_FILES = 1000  # and at most so many: a Python environment that lies in the checkout has more
+HASHED_AT_ONCE = 2**24  # bytes, which are copied where they lie apart
 HASHED_BYTES = 2**28  # of a larger array only evenly spaced images are hashed, which takes 0.2 s
 
 
@@ -105,8 +107,12 @@ def gone_sources(results: dict[str, Any], directory: Path) -> str:
     return f"{', '.join(gone[:3])} of that run is gone; it is in {directory / 'changes.diff'}" if gone else ""
 
 
-def describe_data(data: "ArrayData", test: bool) -> dict[str, Any]:
+def describe_data(data: "ArrayData | AnyDataModule", test: bool) -> dict[str, Any]:
     """The images: origin, numbers, hashes of the pixels and of the split; of the test images only if `test`."""
+    from athanor.data.any_data_module import AnyDataModule  # imports Lightning, which takes seconds
+
+    if isinstance(data, AnyDataModule):
+        return data.described()
     sizes = {"train": len(data.train_index), "val": len(data.val_index), "test": len(data.test_index)}
     source = data.source
     hashes = {"train_hash": hash_of(source.train_inputs, source.train_targets)}
@@ -145,7 +151,9 @@ def hash_of(*arrays: "Tensor | Items") -> str:
     for array in arrays:
         digest.update(repr(tuple(array.shape)).encode())
         every = max(-(-len(array) // HASHED) if isinstance(array, Items) else -(-array.nbytes // HASHED_BYTES), 1)
-        digest.update(array[::every].contiguous().numpy())
+        step = every * max(HASHED_AT_ONCE * len(array) // max(array.nbytes, 1), 1)
+        for start in range(0, len(array), step):
+            digest.update(array[start : start + step : every].contiguous().numpy())
     return digest.hexdigest()[:16]
 
 

@@ -61,6 +61,7 @@ def told_count(stage: str, results: dict[str, Any], measures: dict[str, Measure]
     read, there = results["read"].get(stage), results["data"][stage]
     if read is None:  # of a LightningModule that counts nothing
         return ""
+    there = there or read  # None of a LightningDataModule, which tells no number
     limited = ", a limited test" if stage == "test" and read < there else ""
     text = f"   {f'{read:,} of ' if read < there else ''}{there:,} images{limited}"
     headline, measure = next(iter(measures.items()))
