@@ -11,9 +11,9 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from athanor.base.errors import UserError, require
+from athanor.data.item import as_input, as_targets
 from athanor.data.seeds import global_randomness_kept, seed_item
 from athanor.data.sources.source import Source
-from athanor.data.streamed import as_input, as_targets
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset
 
 from athanor.base.errors import UserError, require
+from athanor.data.item import as_input, as_targets
 from athanor.data.seeds import global_randomness_kept, global_state, seed_item
 from athanor.data.sources.source import Source
-from athanor.data.streamed import Items, ReadBatch, as_input, as_targets
+from athanor.data.streamed import Items, ReadBatch
 
 log = logging.getLogger(__name__)
 

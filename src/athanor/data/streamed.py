@@ -5,19 +5,17 @@ import os
 import random
 import signal
 import threading
-import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from athanor.base.errors import UserError
+from athanor.data.item import ItemError, as_input, as_targets, item_error
 from athanor.data.seeds import global_randomness_kept, mix, seed_item
 
 EVALUATION = (0x6576616C,)  # "eval" in ASCII: the moment of all that is not training, so its items are always the same
@@ -25,7 +23,6 @@ FITTED = 10_000  # items at most from which preprocessing is fitted,
 PROBED = 8  # are read at the beginning to see what all are,
 HASHED = 64  # and whose contents name a Dataset
 GRACE = 5  # seconds
-PIXEL_MODES = ("L", "RGB", "I;16", "I", "F")  # of Pillow, which become tensors as they are; others become RGB
 
 Moment = tuple[int, ...]  # (seed, epoch) in training
 ReadBatch = tuple[Tensor, Tensor, Tensor]  # indices int64 [N], inputs [N, ...], targets [N, ...]
@@ -162,7 +159,7 @@ class Reader(Dataset):
         self.name = name
         self.draws_random = False  # whether an item has drawn from the module `random`
 
-    def __getitem__(self, key: tuple[Moment, list[int]]) -> "ReadBatch | UserError | ItemError":
+    def __getitem__(self, key: tuple[Moment, list[int]]) -> ReadBatch | UserError | ItemError:
         moment, indices = key
         inputs, targets = [], []
         with nullcontext() if get_worker_info() else as_in_a_worker():
@@ -212,22 +209,10 @@ class Reader(Dataset):
         )
 
 
-def whole(batch: "ReadBatch | UserError | ItemError") -> ReadBatch:
+def whole(batch: ReadBatch | UserError | ItemError) -> ReadBatch:
     if isinstance(batch, Exception):
         raise type(batch)(*batch.args)  # a new one: a frame that holds what is raised would keep the workers
     return batch
-
-
-class ItemError(RuntimeError):
-    """A Dataset's own code has failed. The first line, which the terminal shows, says where; the traceback follows."""
-
-
-def item_error(name: str, index: int, error: Exception) -> ItemError:
-    frames = traceback.extract_tb(error.__traceback__)[1:]
-    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
-    place = f"{Path(own[-1].filename).name}, line {own[-1].lineno}, in {own[-1].name}" if own else "in C code"
-    lines = "".join(traceback.format_exception(error))
-    return ItemError(f"item {index} of the {name} Dataset: {type(error).__name__}: {error} ({place})\n{lines}")
 
 
 @contextmanager
@@ -258,28 +243,3 @@ def leave_signals(worker: int) -> None:
         timer.start()
 
     signal.signal(signal.SIGTERM, end_later)
-
-
-def as_input(value: Any) -> Tensor:
-    """An item's input as a tensor: a picture of Pillow uint8 [C, H, W], float64 as float32, numbers and arrays."""
-    if isinstance(value, Tensor):
-        tensor = value if type(value) is Tensor else value.as_subclass(Tensor)  # of torchvision's kinds of tensors
-    elif isinstance(value, Image.Image):
-        pixels = np.array(value if value.mode in PIXEL_MODES else value.convert("RGB"))
-        tensor = torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
-    elif isinstance(value, (np.ndarray, np.generic, int, float, list, tuple)):
-        tensor = torch.as_tensor(np.array(value))
-    else:
-        raise UserError(f"an input is a {type(value).__name__}; use a tensor, a numpy array, a PIL image or a number")
-    return tensor.float() if tensor.dtype == torch.float64 else tensor
-
-
-def as_targets(values: Sequence[Any]) -> Tensor:
-    """Targets of items [n, ...]: whole numbers int64, others float32. Raises UserError for what is no number."""
-    try:
-        array = torch.stack(values) if isinstance(values[0], Tensor) else torch.as_tensor(np.array(values))
-        return array.float() if array.is_floating_point() else array.long()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"a target is {values[0]!r:.60}, a {type(values[0]).__name__}; use a number, or an array of one size"
-        ) from error
