@@ -12,8 +12,8 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,11 +25,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from athanor.callbacks.stopwatch import Stopwatch
 from athanor.data.augment import Augment
 from athanor.data.module import ArrayData
 from athanor.data.sources.source import Source
 from athanor.engine.app import command_line
 from athanor.engine.config import hydra_versions, options, trust
+from athanor.engine.runs.run import Run, read_checkpoint
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -194,3 +196,62 @@ def make_trainer(tmp_path: Path) -> Callable[..., L.Trainer]:
         return L.Trainer(**settings | dict(max_epochs=1, log_every_n_steps=1) | knobs)
 
     return make_trainer
+
+
+# a training that is interrupted, and runs that must be equal
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager]:
+    """Within `interrupted(7)` a training ends at its batch 7, counted from 0 over all epochs, as by Ctrl-C."""
+
+    @contextmanager
+    def interrupted(batch: int) -> Iterator[None]:
+        def interrupt(self, trainer, *arguments) -> None:
+            if trainer.fit_loop.epoch_loop.total_batch_idx == batch:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Stopwatch, "on_train_batch_start", interrupt)
+            yield
+
+    return interrupted
+
+
+@pytest.fixture
+def assert_resumed(interrupted, assert_same, train) -> Callable[..., None]:
+    """Asserts that a training of ten or more batches is resumed to the bit, wherever it is interrupted.
+
+    run: trains with further words. places: numbers of batches. The run that is not interrupted stays as `whole`, and
+    the others as parts_<batch>.
+    """
+
+    def assert_resumed(run: Callable[..., Ran], *words: str, places: Iterable[int] = (1, 3, 5, 7, 9)) -> None:
+        words = [*words, "callbacks.checkpoints.every_minutes=1e-9", "trainer.log_every_n_steps=2"]
+        ran = run(*words, "hydra.run.dir=whole")
+        assert ran.code == 0, ran.err
+        for batch in places:
+            with interrupted(batch):
+                assert run(*words, f"hydra.run.dir=parts_{batch}").code != 0
+            ran = train(f"resume=parts_{batch}")
+            assert ran.code == 0, ran.err
+            assert_same("whole", f"parts_{batch}")
+
+    return assert_resumed
+
+
+@pytest.fixture
+def assert_same() -> Callable[[str, str], None]:
+    """Asserts that two runs have the same weights and values in train, val and test, to the bit."""
+
+    def assert_same(first: str, second: str) -> None:
+        a, b = Run(first), Run(second)
+        for stage in "train", "val", "test":
+            assert a.results.get(stage) == b.results.get(stage)
+        states = [read_checkpoint(run.dir / "checkpoints" / "last.ckpt")["state_dict"] for run in (a, b)]
+        assert states[0].keys() == states[1].keys()
+        assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+        logged = [(run.dir / "metrics.csv").read_text().splitlines() for run in (a, b)]
+        assert sorted(logged[0]) == sorted(logged[1])
+
+    return assert_same

@@ -1,13 +1,12 @@
 """A person's own LightningDataModule as a data set."""
 
 import sys
+from functools import partial
 from textwrap import dedent
 
 import pytest
-import torch
 
 from athanor.engine.runs.run import Run, read_checkpoint
-from athanor.tasks.task import Task
 
 CODE = """
 import lightning.pytorch as L
@@ -69,34 +68,19 @@ def run_loaders(tmp_path, monkeypatch, train):
     return lambda *words: train("--config-dir", tmp_path / "configs", *WORDS, *words)
 
 
-@pytest.mark.parametrize("step", [5, pytest.param(7, marks=pytest.mark.slow)])  # of 5 in an epoch
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_it_is_trained_resumed_to_the_bit_and_evaluated(workers, step, run_loaders, train, run_here, monkeypatch):
-    words = ["data=module", f"data.workers={workers}", "callbacks.checkpoints.every_minutes=1e-9"]
-    ran = run_loaders(*words, "hydra.run.dir=whole")
-    assert (ran.code, ran.err) == (0, "")
-    assert "Module is a LightningDataModule: which inputs it trains" in ran.out
-    original = Task.on_train_batch_start
-
-    def interrupted(self, *arguments):
-        if self.global_step == step:
-            raise KeyboardInterrupt
-        original(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Task, "on_train_batch_start", interrupted)
-        assert run_loaders(*words, "hydra.run.dir=parts").code != 0
-    ran = train("resume=parts")
-    assert (ran.code, ran.err) == (0, "")
-    a, b = Run("whole"), Run("parts")
-    assert [a.results[stage] for stage in ("train", "val", "test")] == [
-        b.results[stage] for stage in ("train", "val", "test")
-    ]
-    states = [read_checkpoint(run.checkpoint)["state_dict"] for run in (a, b)]
-    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+def test_it_is_trained_resumed_to_the_bit_and_evaluated(run_loaders, run_here, assert_resumed):
+    assert_resumed(partial(run_loaders, "data=module"), places=[5])
+    a = Run("whole")
+    assert "Module is a LightningDataModule: which inputs it trains" in (a.dir / "train.log").read_text()
     assert "trained" not in read_checkpoint(a.checkpoint)["athanor"]
     ran = run_here("scripts/evaluate.py", "whole")
     assert f"(recorded {a.results['test']['acc']!r})" in ran.out, ran.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_it_goes_on_to_the_bit_from_anywhere(workers, run_loaders, assert_resumed):
+    assert_resumed(partial(run_loaders, "data=module", f"data.workers={workers}"))
 
 
 def test_seeds_are_swept(run_loaders):

@@ -1,11 +1,12 @@
 """Data of every kind in a person's own project folder: trained, resumed to the bit, evaluated, predicted, exported."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 from athanor.engine.runs.run import Run, read_checkpoint
-from athanor.tasks.task import Task
 
 CODE = """
 import numpy as np
@@ -85,30 +86,12 @@ def run_kind(train, tmp_path, monkeypatch):
 
 
 @every_kind
-def test_it_is_trained_resumed_to_the_bit_evaluated_and_predicts(kind, run_kind, train, run_here, monkeypatch):
-    words = ["callbacks=ema", "callbacks.checkpoints.every_minutes=1e-9"]
-    ran = run_kind(kind, *words, "hydra.run.dir=whole")
-    assert (ran.code, ran.err) == (0, "")
+def test_it_is_trained_resumed_to_the_bit_evaluated_and_predicts(kind, run_kind, run_here, assert_resumed):
+    assert_resumed(partial(run_kind, kind), "callbacks=ema", places=[7])
     _, dtype, shape, headline = KINDS[kind]
     run = Run("whole")
     record = read_checkpoint(run.checkpoint)["athanor"]
     assert (record["input_dtype"], record["input_shape"], run.headline) == (dtype, shape, headline)
-    original = Task.on_train_batch_start
-
-    def interrupted(self, *arguments):
-        if self.global_step == 7:  # of 5 to 8 in an epoch
-            raise KeyboardInterrupt
-        original(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Task, "on_train_batch_start", interrupted)
-        assert run_kind(kind, *words, "hydra.run.dir=parts").code != 0
-    assert train("resume=parts").code == 0
-    parts = Run("parts")
-    assert [parts.results[stage] for stage in ("train", "val")] == [run.results[stage] for stage in ("train", "val")]
-    states = [read_checkpoint(each.checkpoint)["state_dict"] for each in (run, parts)]
-    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
-
     ran = run_here("scripts/evaluate.py", "whole")
     assert f"(recorded {run.results['test'][headline]!r})" in ran.out, ran.err
     inputs = torch.ones(3, *shape).to(getattr(torch, dtype)).numpy()
@@ -120,6 +103,14 @@ def test_it_is_trained_resumed_to_the_bit_evaluated_and_predicts(kind, run_kind,
     np.save("wrong.npy", inputs.astype(np.float64))
     ran = run_here("scripts/predict.py", "whole", "wrong.npy")
     assert ran.code == 1 and f"the model takes {dtype} {shape} or several, [N, ...]" in ran.err
+
+
+@every_kind
+@pytest.mark.slow
+def test_it_goes_on_to_the_bit_from_anywhere_and_is_swept(kind, run_kind, assert_resumed):
+    assert_resumed(partial(run_kind, kind))
+    ran = run_kind(kind, "-m", "seed=0,1", "hydra.sweep.dir=sweep")
+    assert ran.code == 0 and "2 jobs; " in ran.out, ran.err
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import logging
+from functools import partial
 
 import numpy as np
 import pytest
@@ -216,6 +217,15 @@ def test_each_kind_is_trained_evaluated_and_predicts_a_folder(task, write, root,
     assert [row.partition(",")[0] for row in (tmp_path / "out.csv").read_text().splitlines()[1:]] == listed
     if task == "classification":
         assert all(line.split("  ")[1] in ("dog", "cat") for line in ran.out.splitlines())
+
+
+@pytest.mark.slow
+def test_attributes_go_on_to_the_bit_from_anywhere_and_are_swept(write, root, train, assert_resumed):
+    write(odd=lambda i: i % 2, small=lambda i: int(i < 12))
+    words = ["task=attributes", *WORDS[:-1], "data.batch_size=2", "trainer.max_epochs=2"]
+    assert_resumed(partial(train, *words))
+    ran = train("-m", *words, "seed=0,1", "hydra.sweep.dir=sweep")
+    assert ran.code == 0 and "2 jobs; " in ran.out, ran.err
 
 
 def test_a_turned_picture_is_predicted_as_people_see_it(write, run_here, root, tmp_path):

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections import namedtuple
+from functools import partial
 
 import pytest
 import torch
@@ -15,8 +16,7 @@ from athanor.data.sources import cache, decode
 from athanor.data.sources.image_file import load_image
 from athanor.data.sources.image_folder import image_folder
 from athanor.engine.app.explain import explain
-from athanor.engine.runs.run import Run, read_checkpoint
-from athanor.tasks.task import Task
+from athanor.engine.runs.run import Run
 
 SETTINGS = dict(splits=None, val_is="val", test_fraction=0.2, image_size=8, mode="RGB", skip_broken=False)
 SETTINGS |= dict(follow_links=False, split_seed=0)
@@ -351,29 +351,17 @@ def messy(tmp_path):
     return root
 
 
-def test_a_messy_folder_is_trained_on_and_a_run_goes_on_to_the_bit(messy, run_here, monkeypatch):
+def test_a_messy_folder_is_trained_on_and_a_run_goes_on_to_the_bit(messy, run_here, train, assert_resumed):
     words = ["data=image_folder", "data.root=messy", "data.image_size=12", "data.skip_broken=true", "data_dir=data"]
     words += ["data.follow_links=true", "data.batch_size=4", "data.augment.flip=true", "model=mlp", "model.widths=[8]"]
-    words += ["trainer.max_epochs=2", "callbacks.checkpoints.every_minutes=1e-9", "logger=csv"]
-    ran = run_here("train.py", *words, "hydra.run.dir=whole")
-    assert ran.code == 0, ran.err
-    assert "left out 4 of 36 files that cannot be read: " in ran.out
+    words += ["trainer.max_epochs=4"]
+    assert_resumed(partial(train, *words), places=[1, 3, 4, 7, 10])  # of 3 in an epoch
+    assert "left out 4 of 36 files that cannot be read: " in (Run("whole").dir / "train.log").read_text()
     results = Run("whole").results
     assert [results["data"][stage] for stage in ("train", "val", "test")] == [12, 16, 4]
     assert results["data"]["origin"].endswith("4 broken files left out")
-    original = Task.on_train_batch_start
-
-    def interrupted(self, *arguments):
-        if self.global_step == 4:  # of 3 in an epoch
-            raise KeyboardInterrupt
-        original(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Task, "on_train_batch_start", interrupted)
-        assert run_here("train.py", *words, "hydra.run.dir=parts").code != 0
-    assert run_here("train.py", "resume=parts").code == 0
-    states = [read_checkpoint(Run(name).checkpoint)["state_dict"] for name in ("whole", "parts")]
-    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    ran = train("-m", *words, "seed=0,1", "hydra.sweep.dir=sweep")
+    assert ran.code == 0 and "2 jobs; " in ran.out, ran.err
     ran = run_here("scripts/evaluate.py", "whole")
     assert ran.code == 0 and f"(recorded {results['test']['loss']!r})" in ran.out
 

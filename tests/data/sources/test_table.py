@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -185,6 +186,17 @@ def test_parquet_gives_what_csv_gives(make, tmp_path, flats):
     pandas.read_csv(tmp_path / "flats.csv").to_parquet(tmp_path / "flats.parquet")
     settings = SETTINGS | {"leave_out": ["price", "day", "owner"]}
     assert torch.equal(table(tmp_path / "flats.parquet", "dear", **settings).train_inputs, expected.train_inputs)
+
+
+@pytest.mark.slow
+def test_a_run_on_a_table_goes_on_to_the_bit_from_anywhere_and_is_swept(flats, train, tmp_path, assert_resumed):
+    write(tmp_path / "flats.csv", changed(flats, (4, "size", "")))
+    words = ["task=regression", "data=table", "data.file=flats.csv", "data.target_columns=price", "data.missing=mean"]
+    words += ["data.leave_out=[dear,day,owner]", "model=mlp", "model.widths=[16]", "data.batch_size=4"]
+    words.append("trainer.max_epochs=2")
+    assert_resumed(partial(train, *words))
+    ran = train("-m", *words, "seed=0,1", "hydra.sweep.dir=sweep")
+    assert ran.code == 0 and "2 jobs; " in ran.out, ran.err
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])

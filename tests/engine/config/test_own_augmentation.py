@@ -9,7 +9,6 @@ from athanor.base.errors import UserError
 from athanor.engine.app import command_line
 from athanor.engine.config import built_here, trust
 from athanor.engine.runs.run import Run, read_checkpoint
-from athanor.tasks.task import Task
 
 CODE = """
 import torch
@@ -160,17 +159,9 @@ def weights(run):
 
 
 @pytest.mark.parametrize("words", ALL.values(), ids=ALL)
-def test_a_run_that_is_stopped_in_mid_epoch_goes_on_to_the_bit(words, own, train, monkeypatch):
+def test_a_run_that_is_stopped_in_mid_epoch_goes_on_to_the_bit(words, own, train, interrupted):
     assert train(*own, *words, "hydra.run.dir=whole").code == 0
-    original = Task.on_train_batch_start
-
-    def interrupted(self, *arguments):
-        if self.global_step == 6:  # of four an epoch
-            raise KeyboardInterrupt
-        original(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Task, "on_train_batch_start", interrupted)
+    with interrupted(6):
         assert train(*own, *words, "hydra.run.dir=parts").code != 0
     ran = train("resume=parts")
     assert (ran.code, ran.err) == (0, "")
