@@ -114,6 +114,43 @@ class Edits(L.Callback):
 class Named(Plain):
     record = "mine"
 """
+LOADERS = """
+import lightning.pytorch as L
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+class Numbers(Dataset):
+    def __len__(self):
+        return 80
+
+    def __getitem__(self, i):
+        return {"x": torch.randn(4) + i % 2, "y": float(i % 2)}
+
+class Module(L.LightningDataModule):
+    def train_dataloader(self):
+        return DataLoader(Numbers(), 16, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(Numbers(), 16)
+
+class Fitted(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Linear(4, 1)
+
+    def loss_of(self, batch):
+        return nn.functional.mse_loss(self.network(batch["x"])[:, 0], batch["y"].float())
+
+    def training_step(self, batch, batch_idx):
+        return self.loss_of(batch)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", self.loss_of(batch))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+"""
 ENDS = """
 import lightning.pytorch as L
 from pathlib import Path
@@ -251,6 +288,18 @@ def test_a_live_run_takes_requests_but_no_rates_of_several_optimizers(run_module
     assert ran.code == 0 and "this run has 2 optimizers" in ran.out + ran.err
     assert run_module("Plain", edit % "stop: true", "hydra.run.dir=next").code == 0
     assert Run("next").results["ended_by"] == "control.yaml" and Run("next").results["steps"] == 1
+
+
+def test_a_module_and_a_data_module_of_ones_own_are_taken_as_they_are(tmp_path, monkeypatch, train, assert_resumed):
+    (tmp_path / "loaders.py").write_text(dedent(LOADERS))
+    (tmp_path / "configs" / "data").mkdir(parents=True)
+    (tmp_path / "configs" / "data" / "numbers.yaml").write_text("_target_: loaders.Module\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = ["--config-dir", tmp_path / "configs", "data=numbers", "task._target_=loaders.Fitted"]
+    assert_resumed(partial(train, *words, "trainer.max_epochs=2"), places=[5, 7])
+    assert Run("whole").results["val"].keys() == {"loss"} and Run("whole").results["images_per_second"]
+    ran = train(*words[:3], "model=mlp", "task=regression")
+    assert ran.code == 1 and "a batch of Module is a dict; tasks of Athanor take (inputs, targets)" in ran.err
 
 
 def test_it_is_given_raw_bytes_where_it_asks_for_the_preprocessing(run_module):

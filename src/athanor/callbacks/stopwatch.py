@@ -3,6 +3,7 @@
 import time
 
 import lightning.pytorch as L
+from lightning.pytorch.utilities.data import extract_batch_size
 
 SAVED_STATE = ("fit_seconds", "train_seconds", "images")
 
@@ -26,7 +27,8 @@ class Stopwatch(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
         now = time.perf_counter()
         self.train_seconds += now - self.step_started
-        self.images += len(batch[1]) * trainer.world_size
+        is_pair = isinstance(batch, (tuple, list)) and len(batch) == 2
+        self.images += (len(batch[1]) if is_pair else extract_batch_size(batch)) * trainer.world_size
         self.step_started = now
 
     def start_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Literal, NoReturn
 
 import lightning.pytorch as L
 import torch
+from lightning.fabric.utilities.apply_func import apply_to_collection
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
@@ -34,9 +35,10 @@ HOOKS = (  # of Lightning, which are the module's own
 class AnyDataModule(L.LightningDataModule):
     """A LightningDataModule that is none of ours, for the rest of Athanor: its hooks are the module's.
 
-    The loaders of the module give (inputs, targets). The arguments of the module are the knobs of the data set; it is
-    handed data_dir, split_seed and seed if it has arguments of these names. Its attributes `input_shape` and
-    `class_names`, or `num_classes`, are believed where they are there, else the first training batches tell them.
+    The loaders of the module give (inputs, targets); needs_pairs: whether the task takes nothing else. The arguments of
+    the module are the knobs of the data set; it is handed data_dir, split_seed and seed if it has arguments of these
+    names. Its attributes `input_shape` and `class_names`, or `num_classes`, are believed where they are there, else the
+    first training batches tell them.
 
     What it cannot promise: nobody knows which inputs are trained on, so nothing is hashed, and weights trained on it
     are not kept from being tested on what they have seen. `setup` and each batch of a loader begin with the global
@@ -49,9 +51,10 @@ class AnyDataModule(L.LightningDataModule):
     augment = None
     views = 1
 
-    def __init__(self, module: L.LightningDataModule, seed: int) -> None:
+    def __init__(self, module: L.LightningDataModule, seed: int, needs_pairs: bool = True) -> None:
         self.module = module
         self.seed = seed
+        self.needs_pairs = needs_pairs
         super().__init__()
         for name in HOOKS:
             setattr(self, name, getattr(module, name))
@@ -131,13 +134,9 @@ class AnyDataModule(L.LightningDataModule):
         """The inputs and targets of the first training batches."""
         inputs, targets, size = [], [], 0
         for batch in SeededLoader(self.module.train_dataloader(), self.seed, lambda: (0, 0)):
-            if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
-                raise UserError(
-                    f"a batch of {type(self.module).__qualname__} is a {type(batch).__name__}; tasks of Athanor take "
-                    "(inputs, targets)"
-                )
-            inputs.append(as_input(batch[0]))
-            targets.append(as_targets(batch[1]) if isinstance(batch[1], list) else batch[1])
+            own, other = self._pair(batch)
+            inputs.append(as_input(own))
+            targets.append(as_targets(other) if isinstance(other, list) else other)
             self.batch_size = self.batch_size if size else len(inputs[0])
             size += inputs[-1].nbytes
             if size >= SAMPLE_BYTES:
@@ -145,6 +144,19 @@ class AnyDataModule(L.LightningDataModule):
         require(inputs, f"the train_dataloader of {type(self.module).__qualname__} gives no batch")
         self.eval_batch_size = self.batch_size
         return torch.cat(inputs), torch.cat(targets)
+
+    def _pair(self, batch: Any) -> tuple[Any, Any]:
+        """Inputs and targets of a batch; of one that is no pair its first tensor, and as many zeros."""
+        if isinstance(batch, (tuple, list)) and len(batch) == 2:
+            return batch
+        tensors: list[Tensor] = []
+        apply_to_collection(batch, Tensor, tensors.append)
+        if self.needs_pairs or not tensors:
+            raise UserError(
+                f"a batch of {type(self.module).__qualname__} is a {type(batch).__name__}; tasks of Athanor take "
+                "(inputs, targets)"
+            )
+        return tensors[0], torch.zeros(len(tensors[0]), dtype=torch.int64)
 
     def _class_names(self, targets: Tensor) -> tuple[str, ...]:
         names, count = getattr(self.module, "class_names", None), getattr(self.module, "num_classes", None)

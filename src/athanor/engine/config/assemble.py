@@ -84,7 +84,7 @@ def data(cfg: dict) -> ArrayData | AnyDataModule:
     if schema.is_data_module(pkgutil.resolve_name(cfg["data"]["_target_"])):
         facts = {"data_dir": cfg["data_dir"], "split_seed": cfg["data"].get("split_seed", 0), "seed": cfg["seed"]}
         own = {key: value for key, value in cfg["data"].items() if key != "preprocess"}
-        return AnyDataModule(build(own, "data", **facts), cfg["seed"])
+        return AnyDataModule(build(own, "data", **facts), cfg["seed"], schema.is_task(task_class(cfg)))
     source, own = divided(cfg, "data")
     del own["preprocess"]
     own["augment"] = augmentation(own["augment"])

@@ -28,7 +28,7 @@ def refuse(cfg: dict, data: ArrayData | AnyDataModule, callbacks: dict[str, dict
         is_plateau = (cfg["scheduler"] or {}).get("_target_", "").endswith("ReduceLROnPlateau")
         if is_plateau and cfg["monitor"]["metric"].startswith("val/"):
             raise UserError("scheduler=plateau needs validation images; set data.val_fraction above 0")
-    if cfg["optim"] and issubclass(pkgutil.resolve_name(cfg["optim"]["_target_"]), torch.optim.LBFGS):
+    if is_lbfgs(cfg["optim"]):
         refuse_lbfgs(cfg["trainer"], data)
 
 
@@ -48,8 +48,13 @@ def refuse_without_numbers(cfg: dict, data: AnyDataModule, callbacks: dict[str, 
     for key, node in callbacks.items():
         if node["_target_"].endswith(".CheckpointEnsemble"):
             raise UserError(f"callbacks.{key} needs inputs with numbers, and {name} gives loaders; leave it out")
-    if issubclass(pkgutil.resolve_name(cfg["optim"]["_target_"]), torch.optim.LBFGS):
+    if is_lbfgs(cfg["optim"]):
         raise UserError(f"optim=lbfgs needs all inputs in one batch, and {name} gives loaders; use another optimizer")
+
+
+def is_lbfgs(node: dict | None) -> bool:
+    """node: of optim; None where a LightningModule has optimizers of its own."""
+    return node is not None and issubclass(pkgutil.resolve_name(node["_target_"]), torch.optim.LBFGS)
 
 
 def refuse_lbfgs(trainer: dict, data: ArrayData) -> None:
