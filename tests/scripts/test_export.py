@@ -1,5 +1,6 @@
 """scripts/export.py: files that give the classifier's logits without Athanor, or no file and a reason."""
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -20,7 +21,10 @@ from athanor.models.linear import Linear
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
+if importlib.util.find_spec("timm") is None:  # tests/models/test_timm.py has what is said then
+    MODELS.remove("timm")
 PREPROCESSING = sorted(path.stem for path in (CONFIGS / "data" / "preprocess").glob("*.yaml"))
+PREPROCESSING.remove("imagenet")  # of pictures in colour; tests/data/test_imagenet.py has its formula
 SMALL = {  # the defaults have 11 million parameters, and three halvings, which 8x8 images are too small for
     "torchvision": ["model.name=shufflenet_v2_x0_5"],
     "speednet": ["model.widths=[32,64]"],

@@ -178,17 +178,22 @@ def reflected(images: Tensor, padding: int) -> Tensor:
     for dim in -1, -2:
         first, last = padded.narrow(dim, 1, padding), padded.narrow(dim, -padding - 1, padding)
         padded = torch.cat([first.flip(dim), padded, last.flip(dim)], dim)
-    return padded.view(images.dtype)
+    return seen_as(images.dtype, padded)
 
 
 def signed(images: Tensor) -> Tensor:
     """The same memory as int16 where the images are uint16, of which torch 2.10 can neither flip nor choose."""
-    return images.view(torch.int16) if images.dtype == torch.uint16 else images
+    return seen_as(torch.int16, images) if images.dtype == torch.uint16 else images
+
+
+def seen_as(dtype: torch.dtype, images: Tensor) -> Tensor:
+    """The same memory as another type, where it is another: ONNX has no such operation."""
+    return images if images.dtype is dtype else images.view(dtype)
 
 
 def mirror(images: Tensor) -> Tensor:
     """Left and right swapped."""
-    return signed(images).flip(-1).view(images.dtype)
+    return seen_as(images.dtype, signed(images).flip(-1))
 
 
 def flip(images: Tensor, mirrored: Tensor) -> Tensor:

@@ -141,7 +141,11 @@ def test_an_official_validation_set_judges_an_ensemble_whose_members_saw_all_of_
             ["model=cnn"],
             "model=cnn takes pictures, [C, H, W], and an input of this data is [6]; use model=m",
         ),
-        ("vectors", ["data.augment.crop=1"], "data.augment changes pictures, [C, H, W], and an input of this data is"),
+        (
+            "vectors",
+            ["data.augment.crop=1"],
+            "data.augment changes pictures [N, C, H, W], and this data has float32 [200, 6]; type data.augment.crop=0",
+        ),
         ("vectors", ["eval.tta=flip"], "eval.tta=flip mirrors pictures, and an input of this data is [6]; use none"),
         ("vectors", ["data.preprocess=symmetric"], "data.preprocess=symmetric scales pixels, uint8 or uint16"),
         ("sequences", MLP, "the inputs are int64, indices for a model that begins with an embedding"),

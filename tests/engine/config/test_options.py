@@ -27,6 +27,7 @@ FILES = sorted(path for path in CONFIGS.glob("*/**/*.yaml") if path.relative_to(
 SHARED = [
     CONFIGS / group / "base" / "default.yaml" for group in ("data", "init", "optim", "scheduler", "experiment", "study")
 ]
+SHARED.append(CONFIGS / "data" / "base" / "datasets.yaml")
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
 MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
 HAS_TIMM = importlib.util.find_spec("timm") is not None
