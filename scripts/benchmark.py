@@ -48,6 +48,7 @@ CASES: dict[str, tuple[Callable[[argparse.Namespace], Iterable[Comparison]], dic
     "mlp": (cases.mlp, {"epochs": 3, "images": None, **LOADER, **MATMUL}),
     "resnet20": (cases.resnet20, {"epochs": 2, "images": 6400, "precision": "both", **LOADER, **MATMUL}),
     "data": (cases.data, {"images": 12_800, **LOADER}),
+    "streamed": (cases.streamed, {"images": 20_000}),
     "startup": (cases.startup, {}),
     "compile": (cases.compiled, {"epochs": 3, "images": 6400}),
     "ema": (cases.ema, {"epochs": 3, "images": 3200}),
@@ -57,7 +58,7 @@ CASES: dict[str, tuple[Callable[[argparse.Namespace], Iterable[Comparison]], dic
 NO_TIME = "no time was left for it; use more --minutes"
 COMMON = {"repeats": 5, "threads": 1, "device": "cpu", "json": None, "minutes": None}
 ALL = {  # by device: the cases of `all`, and where their options differ
-    "cpu": {name: {} for name in CASES if name != "compile"},
+    "cpu": {name: {} for name in CASES if name not in ("compile", "streamed")},
     "gpu": {  # few images and few rounds, because starting a process takes most of the time
         "mlp": {"images": 20_000},
         "resnet20": {"epochs": 3, "images": 12_800, "precision": "bf16"},

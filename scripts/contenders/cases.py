@@ -27,6 +27,8 @@ PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 BESIDE = ["images_per_s", "val_acc", "matmul_precision", "peak_mb", "gpu_peak_mb"]
 TIMES = ["epoch_s", "fit_s", "command_s"]
 
+PATHS = ("athanor", "bare")  # of the case streamed
+
 # of the case lr_range
 MNIST = ["data=mnist", "scheduler=cosine", "trainer.max_epochs=2"]
 DIGITS = ["data=digits", "scheduler=cosine", "trainer.max_epochs=10"]
@@ -74,6 +76,16 @@ def data(options: argparse.Namespace) -> Iterator[Comparison]:
         pairs = [("athanor", other) for other in reversed(paths) if other != "athanor"]
         title = f"data-{name}: shuffled, {changes}standardised batches of 128"
         yield Comparison(title, words, paths, options, ["images_per_s"], pairs=pairs)
+
+
+def streamed(options: argparse.Namespace) -> Iterator[Comparison]:
+    """Microseconds an item of a torch Dataset, beside a bare DataLoader, whose items draw numbers unseeded."""
+    for kind, draws in {"torch": "torch", "torch, numpy and random": "all"}.items():
+        for workers in 0, 2:
+            settings = {"items": options.images, "workers": workers, "draws": draws}
+            commands = {path: module_command("streamed_paths", [], path=path, **settings) for path in PATHS}
+            title = f"streamed-{draws}-{workers}: items that draw from {kind}, workers {workers}"
+            yield Comparison(title, ["data=drawing"], commands, options, ["us_per_item"], pairs=[PATHS])
 
 
 def memory(options: argparse.Namespace) -> Iterator[Comparison]:

@@ -14,6 +14,7 @@ WORKERS = (0, 1, 2, 4, 8, 16)  # numbers of DataLoader workers that are tried
 COLUMNS = {  # of the tables: what a report calls it, its heading and its number format
     "epoch_s": ("s/epoch", ".3f"),
     "images_per_s": ("images/s", ",.0f"),
+    "us_per_item": ("us/item", ".1f"),
     "fit_s": ("s of fit", ".2f"),
     "command_s": ("s of command", ".2f"),
     "val_acc": ("val acc", ".2%"),

@@ -46,7 +46,13 @@ def test_it_is_trained_averaged_evaluated_and_predicts(task, run_task, run_here,
 
 @EVERY
 def test_it_goes_on_to_the_bit(task, run_task, assert_resumed):
-    assert_resumed(partial(run_task, task), "callbacks=ema", "eval.test=false")
+    assert_resumed(partial(run_task, task), "callbacks=ema", "eval.test=false", places=[7])
+
+
+@EVERY
+@pytest.mark.slow
+def test_it_goes_on_to_the_bit_from_anywhere(task, run_task, assert_resumed):
+    assert_resumed(partial(run_task, task))
 
 
 @EVERY

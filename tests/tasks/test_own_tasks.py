@@ -89,11 +89,17 @@ def run_own(tmp_path, monkeypatch, train):
 
 @pytest.mark.parametrize("task", CODE)
 def test_it_is_trained_resumed_to_the_bit_evaluated_and_predicts(task, run_own, run_here, assert_resumed):
-    assert_resumed(partial(run_own, task), "callbacks=ema")
+    assert_resumed(partial(run_own, task), "callbacks=ema", places=[7])
     ran = run_here("scripts/evaluate.py", "whole")
     assert f"(recorded {Run('whole').results['test']['acc']!r})" in ran.out, ran.err
     Image.new("L", (8, 8), 100).save("a.png")
     assert run_here("scripts/predict.py", "whole", "a.png").code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", CODE)
+def test_it_goes_on_to_the_bit_from_anywhere(task, run_own, assert_resumed):
+    assert_resumed(partial(run_own, task))
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ def run_vit(tmp_path, monkeypatch, train, trusting):
 
 
 def test_it_goes_on_to_the_bit_is_evaluated_and_predicts(run_vit, run_here, assert_resumed):
-    assert_resumed(run_vit)
+    assert_resumed(run_vit, places=[7])
     said = run_here("scripts/evaluate.py", "whole").out
     assert f"(recorded {Run('whole').results['test']['acc']!r})" in said
     Image.new("L", (8, 8), 100).save("a.png")
@@ -55,6 +55,11 @@ def test_it_is_swept_and_combined(run_vit, run_here):
     assert ran.code == 0 and "2 jobs; " in ran.out, ran.err
     ran = run_here("scripts/ensemble.py", "sweep")
     assert ran.code == 0, ran.err
+
+
+@pytest.mark.slow
+def test_it_goes_on_to_the_bit_from_anywhere(run_vit, assert_resumed):
+    assert_resumed(run_vit)
 
 
 @pytest.mark.slow

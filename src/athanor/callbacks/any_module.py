@@ -2,11 +2,9 @@
 
 import io
 import logging
-import random
 from typing import Any
 
 import lightning.pytorch as L
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
@@ -19,7 +17,7 @@ from athanor.base.lightning_internals import (
     set_metric_states,
     step_plateau_schedulers,
 )
-from athanor.data.seeds import mix, seed_step
+from athanor.data.seeds import seed_item, seed_step
 from athanor.tasks.measure import whole_epochs
 from athanor.training.agreement import gathered
 
@@ -108,10 +106,8 @@ class AnyModule(Checkpoint):
 
 def seed_all(pl_module: L.LightningModule, *numbers: int) -> None:
     numbers = (pl_module.record["config"]["seed"], pl_module.global_rank, *numbers)
+    seed_item(*numbers)
     seed_step(pl_module.device, *numbers)
-    seed = mix(*numbers)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
 
 
 def refuse_hyper_parameters(pl_module: L.LightningModule) -> None:

@@ -54,10 +54,8 @@ class Mixing:
         Targets are int64 [N], or probabilities already. Random numbers are drawn for the whole batch, so the number of
         processes does not matter.
         """
-        part, draws = (
-            slice(start, start + len(batch[0])),
-            np.random.default_rng(seed),
-        )  # torch draws no Beta by a generator
+        part = slice(start, start + len(batch[0]))
+        draws = np.random.default_rng(seed)  # torch draws no Beta by a generator
         is_cutmix = draws.random() < (0.5 if self.mixup and self.cutmix else self.cutmix > 0)
         alpha = self.cutmix if is_cutmix else self.mixup
         share = torch.from_numpy(draws.beta(alpha, alpha, total)).float()[part].to(batch[0].device)
