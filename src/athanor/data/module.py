@@ -71,21 +71,7 @@ class ArrayData(L.LightningDataModule):
         self.views = views
         self.seed = seed
 
-        # which images: indices, int64
-        kept = limited(source.train_targets, limit, split_seed)
-        if source.val_inputs is None:
-            groups, times = (None if values is None else values[kept] for values in (source.groups, source.times))
-            targets = source.train_targets[kept]
-            train, val = train_and_val(targets, val_fraction, folds, fold, split_seed, groups, times)
-            self.train_index = kept[train]
-            self.val_index = kept[val]
-        else:
-            require(
-                folds is None, f"data.folds={folds}: this data has a validation set of its own; use data.folds=null"
-            )
-            log.info("validating on the data's own validation set; data.val_fraction=%s is not used", val_fraction)
-            self.train_index = kept
-            self.val_index = limited(source.val_targets, limit, split_seed)
+        self.train_index, self.val_index = train_and_val_of(source, limit, val_fraction, folds, fold, split_seed)
         self.test_index = limited(source.test_targets, limit, split_seed)
         if source.fit is not None:
             self.source = source = source.fit(self.train_index)
@@ -256,3 +242,20 @@ class ArrayData(L.LightningDataModule):
         if id(images) not in self.on_gpu:  # train and validation share one array
             self.on_gpu[id(images)] = images.to(device), targets.to(device)
         return Part(*self.on_gpu[id(images)], index)
+
+
+def train_and_val_of(
+    source: Source, limit: int | None, val_fraction: float, folds: int | None, fold: int, split_seed: int
+) -> tuple[Tensor, Tensor]:
+    """Indices, int64, of the training inputs that are trained on, and of those of validation, which are indices of the
+    validation set where the source has one.
+    """
+    kept = limited(source.train_targets, limit, split_seed)
+    if source.val_inputs is not None:
+        require(folds is None, f"data.folds={folds}: this data has a validation set of its own; use data.folds=null")
+        log.info("validating on the data's own validation set; data.val_fraction=%s is not used", val_fraction)
+        return kept, limited(source.val_targets, limit, split_seed)
+    groups, times = (None if values is None else values[kept] for values in (source.groups, source.times))
+    targets = source.train_targets[kept]
+    train, val = train_and_val(targets, val_fraction, folds, fold, split_seed, groups, times)
+    return kept[train], kept[val]

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,35 +48,32 @@ def table(
     """
     require(0 < test_fraction < 1, f"data.test_fraction={test_fraction}; use a number above 0 and below 1, as 0.2")
     require(missing in (None, "mean", "drop"), f"data.missing={missing}; use mean, drop, or null to refuse empty cells")
-    targets = [target_columns] if isinstance(target_columns, str) else target_columns
     rows = read_table(file, "data.file")
-    others = {*targets, *leave_out, group_column, time_column}
-    inputs = [name for name in rows.columns if name not in others] if columns is None else columns
-    require(inputs, f"{rows.path} has no columns of inputs beside those that have another use; add one")
-    roles = Roles(inputs, targets, group_column, time_column)
     require_columns(rows, {"data.leave_out": leave_out, "data.categorical_columns": categorical_columns})
+    roles = Roles.of(rows, target_columns, columns, leave_out, group_column, time_column)
     rows = roles.complete(rows, missing)
     count = len(rows)
     if test_file is not None:
         rows = rows.joined(roles.complete(read_table(test_file, "data.test_file"), missing), list(roles.used))
     parts = split_rows(rows, roles, target_kind, None if test_file is None else count, test_fraction, split_seed)
-    made = [Column.read(rows, name, name in categorical_columns) for name in inputs]
+    made = [Column.read(rows, name, name in categorical_columns) for name in roles.inputs]
     train, test = parts.train, parts.test
-    origin = f"table {rows.path}: {len(train):,} train and {len(test):,} test rows, {len(inputs)} columns of inputs"
-    how = (
-        "a test file of its own" if test_file else f"split with test_fraction={test_fraction}, split_seed={split_seed}"
-    )
+    origin = f"table {rows.path}: {len(train):,} train and {len(test):,} test rows, {len(made)} columns of inputs"
+    drawn = f"split with test_fraction={test_fraction}, split_seed={split_seed}"
+    origin = f"{origin}, {'a test file of its own' if test_file else drawn}"
+    fit = partial(fitted, made, parts, origin, missing == "mean")
+    return replace(fit(torch.arange(len(train))), fit=fit)
 
-    def fitted(index: Tensor) -> Source:
-        """The source, whose means and categories are those of the training rows `index`."""
-        described = [column.described(train[index], missing == "mean") for column in made]
-        values = torch.cat([column.encoded(known) for column, known in zip(made, described, strict=True)], 1)
-        arrays = (values[train], parts.targets[train], values[test], parts.targets[test])
-        order = {"groups": parts.groups, "times": parts.times}
-        order = {name: None if each is None else each[train] for name, each in order.items()}
-        return Source(*arrays, parts.class_names, f"{origin}, {how}", columns=described, **order)
 
-    return replace(fitted(torch.arange(len(train))), fit=fitted)
+def fitted(made: "list[Column]", parts: "Parts", origin: str, fills: bool, index: Tensor) -> Source:
+    """The source, whose means and categories are those of the training rows `index`."""
+    train, test = parts.train, parts.test
+    described = [column.described(train[index], fills) for column in made]
+    values = torch.cat([column.encoded(known) for column, known in zip(made, described, strict=True)], 1)
+    arrays = (values[train], parts.targets[train], values[test], parts.targets[test])
+    order = {"groups": parts.groups, "times": parts.times}
+    order = {name: None if each is None else each[train] for name, each in order.items()}
+    return Source(*arrays, parts.class_names, origin, columns=described, **order)
 
 
 @dataclass(frozen=True)
@@ -86,6 +84,23 @@ class Roles:
     targets: list[str]
     group: str | None
     time: str | None
+
+    @classmethod
+    def of(
+        cls,
+        rows: CsvFile,
+        targets: str | list[str],
+        columns: list[str] | None,
+        leave_out: list[str],
+        group: str | None,
+        time: str | None,
+    ) -> "Roles":
+        """As the settings say; `columns` None: all that have no other use are inputs."""
+        targets = [targets] if isinstance(targets, str) else targets
+        others = {*targets, *leave_out, group, time}
+        inputs = [name for name in rows.columns if name not in others] if columns is None else columns
+        require(inputs, f"{rows.path} has no columns of inputs beside those that have another use; add one")
+        return cls(inputs, targets, group, time)
 
     @property
     def used(self) -> dict[str, None]:
