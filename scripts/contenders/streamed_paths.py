@@ -3,6 +3,7 @@
 import argparse
 import random
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -44,7 +45,8 @@ class Drawing(Dataset):
         return (noise + random.random() + np.random.rand() if self.draws_all else noise), 0
 
 
-def streamed(dataset: Dataset, workers: int):
+def streamed(dataset: Dataset, workers: int) -> Iterator[int]:
+    """Each pass over the items gives their number."""
     items = Items(dataset, "train", workers)
     for epoch in range(2):
         parts = torch.randperm(len(dataset)).split(BATCH)
@@ -52,7 +54,7 @@ def streamed(dataset: Dataset, workers: int):
     items.close()
 
 
-def bare(dataset: Dataset, workers: int):
+def bare(dataset: Dataset, workers: int) -> Iterator[int]:
     loader = DataLoader(dataset, BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
     for _ in range(2):
         yield sum(len(inputs) for inputs, _ in loader)

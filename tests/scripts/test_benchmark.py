@@ -124,6 +124,12 @@ def test_the_loop_by_hand_runs_without_lightning(repo, tmp_path):
     assert ran.stdout == "False\n"
 
 
+@pytest.mark.parametrize("path", ["athanor", "bare"])
+def test_streamed_items_are_timed(path, contender):
+    report = contender("streamed_paths", f"--path={path}", "--items=130", "--workers=0", "--draws=all")
+    assert report["us_per_item"] > 0
+
+
 # all cases, in turns
 
 

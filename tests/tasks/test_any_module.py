@@ -111,6 +111,17 @@ class Edits(L.Callback):
     def on_train_start(self, trainer, module):
         Path(trainer.default_root_dir, "control.yaml").write_text(self.text)
 
+class Counting(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        self.log("inputs", float(len(batch[0])), on_epoch=True, on_step=False)
+
+    def configure_optimizers(self):
+        return None
+
 class Named(Plain):
     record = "mine"
 """
@@ -300,6 +311,12 @@ def test_a_module_and_a_data_module_of_ones_own_are_taken_as_they_are(tmp_path, 
     assert Run("whole").results["val"].keys() == {"loss"} and Run("whole").results["images_per_second"]
     ran = train(*words[:3], "model=mlp", "task=regression")
     assert ran.code == 1 and "a batch of Module is a dict; tasks of Athanor take (inputs, targets)" in ran.err
+
+
+def test_a_module_may_have_no_optimizer(run_module):
+    ran = run_module("Counting", "hydra.run.dir=run")
+    assert ran.code == 0, ran.err
+    assert Run("run").results["train"] == {"inputs": 64.0} and "lr" not in Run("run").history
 
 
 def test_it_is_given_raw_bytes_where_it_asks_for_the_preprocessing(run_module):

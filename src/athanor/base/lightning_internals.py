@@ -158,10 +158,13 @@ def add_epoch_values(trainer: Trainer, saved: dict[str, list]) -> dict[str, list
 
 def metric_states(module: nn.Module) -> dict[str, list]:
     """Number of updates and states of each torchmetrics.Metric in a module that has been updated since its reset."""
-    from torchmetrics import Metric  # not above, for models that import this file
+    from lightning.fabric.utilities.apply_func import apply_to_collection  # not above, for models import this file
+    from torchmetrics import Metric
 
     metrics = {name: part for name, part in module.named_modules() if isinstance(part, Metric)}
-    return {name: [m.update_count, dict(m.metric_state)] for name, m in metrics.items() if m.update_count}
+    # on the CPU, as other processes, which read them, have other devices
+    states = {name: apply_to_collection(dict(m.metric_state), Tensor, Tensor.cpu) for name, m in metrics.items()}
+    return {name: [m.update_count, states[name]] for name, m in metrics.items() if m.update_count}
 
 
 def set_metric_states(module: nn.Module, saved: dict[str, list]) -> None:

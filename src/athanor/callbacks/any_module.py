@@ -17,7 +17,7 @@ from athanor.base.lightning_internals import (
     set_metric_states,
     step_plateau_schedulers,
 )
-from athanor.data.seeds import seed_item, seed_step
+from athanor.data.seeds import seed_all
 from athanor.tasks.measure import whole_epochs
 from athanor.training.agreement import gathered
 
@@ -60,13 +60,13 @@ class AnyModule(Checkpoint):
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int):
         self.is_within_epoch = True
-        seed_all(pl_module, trainer.current_epoch, batch_idx)
+        seed_batch(pl_module, trainer.current_epoch, batch_idx)
 
     def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:
-        seed_all(pl_module, VALIDATION, batch_idx, dataloader_idx)
+        seed_batch(pl_module, VALIDATION, batch_idx, dataloader_idx)
 
     def on_test_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:
-        seed_all(pl_module, TEST, batch_idx, dataloader_idx)
+        seed_batch(pl_module, TEST, batch_idx, dataloader_idx)
 
     # what was logged of an epoch
 
@@ -104,10 +104,8 @@ class AnyModule(Checkpoint):
             self.values, self.metrics = saved[trainer.global_rank]
 
 
-def seed_all(pl_module: L.LightningModule, *numbers: int) -> None:
-    numbers = (pl_module.record["config"]["seed"], pl_module.global_rank, *numbers)
-    seed_item(*numbers)
-    seed_step(pl_module.device, *numbers)
+def seed_batch(pl_module: L.LightningModule, *numbers: int) -> None:
+    seed_all(pl_module.device, pl_module.record["config"]["seed"], pl_module.global_rank, *numbers)
 
 
 def refuse_hyper_parameters(pl_module: L.LightningModule) -> None:

@@ -147,8 +147,8 @@ def why_impossible(trainer: L.Trainer, key: str) -> str | None:
         return "this run has no validation images"
     if key not in control_file.VALUES:
         return None
-    if len(trainer.optimizers) != 1:
-        return f"this run has {len(trainer.optimizers)} optimizers, and it would be that of one"
+    if (count := sum(bool(optimizer.param_groups) for optimizer in trainer.optimizers)) != 1:
+        return f"this run has {count} optimizers, and it would be that of one"
     return rates.reason_against_change(trainer.optimizers[0], schedulers(trainer), key)
 
 

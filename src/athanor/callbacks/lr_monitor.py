@@ -19,7 +19,8 @@ class LRMonitor(L.Callback):
             return  # within an optimizer step
         step = logged_step(trainer)
         if batch_idx == 0 or (step + 1) % trainer.log_every_n_steps == 0:
-            rates = [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers]
-            names = ["lr", *(f"lr_{number}" for number in range(2, len(rates) + 1))]
-            for logger in trainer.loggers:
-                logger.log_metrics(dict(zip(names, rates, strict=True)), step=step)
+            # what Lightning puts in the place of no optimizer has no groups
+            groups = [optimizer.param_groups[0] for optimizer in trainer.optimizers if optimizer.param_groups]
+            rates = {f"lr_{n}" if n > 1 else "lr": group["lr"] for n, group in enumerate(groups, 1)}
+            for logger in trainer.loggers if rates else ():
+                logger.log_metrics(rates, step=step)

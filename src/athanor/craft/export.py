@@ -31,9 +31,8 @@ class Format:
 
     suffix: str
     write: Callable[[torch.export.ExportedProgram, dict, Path], None]  # a traced program, and facts about it
-    load: Callable[
-        [Path], Callable[[Tensor], Tensor]
-    ]  # a function from raw inputs, such as uint8 images [N, C, H, W], to logits
+    # a function from raw inputs, such as uint8 images [N, C, H, W], to logits
+    load: Callable[[Path], Callable[[Tensor], Tensor]]
     usage: str  # a line of Python
     packages: tuple[str, ...] = ()  # optional dependencies of Athanor that it needs
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from athanor.base.errors import UserError, require
 from athanor.data import colour
 from athanor.data.preprocess import chunks
+from athanor.data.sources.checks import told
 from athanor.data.streamed import at_distances
 from athanor.data.windows import in_dtype, resized_crop, windows
 
@@ -100,7 +101,7 @@ class Augment:
         """Take what is needed of the training images, images[index]. Raises UserError where they cannot be changed."""
         if not Augment.__bool__(self):  # a step that a subclass adds may take what is no picture
             return
-        kind = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
+        kind = told(images)
         if images.ndim != 4:
             raise UserError(
                 f"data.augment changes pictures [N, C, H, W], and this data has {kind}; {self.switched_off}"

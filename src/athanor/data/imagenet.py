@@ -6,11 +6,8 @@ from torch import Tensor
 from athanor.base.errors import UserError, require
 from athanor.data.preprocess import Standardize
 
-MEAN = (
-    0.485,
-    0.456,
-    0.406,
-)  # of red, green and blue in [0, 1], as torchvision's and most of timm's weights expect them
+# of red, green and blue in [0, 1], as torchvision's and most of timm's weights expect them
+MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 

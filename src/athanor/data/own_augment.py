@@ -1,16 +1,14 @@
 """An augmentation of a person's own, a function or a module, called in the place of ours."""
 
 import inspect
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from athanor.base.errors import UserError
-from athanor.data.seeds import mix, seed_step
+from athanor.data.seeds import global_randomness_kept, mix, seed_all
+from athanor.data.sources.checks import told
 
 
 class OwnAugment:
@@ -54,38 +52,19 @@ class OwnAugment:
         seed = generator.initial_seed()
         if isinstance(self.change, nn.Module):
             self.change.to(images.device)
-        with torch.no_grad(), unmoved_generators(images.device):
+        with torch.no_grad(), global_randomness_kept(images.device):
             if not self.per_image:
                 return self._changed(images, mix(seed, start))
             return torch.stack([self._changed(image, mix(seed, start + i)) for i, image in enumerate(images)])
 
     def _changed(self, images: Tensor, seed: int) -> Tensor:
-        seed_step(images.device, seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
+        seed_all(images.device, seed)
         own = {"generator": torch.Generator(images.device).manual_seed(seed)} if self.takes_generator else {}
         changed = self.change(images, **own)
-        if described(changed) != described(images):
+        returned = told(changed) if isinstance(changed, Tensor) else f"a {type(changed).__name__}"
+        if returned != told(images):
             raise UserError(
-                f"data.augment: {self.name} got {described(images)} and returned {described(changed)}; "
+                f"data.augment: {self.name} got {told(images)} and returned {returned}; "
                 "it has to keep dtype and shape\n  numbers around 0 are made by data.preprocess, after it"
             )
         return changed
-
-
-def described(value: object) -> str:
-    if not isinstance(value, Tensor):
-        return f"a {type(value).__name__}"
-    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
-
-
-@contextmanager
-def unmoved_generators(device: torch.device) -> Iterator[None]:
-    """Put the generators of torch, numpy and random back to where they were."""
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)

@@ -37,6 +37,15 @@ def test_a_mistake_of_ours_names_the_log_with_the_traceback(tmp_path):
     assert text == f"error: RuntimeError: shapes differ\n  the traceback is in {log}"
 
 
+@pytest.mark.parametrize(
+    ("data", "batch"), [({"batch_size": 1}, "data.batch_size=1"), ({"size": 1}, "the batch")], ids=["ours", "their own"]
+)
+def test_a_batch_of_one_image_is_named_where_the_data_calls_it_so(data, batch):
+    error = ValueError("Expected more than 1 value per channel when training, got input size torch.Size([1, 8])")
+    text = explain(error, None, {"data": data, "model": None})
+    assert text.startswith(f"error: batch norm needs two images a step on each device, and {batch} gives it one")
+
+
 def test_without_a_log_the_traceback_is_shown():
     text = explain(caught(lambda: {}["absent"]))
     assert "Traceback" in text and "KeyError: 'absent'" in text

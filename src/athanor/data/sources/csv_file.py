@@ -1,4 +1,4 @@
-"""Tables in CSV files about pictures."""
+"""Tables in CSV files."""
 
 import csv
 import logging
@@ -86,12 +86,12 @@ class CsvFile:
         stems = {os.path.splitext(path)[0]: i for path, i in places.items()}
         stems = {} if len(stems) < len(files) else stems  # a.png and a.jpg: no name without suffix is clear
         keys = [os.path.normpath(os.path.relpath(name, root) if os.path.isabs(name) else name) for name in names]
-        found = [places.get(key, stems.get(key)) for key in keys]
-        missing = [name for name, place in zip(names, found, strict=True) if place is None]
+        numbers = [places.get(key, stems.get(key)) for key in keys]
+        missing = [name for name, place in zip(names, numbers, strict=True) if place is None]
         self.refuse(missing, f"rows name no picture below {root}")
-        self.refuse([files[place][0] for place in repeated(found)], "pictures have more than one row")
+        self.refuse([files[place][0] for place in repeated(numbers)], "pictures have more than one row")
         rows = torch.full([len(files)], -1)
-        rows[found] = torch.arange(len(found))
+        rows[numbers] = torch.arange(len(numbers))
         if (rows < 0).any():
             left = (rows < 0).nonzero().flatten().tolist()
             log.warning("%s pictures have no row in %s and are left out; the first is %s",

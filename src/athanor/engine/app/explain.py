@@ -38,7 +38,8 @@ def explanation(error: BaseException, log: Path | None, config: dict | None) -> 
         name = f" ({strange[1]} differs)" if strange else ""
         return f"error: the checkpoint is of another network{name}; use the model settings of its run"
     if text.startswith("Expected more than 1 value per channel when training"):  # from torch's batch norm
-        batch = f"data.batch_size={config['data']['batch_size']}" if config else "the batch"
+        size = config and config["data"].get("batch_size")  # a LightningDataModule may call it something else
+        batch = f"data.batch_size={size}" if size else "the batch"
         remedy = "data.batch_size=2" + (", or model.norm=none" if config and "norm" in (config["model"] or {}) else "")
         return f"error: batch norm needs two images a step on each device, and {batch} gives it one\n  use {remedy}"
     mistakes = (ValueError, OSError, FloatingPointError, ModuleNotFoundError)

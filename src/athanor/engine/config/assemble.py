@@ -22,7 +22,7 @@ from athanor.data.datasets import Datasets
 from athanor.data.module import ArrayData
 from athanor.data.own_augment import OwnAugment
 from athanor.data.sources.checks import check_values
-from athanor.data.streamed import statistics_index
+from athanor.data.streamed import at_distances, statistics_index
 from athanor.engine.config import schema, trust
 from athanor.engine.config.facts import refuse_facts
 from athanor.engine.config.refusals import refuse
@@ -149,8 +149,7 @@ def set_first_weights(
     build(cfg["init"], "init", class_counts=counts)(network)
     if hasattr(network, "init_from_data"):
         limit = min(INIT_IMAGES, max(INIT_BYTES // (4 * math.prod(data.input_shape)), 1))
-        sample = data.train_index[:: -(-len(data.train_index) // limit)]  # images may be sorted by class
-        images = data.source.train_inputs[sample].to(module.device)
+        images = data.source.train_inputs[at_distances(data.train_index, limit)].to(module.device)
         network.to(module.device).init_from_data(preprocess(images))
     return network
 

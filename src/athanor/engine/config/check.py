@@ -134,13 +134,15 @@ def locate(path: str, target: str) -> Any:
 
 def check_reading(node: dict) -> None:
     """Whether the keys that say how the items of Datasets are read are there for those, and for nothing else."""
-    target = node["_target_"]
-    is_read = schema.returns_datasets(locate("data", target))
-    for key in () if schema.is_data_module(locate("data", target)) else schema.READING:
+    target = locate("data", node["_target_"])
+    if schema.is_data_module(target):
+        return
+    is_read = schema.returns_datasets(target)
+    for key in schema.READING:
         if is_read and key not in node:
             raise UserError(f"data.{key} is missing: begin its YAML with defaults: [base/datasets@_here_, _self_]")
         if not is_read and key in node:
-            name = target.rpartition(".")[2]
+            name = node["_target_"].rpartition(".")[2]
             raise UserError(f"data.{key} is for functions that return Datasets, and {name} does not; leave it out")
 
 
@@ -154,7 +156,7 @@ def check_task(cfg: dict) -> None:
     if cfg["data"].get("views", 1) != views:
         raise UserError(f"the task {name} takes {views} of each image in a batch; type data.views={views}")
     mixes = [f"data.{key}" for key in ("mixup", "cutmix") if cfg["data"].get(key)]
-    if mixes and not getattr(task, "takes_probabilities", False):
+    if mixes and not task.takes_probabilities:
         raise UserError(f"{mixes[0]} makes probabilities of classes, which the task {name} does not take; use 0")
     if mixes and target in [options.target("loss", loss) for loss in ("hinge", "squared_hinge")]:
         raise UserError(f"{mixes[0]} makes probabilities of classes; use loss=cross_entropy, or {mixes[0]}=0")

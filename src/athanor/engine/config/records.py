@@ -15,7 +15,6 @@ from athanor.base.text import printable
 from athanor.engine.config import schema, settings
 from athanor.engine.config.secrets import INTERPOLATION
 
-DTYPES = ("uint8", "uint16", "int16", "float32", "int64")  # of inputs: those of athanor.data.sources.checks
 MAX_BYTES = 2**20  # of a config; of ours, with hundreds of classes and settings, it has 10,000
 STRANGE_TOKENS = (yaml.AliasToken, yaml.TagToken, yaml.DirectiveToken)  # of which we write none
 
@@ -69,6 +68,8 @@ def check_record(contents: object, path: Path) -> None:
 
 def check_described(record: object, path: Path) -> None:
     """Raise UserError where a record does not describe a task; that of an ensemble describes each member."""
+    from athanor.data.sources.checks import INPUT_DTYPES  # imports torch
+
     foreign = f"{path} is not a checkpoint of Athanor's"
     require(isinstance(record, dict) and isinstance(record.get("config"), dict), f"{foreign}: its record has no config")
     shape, names = record.get("input_shape"), record.get("class_names")
@@ -76,7 +77,8 @@ def check_described(record: object, path: Path) -> None:
     require(is_shape, f"{foreign}: its input_shape is no list of sizes")
     for key, default in {"input_dtype": "uint8", "columns": None}.items():  # of older records, all of pictures
         record.setdefault(key, default)
-    require(record["input_dtype"] in DTYPES, f"{foreign}: its input_dtype is none of {', '.join(DTYPES)}")
+    dtypes = [str(dtype).removeprefix("torch.") for dtype in INPUT_DTYPES]
+    require(record["input_dtype"] in dtypes, f"{foreign}: its input_dtype is none of {', '.join(dtypes)}")
     require(are_columns(record["columns"]), f"{foreign}: its columns do not say how a table is encoded")
     are_names = isinstance(names, list) and names and all(isinstance(name, str) for name in names)
     require(are_names, f"{foreign}: its class_names are not a list of names")

@@ -80,14 +80,17 @@ def returns_data(target: Any) -> bool:
     """A function with the annotation `-> Source` or `-> Datasets`. Others of athanor.data write files."""
     from athanor.data.sources.source import Source
 
-    returned = isinstance(target, FunctionType) and evaluated_hints(target).get("return")
-    return returned is Source or returns_datasets(target) or is_data_module(target)
+    return returns(target, Source) or returns_datasets(target) or is_data_module(target)
 
 
 def returns_datasets(target: Any) -> bool:
     from athanor.data.datasets import Datasets
 
-    return isinstance(target, FunctionType) and evaluated_hints(target).get("return") is Datasets
+    return returns(target, Datasets)
+
+
+def returns(target: Any, kind: type) -> bool:
+    return isinstance(target, FunctionType) and evaluated_hints(target).get("return") is kind
 
 
 def is_data_module(target: Any) -> bool:

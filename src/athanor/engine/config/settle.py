@@ -21,10 +21,9 @@ def settle(cfg: dict, overrides: list[str]) -> list[str]:
     """
     typed = [override.lstrip("+").partition("=")[0] for override in overrides]
     drop_untaken(cfg, typed, overrides)
-    notices = drop_our_augment(cfg, typed)
+    notices = drop_our_augment(cfg, typed) + drop_unused(cfg, typed)
     recipes = (override for override in overrides if override.startswith(("experiment=", "study=")))
     source = f"run={cfg['run']}" if cfg["run"] else next(recipes, None)
-    notices += drop_unused(cfg, typed)
     for group in (
         group for group in schema.top_groups() if source and group in typed and "_target_" in (cfg.get(group) or {})
     ):
