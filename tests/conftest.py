@@ -83,6 +83,19 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", local_only)
 
 
+@pytest.fixture(autouse=True)
+def own_modules_forgotten(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Forget the modules that a test has written and imported: another test may give the same name to its own."""
+    before = set(sys.modules)
+    yield
+    folder, places = str(tmp_path_factory.getbasetemp()), {}
+    for name in sys.modules.keys() - before:
+        attributes = vars(sys.modules[name])
+        places[name] = [attributes.get("__file__"), *attributes.get("__path__", ())]  # a package may have a path alone
+    for name in [name for name in places if any(str(place).startswith(folder) for place in places[name])]:
+        del sys.modules[name]
+
+
 @pytest.fixture
 def compose(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., DictConfig]]:
     """The config that train.py would get for these words of the command line."""

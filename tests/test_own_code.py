@@ -128,9 +128,7 @@ def in_the_package(tmp_path, monkeypatch):
         monkeypatch.setattr(
             room, "__path__", [*room.__path__, str(tmp_path / "code" / room.__name__.partition(".")[2])]
         )
-    yield "athanor"
-    for name in [name for name in sys.modules if name.startswith("athanor.") and name.endswith(".mine")]:
-        del sys.modules[name]
+    return "athanor"
 
 
 @pytest.fixture
@@ -139,9 +137,7 @@ def in_a_package_beside_it(tmp_path, monkeypatch, trusting):
     write_code(tmp_path / "code" / "ownpackage")
     monkeypatch.syspath_prepend(tmp_path / "code")
     trusting("ownpackage")
-    yield "ownpackage"
-    for name in [name for name in sys.modules if name.startswith("ownpackage")]:
-        del sys.modules[name]
+    return "ownpackage"
 
 
 @pytest.mark.parametrize("where", ["in_the_package", "in_a_package_beside_it"])

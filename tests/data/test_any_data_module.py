@@ -1,6 +1,5 @@
 """A person's own LightningDataModule as a data set."""
 
-import sys
 from functools import partial
 from textwrap import dedent
 
@@ -64,7 +63,6 @@ def run_loaders(tmp_path, monkeypatch, train):
     for kind in "Module", "Untested", "Dicts":
         (tmp_path / "configs" / "data" / f"{kind.lower()}.yaml").write_text(YAML.format(kind))
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "loaders", raising=False)
     return lambda *words: train("--config-dir", tmp_path / "configs", *WORDS, *words)
 
 

@@ -3,7 +3,6 @@
 import logging
 import os
 import random
-import sys
 from textwrap import dedent
 
 import numpy as np
@@ -81,7 +80,6 @@ def squares(tmp_path, monkeypatch):
     (tmp_path / "configs" / "data" / "squares.yaml").write_text(dedent(YAML))
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.delitem(sys.modules, "squares", raising=False)
 
 
 @pytest.fixture

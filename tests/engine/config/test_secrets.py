@@ -4,7 +4,6 @@ import hashlib
 import io
 import logging
 import shutil
-import sys
 
 import pytest
 from omegaconf import OmegaConf
@@ -157,8 +156,6 @@ def logger(tmp_path, monkeypatch):
     (tmp_path / "code" / "own_logger.py").write_text(LOGGER)
     monkeypatch.syspath_prepend(tmp_path / "code")
     monkeypatch.setenv("HOME", str(tmp_path))
-    yield
-    sys.modules.pop("own_logger", None)
 
 
 def holding(folder, secret):

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import sys
 import zipfile
 from pathlib import Path
 
@@ -275,8 +274,7 @@ class Mine(nn.Flatten):
 """
     (tmp_path / "code" / "own_model.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path / "code")
-    yield tmp_path / "imported"
-    sys.modules.pop("own_model", None)
+    return tmp_path / "imported"
 
 
 MINE = {"model": {"_target_": "own_model.Mine"}}
