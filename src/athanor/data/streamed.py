@@ -75,7 +75,7 @@ class Items:
 
     def to(self, device: torch.device) -> "Items":
         """The same items, with workers of their own and batches on that device."""
-        moved = object.__new__(Items)
+        moved = object.__new__(type(self))
         vars(moved).update(vars(self), loaders={}, passes={}, target_device=device)
         return moved
 

@@ -33,6 +33,9 @@ def folder_labels(
     mode: str,
     skip_broken: bool,
     follow_links: bool,
+    resize: Literal["once", "each"],
+    resize_area: list[float] | None,
+    resize_workers: int,
     data_dir: str | Path,
     split_seed: int,
 ) -> Source:
@@ -43,7 +46,7 @@ def folder_labels(
     training is. group_column: pictures of one group, as of one patient, are not split. The other arguments are those of
     image_folder. Raises UserError for rows without a picture, pictures with two rows, and empty or wrong cells.
     """
-    decoding = Decoding(mode, image_size, skip_broken)
+    decoding = Decoding(mode, image_size, skip_broken, resize, resize_area, resize_workers)
     root = Path(root).expanduser().absolute()
     require(root.is_dir(), f"data.root={root} is not a folder; it must hold the pictures that data.labels names")
     files = Listing(root, follow_links).pictures(root)
