@@ -164,15 +164,16 @@ class Reader(Dataset):
         inputs, targets = [], []
         with nullcontext() if get_worker_info() else as_in_a_worker():
             try:
-                start, unused = mix(*moment), random.Random()
-                unused.setstate(random.getstate())
-                for index in indices:
-                    seed_item(start, index, with_random=self.draws_random)
+                seeds = mix(mix(*moment), np.array(indices, dtype=np.uint64)).tolist()
+                random.seed(0)
+                unused = random.Random(0)
+                for index, seed in zip(indices, seeds, strict=True):
+                    seed_item(seed, self.draws_random)
                     x, y = self.item(index)
                     # seeding `random` takes as long as all else, so it waits for the first item that draws from it
                     if not self.draws_random and random.getrandbits(64) != unused.getrandbits(64):
                         self.draws_random = True
-                        seed_item(start, index)
+                        seed_item(seed)
                         x, y = self.item(index)
                     inputs.append(as_input(x))
                     targets.append(y)

@@ -120,7 +120,7 @@ def test_too_little_space_is_said_before_decoding(read, monkeypatch):
     pixels = 6 * sum(width * height for width, height in SIZES)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage(0, 0, 3 * pixels - 1))
-    with pytest.raises(UserError, match="data.resize=once"):
+    with pytest.raises(UserError, match=r"data\.resize=once"):
         read()
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage(0, 0, 3 * pixels))
     read()

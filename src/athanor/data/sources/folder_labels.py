@@ -58,9 +58,7 @@ def folder_labels(
     require(columns, f"{table.path} has no columns but {file_column}; add one of labels")
     targets, names = targets_of(table, columns, target_kind)
     parts = torch.zeros(len(targets)).long() if split_column is None else table.parts(split_column, "data.split_column")
-    groups = None
-    if group_column is not None:
-        groups = class_indices(table.cells(group_column, "data.group_column"))[0][rows]
+    groups = None if group_column is None else class_indices(table.cells(group_column, "data.group_column"))[0][rows]
     pictures = Pictures(root, files, targets[rows], parts[rows].where(rows >= 0, -1), names, groups)
     return source_of(pictures, decoding, test_fraction, split_seed, data_dir)
 

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -62,35 +63,29 @@ def source_of(
         log.warning("left out %s of %s files that cannot be read: %s%s", f"{len(broken):,}", f"{len(pictures.files):,}",
                     first, f"; and {len(broken) - 3:,} more" if len(broken) > 3 else "")  # fmt: skip
     middle = f", {len(val):,} validation and" if len(val) else " and"
-    inputs = {name: taken_pictures(decoded, decoding, targets, index, name)
-              for name, index in (("train", train), ("test", test), ("val", val)) if len(index)}  # fmt: skip
+    inputs = {
+        name: taken(decoded, decoding, targets, index, name)
+        for name, index in {"train": train, "test": test, "val": val}.items()
+        if len(index)
+    }
     shape = "x".join(str(n) for n in inputs["train"].shape[1:])
     own = ", kept at their own size" * (decoded.sizes is not None)
     counts = f"{len(train):,} train{middle} {len(test):,} test images of {shape}{own}"
     origin = f"image folder {pictures.root}: {counts}; {', '.join(how)}"
     log.info(origin)
-    return Source(
-        inputs["train"],
-        targets[train],
-        inputs["test"],
-        targets[test],
-        class_names=pictures.class_names,
-        origin=origin,
-        val_inputs=inputs.get("val"),
-        val_targets=targets[val] if len(val) else None,
-        groups=None if groups is None else groups[train],
-    )
+    arrays = inputs["train"], targets[train], inputs["test"], targets[test]
+    val_arrays = (inputs["val"], targets[val]) if len(val) else (None, None)
+    groups = None if groups is None else groups[train]
+    return Source(*arrays, pictures.class_names, origin, *val_arrays, groups)
 
 
-def taken_pictures(decoded: Decoded, decoding: Decoding, targets: Tensor, index: Tensor, name: str) -> Tensor | Items:
+def taken(decoded: Decoded, decoding: Decoding, targets: Tensor, index: Tensor, name: str) -> Tensor | Items:
     """The decoded images of a sorted index; a view, which stays memory-mapped, where the index is a range. Of pictures
     that keep their size, what reads them.
     """
     if decoded.sizes is not None:
-        areas = (None, decoding.area or AREA)
-        plain, windows = (
-            OwnSizes(decoded.file, decoded.sizes, index, targets[index], decoding.size, area) for area in areas
-        )
-        return PictureItems(plain, name, decoding.workers, training=windows if name == "train" else None)
+        own = partial(OwnSizes, decoded.file, decoded.sizes, index, targets[index], decoding.size)
+        windows = own(decoding.area or AREA) if name == "train" else None
+        return PictureItems(own(None), name, decoding.workers, training=windows)
     first, last = index[0].item(), index[-1].item()
     return decoded.images[first : last + 1] if last - first + 1 == len(index) else decoded.images[index]
