@@ -124,6 +124,9 @@ def load_weights(task: L.LightningModule, source: str) -> None:
     else:
         given, is_other_task = checkpoint_state(task, path)
     own = network_of(task).state_dict()
+    part = next(iter(own)).partition(".")[0]
+    if {f"{part}.{name}" for name in given} == own.keys():  # of the network of torchvision or timm that ours is made of
+        given = {f"{part}.{name}": value for name, value in given.items()}
     strange = sorted(own.keys() ^ given.keys())
     head = [name for name in own if name in given and own[name].shape != given[name].shape]
     if is_other_task and not strange:
