@@ -21,14 +21,14 @@ from athanor.engine.runs.run import Run
 
 HERE = Path(__file__).parent
 MOST_LINES = 60
-# in the process that is killed, before last.ckpt of the fifth step gets its name
+# in the process that is killed, before the seventh last.ckpt gets its name, within the second epoch
 KILL = """
 import os, signal, sys
 
 def watch(event, arguments, written=[]):
     if event == "os.rename" and os.fsdecode(arguments[1]).endswith("last.ckpt"):
         written.append(arguments)
-        if len(written) == 5:
+        if len(written) == 7:
             os.kill(os.getpid(), signal.SIGKILL)
 
 sys.addaudithook(watch)

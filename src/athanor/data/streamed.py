@@ -121,13 +121,13 @@ class Items:
         """A number for each of these items, int64 [n], of `identity` and the number of the item alone: to read their
         contents would take an epoch.
         """
-        start = hashlib.blake2b(self.identity.encode(), digest_size=8)
-        digests = []
-        for number in index.tolist():
-            digest = start.copy()
-            digest.update(number.to_bytes(8, "little"))
-            digests.append(digest.digest())
-        return torch.from_numpy(np.frombuffer(b"".join(digests), dtype=np.int64).copy())
+        return digests(self.identity.encode() + number.to_bytes(8, "little") for number in index.tolist())
+
+
+def digests(contents: Iterable[bytes]) -> Tensor:
+    """A number for each of them, int64 [n] (BLAKE2b)."""
+    numbers = b"".join(hashlib.blake2b(each, digest_size=8).digest() for each in contents)
+    return torch.from_numpy(np.frombuffer(numbers, dtype=np.int64).copy())
 
 
 def at_distances(index: Tensor, most: int) -> Tensor:

@@ -100,6 +100,11 @@ BLOCK = "_target_: lists.Block, width: 8"
         ("model", "blocks: [3]", "model.blocks=[3]: Net takes a list of Module"),
         ("model", "width: {a: 1}", "model.width={'a': 1}: Net takes int"),
         ("model", "blocks: [{_target_: lists.Blokc}]", "model.blocks.0._target_=lists.Blokc cannot be imported"),
+        (
+            "model",
+            "blocks: [{_target_: lits.Block}]",
+            "install lits, or let PYTHONPATH name the folder that it lies in",
+        ),
         ("model", f"blocks: [{{{BLOCK}, seed: 1}}]", "model.blocks.0.seed=1: seed is the run's (type seed=<number>)"),
         ("model", f"blocks: [{{{BLOCK}, _args_: 1}}]", "model.blocks.0._args_=1: Block takes list"),
         ("model", f"blocks: [{{{BLOCK}, _call_: 1}}]", "model.blocks.0._call_: Block has no '_call_'"),

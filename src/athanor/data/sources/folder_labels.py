@@ -41,16 +41,15 @@ def folder_labels(
 ) -> Source:
     """The pictures below `root` that have a row in the CSV file `labels`, and its cells as their targets.
 
-    file_column: paths below `root`, with or without suffix. target_columns: None, for all that have no other use.
-    target_kind: see `targets_of`. split_column: train, val or test; where no row is for test, a part of those for
-    training is. group_column: pictures of one group, as of one patient, are not split. The other arguments are those of
-    image_folder. Raises UserError for rows without a picture, pictures with two rows, and empty or wrong cells.
+    file_column: paths below `root`, with or without suffix. target_columns: None: all that have no other use.
+    target_kind: see `targets_of`. split_column: train, val, test; without rows for test, a part of train is. Pictures
+    with one value in group_column, as of a patient, are not split. The other arguments are those of image_folder.
+    Raises UserError for rows without a picture, pictures with two rows, and empty or wrong cells.
     """
     decoding = Decoding(mode, image_size, skip_broken, resize, resize_area, resize_workers)
     root = Path(root).expanduser().absolute()
     require(root.is_dir(), f"data.root={root} is not a folder; it must hold the pictures that data.labels names")
-    files = Listing(root, follow_links).pictures(root)
-    require(files, f"no images below data.root={root}")
+    require(files := Listing(root, follow_links).pictures(root), f"no images below data.root={root}")
     table = CsvFile.read(labels, "data.labels")
     rows = table.rows_of(files, root, file_column, "data.file_column")
     used = (file_column, split_column, group_column)

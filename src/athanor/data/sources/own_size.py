@@ -1,6 +1,5 @@
 """Pictures that are kept decoded at their own size, and cut and resized anew whenever they are read."""
 
-import hashlib
 import math
 from collections.abc import Sequence
 from functools import cached_property
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from athanor.data.sources.image_file import middle_square
-from athanor.data.streamed import Items
+from athanor.data.streamed import Items, digests
 
 TRIES = 10  # at a window that lies within the picture
 RATIO = (3 / 4, 4 / 3)  # of its width to its height
@@ -72,9 +71,7 @@ class PictureItems(Items):
 
     def hashes(self, index: Tensor) -> Tensor:
         pictures = (self.reader.dataset.picture(i).reshape(-1) for i in index.tolist())
-        samples = (pixels[:: -(-len(pixels) // HASHED_BYTES)].tobytes() for pixels in pictures)
-        digests = [hashlib.blake2b(sample, digest_size=8).digest() for sample in samples]
-        return torch.from_numpy(np.frombuffer(b"".join(digests), dtype=np.int64).copy())
+        return digests(pixels[:: -(-len(pixels) // HASHED_BYTES)].tobytes() for pixels in pictures)
 
 
 def random_window(height: int, width: int, area: Sequence[float]) -> tuple[slice, slice]:

@@ -1,20 +1,18 @@
 """Where weights come from, and which images they have been trained on: a run says it of itself and of its parents."""
 
-import hashlib
 import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from athanor.base.errors import UserError, require
 from athanor.data.any_data_module import AnyDataModule
 from athanor.data.module import ArrayData
-from athanor.data.streamed import Items
+from athanor.data.streamed import Items, digests
 from athanor.engine.runs import teacher
 from athanor.engine.runs.provenance import describe_data, hash_of
 from athanor.engine.runs.run import Run, checkpoint_of, folder_of, read_checkpoint, shown
@@ -37,10 +35,7 @@ def image_hashes(images: Tensor | Items, index: Tensor) -> Tensor:
     if isinstance(images, Items):
         return images.hashes(index)
     every, pixels = -(-images[0].numel() // HASHED_BYTES), images.numpy()
-    digests = [
-        hashlib.blake2b(pixels[i].reshape(-1)[::every].tobytes(), digest_size=8).digest() for i in index.tolist()
-    ]
-    return torch.from_numpy(np.frombuffer(b"".join(digests), dtype=np.int64).copy())
+    return digests(pixels[i].reshape(-1)[::every].tobytes() for i in index.tolist())
 
 
 def trained_images(record: dict[str, Any]) -> Tensor | None:
