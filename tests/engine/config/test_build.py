@@ -103,7 +103,7 @@ BLOCK = "_target_: lists.Block, width: 8"
         (
             "model",
             "blocks: [{_target_: lits.Block}]",
-            "install lits, or let PYTHONPATH name the folder that it lies in",
+            "install lits, or let PYTHONPATH name the folder",
         ),
         ("model", f"blocks: [{{{BLOCK}, seed: 1}}]", "model.blocks.0.seed=1: seed is the run's (type seed=<number>)"),
         ("model", f"blocks: [{{{BLOCK}, _args_: 1}}]", "model.blocks.0._args_=1: Block takes list"),
