@@ -100,11 +100,6 @@ BLOCK = "_target_: lists.Block, width: 8"
         ("model", "blocks: [3]", "model.blocks=[3]: Net takes a list of Module"),
         ("model", "width: {a: 1}", "model.width={'a': 1}: Net takes int"),
         ("model", "blocks: [{_target_: lists.Blokc}]", "model.blocks.0._target_=lists.Blokc cannot be imported"),
-        (
-            "model",
-            "blocks: [{_target_: lits.Block}]",
-            "install lits, or let PYTHONPATH name the folder",
-        ),
         ("model", f"blocks: [{{{BLOCK}, seed: 1}}]", "model.blocks.0.seed=1: seed is the run's (type seed=<number>)"),
         ("model", f"blocks: [{{{BLOCK}, _args_: 1}}]", "model.blocks.0._args_=1: Block takes list"),
         ("model", f"blocks: [{{{BLOCK}, _call_: 1}}]", "model.blocks.0._call_: Block has no '_call_'"),
@@ -121,6 +116,11 @@ BLOCK = "_target_: lists.Block, width: 8"
 def test_mistakes_in_lists_are_told_with_their_place(path, text, message, words):
     with pytest.raises(UserError, match=f"^{re.escape(message)}"):
         check.check_node(path, {"_target_": "lists.Net"} | yaml.safe_load(text))
+
+
+def test_how_a_module_that_is_not_there_can_be_found_is_told():
+    with pytest.raises(UserError, match="No module named 'lits'\n  install lits, or let PYTHONPATH name the folder"):
+        check.check_node("model", {"_target_": "lits.Net"})
 
 
 @pytest.mark.parametrize(
