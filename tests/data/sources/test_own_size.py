@@ -1,5 +1,6 @@
 """Pictures that are kept at their own size: what is read of them, whoever reads it, and that runs with them go on."""
 
+import pickle
 import re
 from collections import namedtuple
 from functools import partial
@@ -76,6 +77,14 @@ def test_a_window_is_resized_as_torchvision_does(read):
         torch.manual_seed(number)
         place = rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start
         assert torch.equal(dataset[number][0], F.resized_crop(picture, *place, [16, 16]))
+
+
+def test_a_worker_that_is_no_fork_is_sent_no_pixels(read):
+    dataset = read().train_inputs.training.dataset
+    assert dataset.picture(3).size
+    sent = pickle.dumps(dataset)
+    assert len(sent) < 3000 < sum(dataset.picture(i).size for i in range(len(dataset)))
+    assert np.array_equal(pickle.loads(sent).picture(3), dataset.picture(3))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 90), (90, 1), (40, 60)])
