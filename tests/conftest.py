@@ -26,7 +26,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from athanor.callbacks.stopwatch import Stopwatch
-from athanor.data.augment import Augment
+from athanor.data.augmentation.augment import Augment
 from athanor.data.module import ArrayData
 from athanor.data.sources.source import Source
 from athanor.engine.app import command_line

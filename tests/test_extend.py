@@ -178,7 +178,7 @@ class JSONLines(Logger):
     "code/mine_pixels.py": """
 from dataclasses import dataclass
 import torch
-from athanor.data.augment import Augment
+from athanor.data.augmentation.augment import Augment
 from athanor.data.preprocess import Preprocess, chunks
 
 class Darkest(Preprocess):

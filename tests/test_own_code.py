@@ -46,7 +46,7 @@ class Doubled(CrossEntropy):
 """,
     "data": """
 from dataclasses import dataclass
-from athanor.data.augment import Augment
+from athanor.data.augmentation.augment import Augment
 
 @dataclass
 class Brighter(Augment):

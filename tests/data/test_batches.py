@@ -4,10 +4,10 @@ import hashlib
 import pytest
 import torch
 
-from athanor.data.augment import Augment
+from athanor.data.augmentation.augment import Augment
+from athanor.data.augmentation.mixing import Mixing
+from athanor.data.augmentation.own_augment import OwnAugment
 from athanor.data.batches import EvalBatches, TrainBatches
-from athanor.data.mixing import Mixing
-from athanor.data.own_augment import OwnAugment
 
 INDEX = torch.arange(100)[torch.arange(100) % 3 > 0]  # 66 of 100 images
 EVERYTHING = Augment(crop=1, padding_mode="zeros", flip=True, cutout=2, shift=1, rotate=15)

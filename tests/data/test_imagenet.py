@@ -5,7 +5,7 @@ import torch
 from torchvision.transforms.v2 import functional as F
 
 from athanor.base.errors import UserError
-from athanor.data.imagenet import ImageNet
+from athanor.data.preprocess import ImageNet
 
 IMAGES = torch.randint(0, 256, (4, 3, 6, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from athanor.base.errors import UserError
-from athanor.data.augment import Augment
+from athanor.data.augmentation.augment import Augment
 
 
 def of_world_size(data, world_size):

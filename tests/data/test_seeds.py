@@ -1,5 +1,6 @@
 import itertools
 
+import numpy as np
 import torch
 
 from athanor.data.seeds import mix, seed_step
@@ -17,6 +18,11 @@ def test_seeds_are_spread_evenly_over_all_their_bits():
     assert all(1800 < count < 2200 for count in ones)  # 2000 +- 6 standard deviations
     flipped = [(mix(7, step) ^ mix(7, step + 1)).bit_count() for step in range(4000)]
     assert 31 < sum(flipped) / len(flipped) < 32
+
+
+def test_an_array_gives_the_seeds_of_its_numbers():
+    numbers = [0, 1, 77, 2**40, 2**63]
+    assert mix(mix(3, 4), np.array(numbers, dtype=np.uint64)).tolist() == [mix(mix(3, 4), each) for each in numbers]
 
 
 def test_the_order_and_the_number_of_the_integers_matter():

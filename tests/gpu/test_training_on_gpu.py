@@ -138,7 +138,7 @@ def test_results_do_not_depend_on_where_the_data_lies(train, monkeypatch):
 
 
 def test_augmentation_on_the_gpu_gives_the_images_of_the_processor(source):
-    from athanor.data.augment import crop, cutout, flip
+    from athanor.data.augmentation.augment import crop, cutout, flip
 
     images, places = source.train_inputs, torch.rand(200, 2, generator=torch.Generator().manual_seed(0))
     for change in (

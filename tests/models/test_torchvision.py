@@ -77,6 +77,17 @@ def test_a_pretrained_run_is_evaluated_without_the_file_of_its_weights(stored, t
     assert (ran.code, ran.err) == (0, "")
 
 
+def test_a_file_that_torchvisions_own_network_was_saved_to_is_started_from(train):
+    given = models.get_model(SMALL, weights=None).state_dict()  # of 1,000 classes
+    torch.save(given, "backbone.pt")
+    words = ["model=torchvision", f"model.name={SMALL}", "weights=backbone.pt", "model.freeze=all_but_head"]
+    ran = train(*words, "data.limit=150", "trainer.max_epochs=1", "eval.test=false", "hydra.run.dir=run")
+    assert (ran.code, ran.err) == (0, "")
+    assert "the head (net.classifier.3.weight, net.classifier.3.bias) is new, as the classes differ" in ran.out
+    state = read_checkpoint("run/checkpoints/last.ckpt")["state_dict"]
+    assert torch.equal(state["network.net.features.0.0.weight"], given["features.0.0.weight"])
+
+
 @pytest.mark.parametrize(
     "knobs, message",
     [

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from athanor.data.augment import Augment
+from athanor.data.augmentation.augment import Augment
 from athanor.data.batches import EvalBatches, TrainBatches
 from athanor.engine.runs.run import Run, read_checkpoint
 from athanor.tasks.losses import InfoNCE

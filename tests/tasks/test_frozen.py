@@ -30,8 +30,16 @@ def test_a_linear_probe_changes_the_head_alone(freeze, pretrained, train):
     assert changed == {"network.head.weight", "network.head.bias"}
 
 
-def test_frozen_parts_are_thawed_after_their_epochs_and_resumed_to_the_bit(pretrained, train, interrupted):
-    words = [*SMALL, "weights=pretrained", "model.freeze=[stages.0]", "model.freeze_epochs=1", "trainer.max_epochs=2"]
+@pytest.mark.parametrize("optim", ["adam", "nesterov"])
+def test_frozen_parts_are_thawed_after_their_epochs_and_resumed_to_the_bit(optim, pretrained, train, interrupted):
+    words = [
+        *SMALL,
+        f"optim={optim}",
+        "weights=pretrained",
+        "model.freeze=[stages.0]",
+        "model.freeze_epochs=1",
+        "trainer.max_epochs=2",
+    ]
     words.append("callbacks.checkpoints.top_k=2")
     assert train(*words, "callbacks.checkpoints.keep=last", "hydra.run.dir=whole").code == 0
     first, last = state("whole", "epoch_001.ckpt"), state("whole")

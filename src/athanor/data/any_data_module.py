@@ -13,7 +13,7 @@ from torch import Tensor
 
 from athanor.base.errors import UserError, require
 from athanor.data.item import as_input, as_targets
-from athanor.data.seeds import global_randomness_kept, seed_item
+from athanor.data.seeds import global_randomness_kept, mix, seed_item
 from athanor.data.sources.source import Source
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class AnyDataModule(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         with global_randomness_kept():
-            seed_item(self.seed, SETUP)  # the same whenever it is called, so that a split that it draws is the same
+            seed_item(mix(self.seed, SETUP))  # the same at each call, so that a split that it draws is the same
             self.module.setup(stage)
 
     def train_dataloader(self) -> Any:
@@ -185,12 +185,12 @@ class SeededLoader:
     def __iter__(self) -> Iterator[Any]:
         epoch, done = self.position()
         with global_randomness_kept():
-            seed_item(self.seed, epoch)  # from which the order is drawn, and the seeds of workers
+            seed_item(mix(self.seed, epoch))  # from which the order is drawn, and the seeds of workers
             batches = iter(self.loader)
         step = 0
         while True:
             with global_randomness_kept():
-                seed_item(self.seed, epoch, step)
+                seed_item(mix(self.seed, epoch, step))
                 batch = next(batches, self)
             if batch is self:  # the end
                 return

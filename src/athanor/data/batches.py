@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from athanor.data.augment import Augment
-from athanor.data.mixing import Mixing
-from athanor.data.own_augment import OwnAugment
+from athanor.data.augmentation.augment import Augment
+from athanor.data.augmentation.mixing import Mixing
+from athanor.data.augmentation.own_augment import OwnAugment
 from athanor.data.seeds import mix
 from athanor.data.streamed import Items
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from athanor.base.errors import UserError, require
-from athanor.data.augment import Augment
+from athanor.data.augmentation.augment import Augment
+from athanor.data.augmentation.mixing import Mixing
+from athanor.data.augmentation.own_augment import OwnAugment
 from athanor.data.batches import Batch, EvalBatches, TrainBatches
-from athanor.data.mixing import Mixing
-from athanor.data.own_augment import OwnAugment
 from athanor.data.sources.source import Source
 from athanor.data.split import limited, train_and_val
 from athanor.data.streamed import Items
@@ -42,7 +42,7 @@ class ArrayData(L.LightningDataModule):
 
     batch_size: images of a step, over all devices; "full" is all training images. eval_batch_size: of each device.
     views: of each image in a batch; above 1, each is augmented in its own way, in validation and test too, where they
-    are the same in each epoch. mixup, cutmix: of pairs of training inputs, data/mixing.py.
+    are the same in each epoch. mixup, cutmix: of pairs of training inputs, augmentation/mixing.py.
     limit: use about so many images of train and of test. seed: of the order and the augmentation.
     Raises UserError for settings that do not fit the images.
     """

@@ -17,6 +17,9 @@ from athanor.base.lightning_internals import StaysFloat32
 from athanor.data.sources.checks import told
 
 CHUNK = 2**24  # bytes of images that fitting reads at a time
+# of red, green and blue in [0, 1], as torchvision's and most of timm's weights expect them
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def scaled(images: Tensor) -> Tensor:
@@ -112,6 +115,26 @@ def moments(images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     mean = total / count
     std = (square / count - mean**2).clamp_min(0).sqrt()
     return mean, torch.where(std > torch.finfo(torch.float32).eps * mean.abs(), std, 1.0)
+
+
+class ImageNet(Standardize):
+    """Subtract the mean of each channel of ImageNet and divide by its standard deviation; nothing is fitted.
+
+    Raises UserError for inputs that are no uint8 pictures with three channels.
+    """
+
+    def __init__(self, input_shape: tuple[int, int, int]) -> None:
+        if len(input_shape) != 3 or input_shape[0] != 3:
+            raise UserError(
+                f"data.preprocess=imagenet takes pictures in colour, and this data has {list(input_shape)}; "
+                "use data.mode=RGB where the data has that setting, or data.preprocess=standardize"
+            )
+        super().__init__(input_shape)
+        for buffer, values in (self.mean, IMAGENET_MEAN), (self.std, IMAGENET_STD):
+            buffer.copy_(255 * torch.tensor(values)[:, None, None])
+
+    def fit(self, images: Tensor, index: Tensor) -> None:
+        require(images.dtype == torch.uint8, "data.preprocess=imagenet takes uint8 pictures; use standardize or none")
 
 
 class MeanImage(Preprocess):

@@ -75,7 +75,7 @@ class Items:
 
     def to(self, device: torch.device) -> "Items":
         """The same items, with workers of their own and batches on that device."""
-        moved = object.__new__(Items)
+        moved = object.__new__(type(self))
         vars(moved).update(vars(self), loaders={}, passes={}, target_device=device)
         return moved
 
@@ -121,13 +121,13 @@ class Items:
         """A number for each of these items, int64 [n], of `identity` and the number of the item alone: to read their
         contents would take an epoch.
         """
-        start = hashlib.blake2b(self.identity.encode(), digest_size=8)
-        digests = []
-        for number in index.tolist():
-            digest = start.copy()
-            digest.update(number.to_bytes(8, "little"))
-            digests.append(digest.digest())
-        return torch.from_numpy(np.frombuffer(b"".join(digests), dtype=np.int64).copy())
+        return digests(self.identity.encode() + number.to_bytes(8, "little") for number in index.tolist())
+
+
+def digests(contents: Iterable[bytes]) -> Tensor:
+    """A number for each of them, int64 [n] (BLAKE2b)."""
+    numbers = b"".join(hashlib.blake2b(each, digest_size=8).digest() for each in contents)
+    return torch.from_numpy(np.frombuffer(numbers, dtype=np.int64).copy())
 
 
 def at_distances(index: Tensor, most: int) -> Tensor:
@@ -164,15 +164,16 @@ class Reader(Dataset):
         inputs, targets = [], []
         with nullcontext() if get_worker_info() else as_in_a_worker():
             try:
-                start, unused = mix(*moment), random.Random()
-                unused.setstate(random.getstate())
-                for index in indices:
-                    seed_item(start, index, with_random=self.draws_random)
+                seeds = mix(mix(*moment), np.array(indices, dtype=np.uint64)).tolist()
+                random.seed(0)
+                unused = random.Random(0)
+                for index, seed in zip(indices, seeds, strict=True):
+                    seed_item(seed, self.draws_random)
                     x, y = self.item(index)
                     # seeding `random` takes as long as all else, so it waits for the first item that draws from it
                     if not self.draws_random and random.getrandbits(64) != unused.getrandbits(64):
                         self.draws_random = True
-                        seed_item(start, index)
+                        seed_item(seed)
                         x, y = self.item(index)
                     inputs.append(as_input(x))
                     targets.append(y)

@@ -67,7 +67,9 @@ class Optimized(CheapHookName, L.LightningModule):
             groups = make_groups(self)
         else:
             groups = parameter_groups(self, decays and not self.is_lbfgs)
-        optimizer = self.make_optimizer(groups)
+        # torch's fused SGD fails where parameters with a momentum are joined by others, which thaw and have none yet
+        thaws = self.freeze_epochs is not None and issubclass(self.make_optimizer.func, torch.optim.SGD)
+        optimizer = self.make_optimizer(groups, **{"fused": None} if thaws else {})
         for group in optimizer.param_groups:
             group["lr"] *= self.lr_scaling.factor(self.global_batch)
         return optimizer

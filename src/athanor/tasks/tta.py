@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from athanor.data.augment import mirror, reflected
+from athanor.data.augmentation.augment import mirror, reflected
 
 Kind = Literal["none", "flip", "flip_shift"]
 

@@ -12,6 +12,7 @@ from athanor.engine.runs.run import Run
 
 SETTINGS = dict(file_column="file", target_columns=None, target_kind="auto", split_column=None, group_column=None)
 SETTINGS |= dict(test_fraction=0.25, image_size=8, mode="L", skip_broken=False, follow_links=False, split_seed=0)
+SETTINGS |= dict(resize="once", resize_area=None, resize_workers=0)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from athanor.engine.app.explain import explain
 from athanor.engine.runs.run import Run
 
 SETTINGS = dict(splits=None, val_is="val", test_fraction=0.2, image_size=8, mode="RGB", skip_broken=False)
-SETTINGS |= dict(follow_links=False, split_seed=0)
+SETTINGS |= dict(follow_links=False, split_seed=0, resize="once", resize_area=None, resize_workers=0)
 
 
 def save(path, colour=(10, 20, 30), size=(8, 8), mode="RGB", **settings):

@@ -118,6 +118,11 @@ def test_mistakes_in_lists_are_told_with_their_place(path, text, message, words)
         check.check_node(path, {"_target_": "lists.Net"} | yaml.safe_load(text))
 
 
+def test_how_a_module_that_is_not_there_can_be_found_is_told():
+    with pytest.raises(UserError, match="No module named 'lits'\n  install lits, or let PYTHONPATH name the folder"):
+        check.check_node("model", {"_target_": "lits.Net"})
+
+
 @pytest.mark.parametrize(
     "path, node, message",
     [

@@ -56,7 +56,7 @@ def _read_folder(folder: Path, data_dir: Path) -> Source:
     _, height, width = load_image(first, "RGB", None).shape
     # checked before decoding, which takes time and disk space
     require((height, width) == (32, 32), f"{first} is {width}x{height}; CIFAR-10 is 32x32: copy the original images")
-    images, _ = cached(folder, pictures.files, Decoding("RGB", None, skip_broken=False), data_dir)
+    images = cached(folder, pictures.files, Decoding("RGB", None, skip_broken=False), data_dir).images
     kinds = ", ".join(sorted({os.path.splitext(path)[1] for path, *_ in pictures.files}))
     origin = f"CIFAR-10, folder of {kinds} images {folder} (not the official batches: no checksums)"
     labels = pictures.targets

@@ -33,21 +33,23 @@ def folder_labels(
     mode: str,
     skip_broken: bool,
     follow_links: bool,
+    resize: Literal["once", "each"],
+    resize_area: list[float] | None,
+    resize_workers: int,
     data_dir: str | Path,
     split_seed: int,
 ) -> Source:
     """The pictures below `root` that have a row in the CSV file `labels`, and its cells as their targets.
 
-    file_column: paths below `root`, with or without suffix. target_columns: None, for all that have no other use.
-    target_kind: see `targets_of`. split_column: train, val or test; where no row is for test, a part of those for
-    training is. group_column: pictures of one group, as of one patient, are not split. The other arguments are those of
-    image_folder. Raises UserError for rows without a picture, pictures with two rows, and empty or wrong cells.
+    file_column: paths below `root`, with or without suffix. target_columns: None: all that have no other use.
+    target_kind: see `targets_of`. split_column: train, val, test; without rows for test, a part of train is. Pictures
+    with one value in group_column, as of a patient, are not split. The other arguments are those of image_folder.
+    Raises UserError for rows without a picture, pictures with two rows, and empty or wrong cells.
     """
-    decoding = Decoding(mode, image_size, skip_broken)
+    decoding = Decoding(mode, image_size, skip_broken, resize, resize_area, resize_workers)
     root = Path(root).expanduser().absolute()
     require(root.is_dir(), f"data.root={root} is not a folder; it must hold the pictures that data.labels names")
-    files = Listing(root, follow_links).pictures(root)
-    require(files, f"no images below data.root={root}")
+    require(files := Listing(root, follow_links).pictures(root), f"no images below data.root={root}")
     table = CsvFile.read(labels, "data.labels")
     rows = table.rows_of(files, root, file_column, "data.file_column")
     used = (file_column, split_column, group_column)
@@ -55,9 +57,7 @@ def folder_labels(
     require(columns, f"{table.path} has no columns but {file_column}; add one of labels")
     targets, names = targets_of(table, columns, target_kind)
     parts = torch.zeros(len(targets)).long() if split_column is None else table.parts(split_column, "data.split_column")
-    groups = None
-    if group_column is not None:
-        groups = class_indices(table.cells(group_column, "data.group_column"))[0][rows]
+    groups = None if group_column is None else class_indices(table.cells(group_column, "data.group_column"))[0][rows]
     pictures = Pictures(root, files, targets[rows], parts[rows].where(rows >= 0, -1), names, groups)
     return source_of(pictures, decoding, test_fraction, split_seed, data_dir)
 

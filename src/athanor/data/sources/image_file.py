@@ -30,7 +30,7 @@ def load_image(path: str | Path, mode: str, size: int | None) -> np.ndarray:
             image = ImageOps.exif_transpose(image)
             image = _to_float(image) if mode == "L16" else _to_mode(image, mode)
             if size is not None:
-                image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+                image = middle_square(image, size)
             pixels = np.asarray(image)  # [H, W] or [H, W, C]
             if mode == "L16":
                 pixels = np.rint(pixels).clip(0, 65535).astype(np.uint16)  # resampling overshoots at edges
@@ -42,6 +42,20 @@ def load_image(path: str | Path, mode: str, size: int | None) -> np.ndarray:
         reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error) or repr(error)
         raise UserError(f"{path}: {reason}") from error
     return np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1))
+
+
+def middle_square(image: Image.Image, size: int) -> Image.Image:
+    """The shorter side resized to `size` pixels, and the square in the middle cut out."""
+    return ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+
+
+def number_of_pixels(path: str | Path) -> int:
+    """By the header of a file; 0 where that cannot be read."""
+    try:
+        with _open(path) as image:
+            return image.width * image.height
+    except Exception:  # as above
+        return 0
 
 
 def has_16_bits(path: str | Path) -> bool | None:

@@ -26,6 +26,9 @@ def image_folder(
     mode: str,
     skip_broken: bool,
     follow_links: bool,
+    resize: Literal["once", "each"],
+    resize_area: list[float] | None,
+    resize_workers: int,
     data_dir: str | Path,
     split_seed: int,
 ) -> Source:
@@ -35,11 +38,12 @@ def image_folder(
     those for training is. splits, only for `root`/<class>/: a CSV file with the columns file (a path below `root`) and
     split (train, val or test).
     Each image's shorter side is resized to `image_size` pixels and the centre square cut out; with None the images
-    stay as they are and must have one size. `mode`: see Decoding. skip_broken: leave out files that cannot be read.
-    follow_links: to folders, and out of `root`. The order of the classes is that of their names as text ("10" before
-    "2"). Raises UserError for wrong settings, folders without images, and images that cannot be read.
+    stay as they are and must have one size. skip_broken: leave out files that cannot be read. mode, resize,
+    resize_area, resize_workers: see Decoding. follow_links: to folders, and out of `root`. The order of the classes is
+    that of their names as text ("10" before "2"). Raises UserError for wrong settings, folders without images, and
+    images that cannot be read.
     """
-    decoding = Decoding(mode, image_size, skip_broken)
+    decoding = Decoding(mode, image_size, skip_broken, resize, resize_area, resize_workers)
     root = Path(root).expanduser().absolute()
     require(root.is_dir(), f"data.root={root} is not a folder; it must hold <class>/ folders, or train/ and test/")
     folders = _folders(root, val_is)

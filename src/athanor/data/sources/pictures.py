@@ -2,21 +2,25 @@
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from athanor.base.errors import require
-from athanor.data.sources.cache import cached
+from athanor.data.sources.cache import Decoded, cached
 from athanor.data.sources.decode import Decoding
 from athanor.data.sources.listing import File
+from athanor.data.sources.own_size import OwnSizes, PictureItems
 from athanor.data.sources.source import Source
 from athanor.data.split import split
+from athanor.data.streamed import Items
 
 log = logging.getLogger(__name__)
 
 PARTS = ("train", "val", "test")
+AREA = (0.08, 1)  # of random windows, as Szegedy et al. 2015 take for ImageNet
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ def source_of(
 ) -> Source:
     """The source of these pictures. Where none of them are for test, `test_fraction` of those for training are."""
     require(0 < test_fraction < 1, f"data.test_fraction={test_fraction}; use a number above 0 and below 1, as 0.2")
-    images, broken = cached(pictures.root, pictures.files, decoding, Path(data_dir).expanduser())
+    decoded = cached(pictures.root, pictures.files, decoding, Path(data_dir).expanduser())
+    broken = decoded.broken
     kept = torch.tensor([i for i in range(len(pictures.files)) if i not in broken])
     targets, parts = pictures.targets[kept], pictures.parts[kept]
     groups = None if pictures.groups is None else pictures.groups[kept]
@@ -58,21 +63,29 @@ def source_of(
         log.warning("left out %s of %s files that cannot be read: %s%s", f"{len(broken):,}", f"{len(pictures.files):,}",
                     first, f"; and {len(broken) - 3:,} more" if len(broken) > 3 else "")  # fmt: skip
     middle = f", {len(val):,} validation and" if len(val) else " and"
-    shape = "x".join(str(n) for n in images.shape[1:])
-    counts = f"{len(train):,} train{middle} {len(test):,} test images of {shape}"
+    inputs = {
+        name: taken(decoded, decoding, targets, index, name)
+        for name, index in {"train": train, "test": test, "val": val}.items()
+        if len(index)
+    }
+    shape = "x".join(str(n) for n in inputs["train"].shape[1:])
+    own = ", kept at their own size" * (decoded.sizes is not None)
+    counts = f"{len(train):,} train{middle} {len(test):,} test images of {shape}{own}"
     origin = f"image folder {pictures.root}: {counts}; {', '.join(how)}"
     log.info(origin)
-    return Source(
-        *(taken(values, index) for index in (train, test) for values in (images, targets)),
-        class_names=pictures.class_names,
-        origin=origin,
-        val_inputs=taken(images, val) if len(val) else None,
-        val_targets=targets[val] if len(val) else None,
-        groups=None if groups is None else groups[train],
-    )
+    arrays = inputs["train"], targets[train], inputs["test"], targets[test]
+    val_arrays = (inputs["val"], targets[val]) if len(val) else (None, None)
+    groups = None if groups is None else groups[train]
+    return Source(*arrays, pictures.class_names, origin, *val_arrays, groups)
 
 
-def taken(values: Tensor, index: Tensor) -> Tensor:
-    """values[index], for a sorted index; a view, which stays memory-mapped, where the index is a range."""
+def taken(decoded: Decoded, decoding: Decoding, targets: Tensor, index: Tensor, name: str) -> Tensor | Items:
+    """The decoded images of a sorted index; a view, which stays memory-mapped, where the index is a range. Of pictures
+    that keep their size, what reads them.
+    """
+    if decoded.sizes is not None:
+        own = partial(OwnSizes, decoded.file, decoded.sizes, index, targets[index], decoding.size)
+        windows = own(decoding.area or AREA) if name == "train" else None
+        return PictureItems(own(None), name, decoding.workers, training=windows)
     first, last = index[0].item(), index[-1].item()
-    return values[first : last + 1] if last - first + 1 == len(index) else values[index]
+    return decoded.images[first : last + 1] if last - first + 1 == len(index) else decoded.images[index]

@@ -17,10 +17,10 @@ from athanor.callbacks.any_module import AnyModule
 from athanor.callbacks.stopwatch import Stopwatch
 from athanor.craft.ensembles.network import Ensemble, EnsembleClassifier
 from athanor.data.any_data_module import AnyDataModule
-from athanor.data.augment import Augment
+from athanor.data.augmentation.augment import Augment
+from athanor.data.augmentation.own_augment import OwnAugment
 from athanor.data.datasets import Datasets
 from athanor.data.module import ArrayData
-from athanor.data.own_augment import OwnAugment
 from athanor.data.sources.checks import check_values
 from athanor.data.streamed import at_distances, statistics_index
 from athanor.engine.config import schema, trust

@@ -127,7 +127,10 @@ def locate(path: str, target: str) -> Any:
     try:
         named = pkgutil.resolve_name(target)
     except Exception as error:
-        raise UserError(f"{path}._target_={target} cannot be imported: {str(error).splitlines()[-1]}") from error
+        is_missing = isinstance(error, ModuleNotFoundError) and "." not in error.name
+        advice = f"\n  install {error.name}, or let PYTHONPATH name the folder that it lies in" if is_missing else ""
+        reason = f"{str(error).splitlines()[-1]}{advice}"
+        raise UserError(f"{path}._target_={target} cannot be imported: {reason}") from error
     require(callable(named), f"{path}._target_={target} is no class or function; name one that is in it")
     return named
 

@@ -112,7 +112,9 @@ READING = {"in_memory": bool, "workers": int}  # keys of a data set that is made
 
 def is_augmentation(target: Any) -> bool:
     if isinstance(target, type):
-        return any(subclass_of(name)(target) for name in ("athanor.data.augment.Augment", "torch.nn.Module"))
+        return any(
+            subclass_of(name)(target) for name in ("athanor.data.augmentation.augment.Augment", "torch.nn.Module")
+        )
     return next(iter(inspect.signature(target).parameters), None) == "images"
 
 

@@ -7,7 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from athanor.base.errors import UserError
-from athanor.data.augment import Augment
+from athanor.data.augmentation.augment import Augment
 from athanor.engine.config import options, schema
 from athanor.engine.config.check import locate, node_signature
 from athanor.engine.config.signatures import signature

@@ -1,20 +1,18 @@
 """Where weights come from, and which images they have been trained on: a run says it of itself and of its parents."""
 
-import hashlib
 import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from athanor.base.errors import UserError, require
 from athanor.data.any_data_module import AnyDataModule
 from athanor.data.module import ArrayData
-from athanor.data.streamed import Items
+from athanor.data.streamed import Items, digests
 from athanor.engine.runs import teacher
 from athanor.engine.runs.provenance import describe_data, hash_of
 from athanor.engine.runs.run import Run, checkpoint_of, folder_of, read_checkpoint, shown
@@ -37,10 +35,7 @@ def image_hashes(images: Tensor | Items, index: Tensor) -> Tensor:
     if isinstance(images, Items):
         return images.hashes(index)
     every, pixels = -(-images[0].numel() // HASHED_BYTES), images.numpy()
-    digests = [
-        hashlib.blake2b(pixels[i].reshape(-1)[::every].tobytes(), digest_size=8).digest() for i in index.tolist()
-    ]
-    return torch.from_numpy(np.frombuffer(b"".join(digests), dtype=np.int64).copy())
+    return digests(pixels[i].reshape(-1)[::every].tobytes() for i in index.tolist())
 
 
 def trained_images(record: dict[str, Any]) -> Tensor | None:
@@ -124,6 +119,9 @@ def load_weights(task: L.LightningModule, source: str) -> None:
     else:
         given, is_other_task = checkpoint_state(task, path)
     own = network_of(task).state_dict()
+    part = next(iter(own)).partition(".")[0]
+    if {f"{part}.{name}" for name in given} == own.keys():  # of the network of torchvision or timm that ours is made of
+        given = {f"{part}.{name}": value for name, value in given.items()}
     strange = sorted(own.keys() ^ given.keys())
     head = [name for name in own if name in given and own[name].shape != given[name].shape]
     if is_other_task and not strange:

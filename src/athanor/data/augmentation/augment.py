@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from athanor.base.errors import UserError, require
-from athanor.data import colour
+from athanor.data.augmentation import colour
+from athanor.data.augmentation.windows import in_dtype, resized_crop, windows
 from athanor.data.preprocess import chunks
 from athanor.data.sources.checks import told
 from athanor.data.streamed import at_distances
-from athanor.data.windows import in_dtype, resized_crop, windows
 
 RATIO = [3 / 4, 4 / 3]
 COLOURS = ("brightness", "contrast", "saturation", "hue", "randaugment")
@@ -47,8 +47,8 @@ class Augment:
     An augmentation of your own is a function of images, or a torch.nn.Module, in src/athanor/data/<name>.py and a
     configs/data/augment/<name>.yaml with its `_target_` and its own arguments: data/augment=<name>, or typed
     data.augment._target_=athanor.data.mine.noisy +data.augment.strength=0.5. It takes the place of ours, whose values,
-    of a data set or an experiment, are dropped; src/athanor/data/own_augment.py says how it is called. A dataclass that
-    inherits from this one has these fields too, and is called as `__call__` says. tests/test_extend.py adds them.
+    of a data set or an experiment, are dropped; own_augment.py, beside this file, says how it is called. A dataclass
+    that inherits from this one has these fields too, and is called as `__call__` says. tests/test_extend.py adds them.
     """
 
     crop: int
@@ -150,7 +150,7 @@ class Augment:
             strengths = {name: getattr(self, name) for name in ("brightness", "contrast", "saturation", "hue")}
             images = colour.jitter(images, {name: colour.factor(name, s, draw()) for name, s in strengths.items() if s})
         if self.randaugment:
-            from athanor.data import randaugment  # torchvision takes a second, and only this needs it
+            from athanor.data.augmentation import randaugment  # torchvision takes a second, and only this needs it
 
             images = randaugment.changed(images, draw(self.randaugment, 2), self.magnitude)
         if self.cutout:

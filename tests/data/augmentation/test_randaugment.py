@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from athanor.data import randaugment
+from athanor.data.augmentation import randaugment
 
 
 def picture(channels):

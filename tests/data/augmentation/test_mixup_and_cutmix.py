@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from athanor.base.errors import UserError
-from athanor.data.mixing import Mixing, cutmix, mixup
+from athanor.data.augmentation.mixing import Mixing, cutmix, mixup
 
 COUNT = 64
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from athanor.base.errors import UserError, require
-from athanor.data.windows import in_dtype
+from athanor.data.augmentation.windows import in_dtype
 
 Batch = tuple[Tensor, Tensor]
 

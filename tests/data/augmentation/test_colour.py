@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from athanor.data import colour
+from athanor.data.augmentation import colour
 
 TORCHVISION = {
     "brightness": F.adjust_brightness,

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as TF
 
 from athanor.base.errors import UserError
-from athanor.data.augment import Augment, crop, cutout, flip, shift_and_rotate
-from athanor.data.windows import resized_crop, windows
+from athanor.data.augmentation.augment import Augment, crop, cutout, flip, shift_and_rotate
+from athanor.data.augmentation.windows import resized_crop, windows
 
 SHAPES = pytest.mark.parametrize("shape", [(12, 1, 8, 8), (12, 3, 6, 10)], ids=str)
 MODES = pytest.mark.parametrize("mode", ["zeros", "reflect"])

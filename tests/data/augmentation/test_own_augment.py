@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.transforms import v2
 
 from athanor.base.errors import UserError
-from athanor.data.own_augment import OwnAugment
+from athanor.data.augmentation.own_augment import OwnAugment
 
 IMAGES = torch.randint(0, 100, (6, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 SAME = IMAGES[:1].expand(40, -1, -1, -1)
