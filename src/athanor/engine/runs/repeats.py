@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from athanor.engine.runs.run import Run
+from athanor.tasks.measure import LOSS, measure_of
 
 REPEATS = {"data.split_seed": "splits", "data.fold": "folds", "seed": "seeds"}  # settings that only repeat, in words
 
@@ -93,15 +94,17 @@ def statistics_of(group: list[Run]) -> dict[str, dict[str, float]]:
     """Mean, standard deviation and ends of the 95 % interval of each val and test metric that all runs have.
 
     Folds share training images, so that an interval over folds is a little too narrow (Bengio and Grandvalet 2004).
+    The interval is cut where it leaves the values that the metric can have, as an accuracy of 0 to 100 %.
     """
-    table, parts = {}, units(group)
+    table, parts, measures = {}, units(group), group[0].measures
     for stage in "val", "test":
         shared = set.intersection(*(set(run.results.get(stage, {})) for run in group))
         for name in (name for name in group[0].results.get(stage, {}) if name in shared):
             means = [statistics.fmean(run.results[stage][name] for run in unit) for unit in parts]
             mean, deviation = mean_and_deviation(means)
-            half = half_interval(deviation, len(means))
-            table[f"{stage}/{name}"] = {"mean": mean, "std": deviation, "low": mean - half, "high": mean + half}
+            half, measure = half_interval(deviation, len(means)), measure_of(f"{stage}/{name}", measures) or LOSS
+            low, high = measure.within(mean - half), measure.within(mean + half)
+            table[f"{stage}/{name}"] = {"mean": mean, "std": deviation, "low": low, "high": high}
     return table
 
 
