@@ -21,27 +21,27 @@ TRIED = 16  # inputs on which metrics are tried before training
 
 # Lightning's callbacks that would do something else here than they say: why, and what does it instead
 CALLBACKS: dict[type[callbacks.Callback], str] = {
-    callbacks.ModelCheckpoint: "a run is resumed, tested and evaluated from what callbacks.checkpoints writes; "
+    callbacks.ModelCheckpoint: "a run is resumed, tested and evaluated from what callbacks.checkpoints writes\n  "
     "set its top_k, keep and every_minutes, and monitor.metric",
-    callbacks.OnExceptionCheckpoint: "a run goes on from last.ckpt, and what was in memory when a step failed is none; "
+    callbacks.OnExceptionCheckpoint: "a run goes on from last.ckpt, and what was in memory when a step failed is none\n  "
     "set callbacks.checkpoints.every_minutes",
     callbacks.StochasticWeightAveraging: "the averages would come after the last checkpoint, so that no test and no "
-    "evaluation had them; type callbacks=swa",
-    callbacks.LearningRateFinder: "it looks for an attribute lr of the module, and reads one order of the images; "
+    "evaluation had them\n  type callbacks=swa",
+    callbacks.LearningRateFinder: "it looks for an attribute lr of the module, and reads one order of the images\n  "
     "type callbacks=lr_range",
-    callbacks.BatchSizeFinder: "it would train with the size that it finds, and the run would record another; "
+    callbacks.BatchSizeFinder: "it would train with the size that it finds, and the run would record another\n  "
     "set data.batch_size, for which python scripts/lr_range.py data.batch_size=64,128,256 finds the learning rates",
     callbacks.GradientAccumulationScheduler: "schedules, averages and early stopping would be told a wrong number of "
-    "steps; set trainer.accumulate_grad_batches",
-    callbacks.ModelPruning: "checkpoints do not hold its masks, so a run that is resumed would prune other weights; "
+    "steps\n  set trainer.accumulate_grad_batches",
+    callbacks.ModelPruning: "checkpoints do not hold its masks, so a run that is resumed would prune other weights\n  "
     "in a notebook, use torch.nn.utils.prune on Run(<run>).task().network",
-    callbacks.SpikeDetection: "Lightning cannot load its state, so the run could not be resumed; a loss that is not "
-    "finite ends a run anyway, and trainer.gradient_clip_val=1 limits a step",
-    callbacks.BasePredictionWriter: "train.py predicts nothing; type python scripts/predict.py <run> <files> "
+    callbacks.SpikeDetection: "Lightning cannot load its state, so the run could not be resumed\n  "
+    "a loss that is not finite ends a run anyway, and trainer.gradient_clip_val=1 limits a step",
+    callbacks.BasePredictionWriter: "train.py predicts nothing\n  type python scripts/predict.py <run> <files> "
     "--csv predictions.csv",
 }
 OF_TASKS: dict[type[callbacks.Callback], str] = {
-    callbacks.BaseFinetuning: "the optimizer of a task has its groups from the first step on; "
+    callbacks.BaseFinetuning: "the optimizer of a task has its groups from the first step on\n  "
     "set model.freeze=all_but_head, and model.freeze_epochs=<epochs> to train all of it later",
 }
 
@@ -52,7 +52,7 @@ def refuse_callbacks(nodes: dict[str, dict | None], is_task: bool) -> None:
     for name, node in nodes.items():
         target = pkgutil.resolve_name(node["_target_"]) if node else None
         for kind in filter(lambda kind: isinstance(target, type) and issubclass(target, kind), refused):
-            raise UserError(f"callbacks.{name}: {kind.__name__} is not for these runs, as {refused[kind]}")
+            raise UserError(f"callbacks.{name}: {kind.__name__} is not taken: {refused[kind]}")
 
 
 def refuse_twins(built: dict[str, callbacks.Callback]) -> None:
