@@ -23,7 +23,7 @@ TRIED = 16  # inputs on which metrics are tried before training
 CALLBACKS: dict[type[callbacks.Callback], str] = {
     callbacks.ModelCheckpoint: "a run is resumed, tested and evaluated from what callbacks.checkpoints writes\n  "
     "set its top_k, keep and every_minutes, and monitor.metric",
-    callbacks.OnExceptionCheckpoint: "a run goes on from last.ckpt, and what was in memory when a step failed is none\n  "
+    callbacks.OnExceptionCheckpoint: "a run goes on from last.ckpt, which is of a step that has not failed\n  "
     "set callbacks.checkpoints.every_minutes",
     callbacks.StochasticWeightAveraging: "the averages would come after the last checkpoint, so that no test and no "
     "evaluation had them\n  type callbacks=swa",
