@@ -6,7 +6,7 @@ from pathlib import Path
 
 from athanor.base.text import file_name
 
-LONGEST, LONGEST_VALUE = 80, 24  # letters of a name, and of a value in it
+LONGEST, LONGEST_VALUE = 80, 32  # letters of a name, and of a value in it
 
 
 def job_folder(sweep: str | Path, number: int, words: Iterable[str], varied: Iterable[str]) -> str:
