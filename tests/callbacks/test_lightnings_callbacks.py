@@ -82,7 +82,7 @@ ARGUMENTS = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_would_do_something_else_is_refused_with_what_does_it(name, compose):
     config = check.plain(compose(callback(name, **ARGUMENTS.get(name, {}))))
-    with pytest.raises(UserError, match=rf"^callbacks.mine: \w+ is not taken: [^\n]+\n  [^\n]+$") as error:
+    with pytest.raises(UserError, match=r"^callbacks.mine: \w+ is not taken: [^\n]+\n  [^\n]+$") as error:
         check.check(config)
     assert REFUSED[name] in str(error.value)
 

@@ -74,9 +74,9 @@ def test_two_processes_count_together(run_process, tmp_path):
     assert sum(map(sum, counts)) == Run(tmp_path / "run").results["read"]["test"]
 
 
-COLLECTION = "+metrics.scores={_target_: torchmetrics.MetricCollection, metrics: [%s]}" % ", ".join(
-    f"{{_target_: torchmetrics.classification.Multiclass{name}, average: macro}}" for name in ("Precision", "Recall")
-)
+TORCHMETRICS = "_target_: torchmetrics.classification.Multiclass"
+SCORES = f"[{{{TORCHMETRICS}Precision, average: macro}}, {{{TORCHMETRICS}Recall, average: macro}}]"
+COLLECTION = f"+metrics.scores={{_target_: torchmetrics.MetricCollection, metrics: {SCORES}}}"
 
 
 def test_a_collection_is_logged_under_the_names_of_its_metrics(train):

@@ -23,7 +23,7 @@ def save_matrix(matrix: Tensor, names: Sequence[str], title: str, path: Path) ->
     figure, [axis] = new_figure(title)
     figure.set_size_inches(5.5, 4.6)
     axis.grid(False)
-    figure.colorbar(axis.imshow(matrix, cmap="Blues"))
+    figure.colorbar(axis.imshow(matrix.numpy(), cmap="Blues"))
     if rows is columns is names:
         axis.set(ylabel="target", xlabel="prediction")
     if len(rows) <= MOST_NAMES:

@@ -90,7 +90,7 @@ class Task(Optimized):
         self.measures = {**type(self).measures, **{name: metric_measure(m) for name, m in self.metrics.items()}}
         # settings
         self.record = record
-        if "input_shape" in record:  # by which ModelSummary counts operations
+        if record.keys() >= {"input_shape", "input_dtype"}:  # by which ModelSummary counts operations
             dtype = getattr(torch, record["input_dtype"])
             self.example_input_array = torch.zeros(1, *record["input_shape"], dtype=dtype)
         self.tta = tta
