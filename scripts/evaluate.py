@@ -3,8 +3,9 @@
 Prints each metric beside the value that the run recorded. With the same split and batches they are equal to the last
 digit; other images or another split are said, and images that the weights have been trained on are refused. Where the
 run has left the test set unread, the metrics go into its results.json; each reading is counted in
-outputs/test_reads.txt. Overrides are those of train.py that an evaluation depends on: data.*, metrics, loss, eval,
-trainer, compute, data_dir. The weights, and the settings that belong to them, stay those of the checkpoint.
+outputs/test_reads.txt. Metrics that are matrices are drawn into figures/evaluated_<stage>_<name>.png of the run.
+Overrides are those of train.py that an evaluation depends on: data.*, metrics, loss, eval, trainer, compute, data_dir.
+The weights, and the settings that belong to them, stay those of the checkpoint.
 """
 
 import argparse
@@ -32,6 +33,8 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     refuse_settings_of_weights(arguments.overrides)
 
+    from athanor.base.text import file_name
+    from athanor.craft.matrix_figure import save_matrix
     from athanor.engine.app.logs import set_up_logging
     from athanor.engine.config import assemble
     from athanor.engine.runs.provenance import count_test_read, describe_data, told_reads
@@ -54,6 +57,10 @@ def main() -> None:
     for name, value in metrics.items():
         before = recorded.get(name)
         print(f"{arguments.stage}/{name}  {value!r}" + ("" if before is None else f"  (recorded {before!r})"))
+    for name, matrix in getattr(task, "matrices", {}).items():
+        figure = run.dir / "figures" / f"evaluated_{file_name(name.replace('/', '_'))}.png"
+        save_matrix(matrix, task.record["class_names"], name, figure)
+        print(f"{name}  {shown(figure)}, {shown(figure.with_suffix('.csv'))}")
     if arguments.stage == "test":
         described = describe_data(data, True)
         reads = count_test_read(described["test_hash"], shown(path))

@@ -11,6 +11,7 @@ from PIL import Image
 from athanor.data.sources.digits import digits
 from athanor.data.sources.source import Source
 from athanor.engine.runs.run import Run, read_checkpoint
+from athanor.engine.runs.sweep import Sweep
 from athanor.tasks.measure import sampling_interval
 
 TINY = ["model=linear", "data.limit=200", "trainer.max_epochs=1", "logger=csv"]
@@ -457,7 +458,7 @@ def sweep(tmp_path_factory, run_process):
 def test_the_other_jobs_of_a_multirun_run_when_one_fails(sweep):
     ran, folder = sweep
     assert ran.code == 1
-    assert [Run(folder / str(job)).results["status"] for job in range(3)] == ["finished", "failed", "finished"]
+    assert [run.results["status"] for run in Sweep(folder).runs] == ["finished", "failed", "finished"]
     assert ran.err == "error: model.dropout=7.0 must be at least 0 (off) and below 1, e.g. model.dropout=0.5\n"
     assert "3 jobs, 1 failed" in ran.out
 
@@ -468,7 +469,7 @@ def test_a_multirun_ends_with_a_table_of_all_jobs(sweep):
     assert [(row["job"], row["status"]) for row in rows] == [("0", "finished"), ("1", "failed"), ("2", "finished")]
     assert ["model.dropout=7.0" in row["overrides"] for row in rows] == [False, True, False]
     assert rows[1]["val/acc"] == "" and "must be at least 0" in rows[1]["error"]
-    assert float(rows[0]["val/acc"]) == Run(folder / "0").results["val"]["acc"]
+    assert float(rows[0]["val/acc"]) == Run(folder / rows[0]["folder"]).results["val"]["acc"]
 
 
 def test_tensorboards_table_compares_all_jobs_of_a_multirun(sweep):
@@ -476,7 +477,7 @@ def test_tensorboards_table_compares_all_jobs_of_a_multirun(sweep):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     _, folder = sweep
-    for job in "0", "2":
+    for job in "0_dropout=0.0", "2_dropout=0.5":
         events = EventAccumulator(str(folder / job / "chosen")).Reload()
         tags = events.PluginTagToContent("hparams")
         assert tags.keys() == {"_hparams_/session_start_info", "_hparams_/session_end_info"}

@@ -22,11 +22,11 @@ SMALL += ["trainer.max_epochs=2", "data.val_fraction=0.3", "trainer=cpu", "callb
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, run_process):
-    """s: seeds 0, 1, 2, without the test set; f: fine-tuned from s/0 with seeds 3, 4, 5."""
+    """s: seeds 0, 1, 2, without the test set; f: fine-tuned from s/0_seed=0 with seeds 3, 4, 5."""
     folder = tmp_path_factory.mktemp("trained")
     for words in (
         ["seed=0,1,2", "eval.test=false", "hydra.sweep.dir=s"],
-        ["seed=3,4,5", "weights=s/0", "hydra.sweep.dir=f"],
+        ["seed=3,4,5", "weights=s/0_seed=0", "hydra.sweep.dir=f"],
     ):
         ran = run_process(folder, "train.py", "-m", *SMALL, *words)
         assert ran.code == 0, ran.err
@@ -88,12 +88,12 @@ def test_an_ensemble_is_at_least_as_good_as_its_mean_member_and_is_used_like_a_r
 
 
 def test_an_ensemble_takes_raw_pixels_and_gives_log_probabilities(ensemble, here):
-    assert ensemble("s/0", "s/1", "--combine", "logits", "--stage", "val")[0].code == 0
+    assert ensemble("s/0_seed=0", "s/1_seed=1", "--combine", "logits", "--stage", "val")[0].code == 0
     images = torch.randint(0, 256, (7, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     before = images.clone()
     with torch.inference_mode():
         got = Run("made").classifier()(images)
-        one, two = (Run(name).classifier()(images).log_softmax(1) for name in ("s/0", "s/1"))
+        one, two = (Run(name).classifier()(images).log_softmax(1) for name in ("s/0_seed=0", "s/1_seed=1"))
     torch.testing.assert_close(got, ((one + two) / 2).log_softmax(1))
     assert (images == before).all()
 
@@ -102,7 +102,7 @@ def test_an_ensemble_takes_raw_pixels_and_gives_log_probabilities(ensemble, here
 def test_an_ensemble_over_views_is_exported(form, ensemble, run_here):
     if form == "onnx":
         pytest.importorskip("onnxscript")
-    assert ensemble("s/0", "s/1", "--tta", "flip_shift", "--stage", "val")[1]["forward_passes"] == 12
+    assert ensemble("s/0_seed=0", "s/1_seed=1", "--tta", "flip_shift", "--stage", "val")[1]["forward_passes"] == 12
     ran = run_here("scripts/export.py", "made", "--format", form)
     assert (ran.code, ran.err) == (0, "")
     assert "256 random" not in ran.out
@@ -136,17 +136,20 @@ def test_top_takes_the_best_on_validation(ensemble):
 
 
 def test_an_ensemble_may_be_a_member(ensemble, here, run_here):
-    assert ensemble("s/0", "s/1", "--stage", "val")[0].code == 0
+    assert ensemble("s/0_seed=0", "s/1_seed=1", "--stage", "val")[0].code == 0
     (here / "made").rename(here / "pair")
-    _, results = ensemble("pair", "s/2", "--stage", "test")
+    _, results = ensemble("pair", "s/2_seed=2", "--stage", "test")
     got = evaluated(run_here("scripts/evaluate.py", "made"))
     assert got["acc"] == pytest.approx(results["test"]["acc"], abs=1e-6)
 
 
 def test_all_checkpoints_of_a_run_are_members_and_one_file_counts_once(ensemble, caplog):
-    _, results = ensemble("s/0", "s/0/checkpoints/best.ckpt", "--checkpoints", "--stage", "val")
-    assert [row["name"] for row in results["members"]] == [f"s/0/checkpoints/epoch_00{n}.ckpt" for n in (1, 2)]
-    assert "s/0/checkpoints/best.ckpt is the same checkpoint as s/0/checkpoints/epoch_002.ckpt" in caplog.text
+    _, results = ensemble("s/0_seed=0", "s/0_seed=0/checkpoints/best.ckpt", "--checkpoints", "--stage", "val")
+    assert [row["name"] for row in results["members"]] == [f"s/0_seed=0/checkpoints/epoch_00{n}.ckpt" for n in (1, 2)]
+    assert (
+        "s/0_seed=0/checkpoints/best.ckpt is the same checkpoint as s/0_seed=0/checkpoints/epoch_002.ckpt"
+        in caplog.text
+    )
 
 
 # the test set
@@ -155,14 +158,14 @@ def test_all_checkpoints_of_a_run_are_members_and_one_file_counts_once(ensemble,
 def test_the_test_set_stays_unread_where_a_run_has_test_false_or_one_says_val(ensemble, here, monkeypatch, caplog):
     read = []
     monkeypatch.setattr(session, "stacked_logits", spy(session.stacked_logits, read))
-    _, results = ensemble("s/0", "f/0")
-    assert "s/0 has eval.test=false; type --stage test" in caplog.text
+    _, results = ensemble("s/0_seed=0", "f/0_seed=3")
+    assert "s/0_seed=0 has eval.test=false; type --stage test" in caplog.text
     assert "test" not in results and "test_hash" not in results["data"]
     shutil.rmtree(here / "made")
     _, results = ensemble("f", "--stage", "val")
     assert "test" not in results and read == ["val", "val"]
     shutil.rmtree(here / "made")
-    _, results = ensemble("s/0", "f/0", "--stage", "test")
+    _, results = ensemble("s/0_seed=0", "f/0_seed=3", "--stage", "test")
     assert "test" in results
 
 
@@ -196,9 +199,9 @@ def test_members_without_validation_images_are_tested_but_not_chosen_from(ensemb
 def test_predictions_are_computed_once_and_a_torn_file_again(ensemble, here, monkeypatch):
     _, first = ensemble("s", "--stage", "val")
     shutil.rmtree(here / "made")
-    torn = next((here / "s" / "0" / "predictions").iterdir())
+    torn = next((here / "s" / "0_seed=0" / "predictions").iterdir())
     torn.write_bytes(torn.read_bytes()[:-9])
-    flipped = next((here / "s" / "1" / "predictions").iterdir())
+    flipped = next((here / "s" / "1_seed=1" / "predictions").iterdir())
     flipped.write_bytes(bytes([flipped.read_bytes()[0] ^ 1]) + flipped.read_bytes()[1:])
     computed, keep = [], predictions.keep_logits
     monkeypatch.setattr(predictions, "keep_logits", lambda *words: computed.append(1) or keep(*words))
@@ -210,9 +213,9 @@ def test_predictions_are_computed_once_and_a_torn_file_again(ensemble, here, mon
 def test_predictions_of_a_checkpoint_that_was_replaced_are_not_used(here):
     before = {path: checkpoint_digest(path) for path in (here / "s").glob("*/checkpoints/best.ckpt")}
     assert len(set(before.values())) == 3
-    target = here / "s" / "0" / "checkpoints" / "best.ckpt"
-    shutil.copy(here / "s" / "1" / "checkpoints" / "best.ckpt", target)
-    assert checkpoint_digest(target) == before[here / "s" / "1" / "checkpoints" / "best.ckpt"]
+    target = here / "s" / "0_seed=0" / "checkpoints" / "best.ckpt"
+    shutil.copy(here / "s" / "1_seed=1" / "checkpoints" / "best.ckpt", target)
+    assert checkpoint_digest(target) == before[here / "s" / "1_seed=1" / "checkpoints" / "best.ckpt"]
 
 
 def test_kept_predictions_of_code_that_has_changed_are_refused(ensemble, here, monkeypatch):
@@ -234,7 +237,7 @@ def test_a_soup_is_an_ordinary_classifier_no_worse_than_its_best_member(ensemble
     assert results["forward_passes"] == 1
     assert results["val"]["loss"] <= min(row["val"]["loss"] for row in results["members"])
     contents = run.read_checkpoint(Run("made").checkpoint)
-    own = run.read_checkpoint(Run("f/0").checkpoint)
+    own = run.read_checkpoint(Run("f/0_seed=3").checkpoint)
     assert contents["state_dict"].keys() == own["state_dict"].keys()
     assert "members" not in contents["athanor"] and contents["athanor"]["start"] == own["athanor"]["start"]
     for stage in "val", "test":
@@ -248,20 +251,22 @@ def test_members_of_one_run_share_their_start_and_seeds_do_not(here):
         return run.read_checkpoint(here / path)["athanor"]["start"]
 
     assert (
-        start("s/0/checkpoints/epoch_001.ckpt")
-        == start("s/0/checkpoints/last.ckpt")
-        != start("s/1/checkpoints/last.ckpt")
+        start("s/0_seed=0/checkpoints/epoch_001.ckpt")
+        == start("s/0_seed=0/checkpoints/last.ckpt")
+        != start("s/1_seed=1/checkpoints/last.ckpt")
     )
     assert (
-        start("f/0/checkpoints/last.ckpt") == start("f/1/checkpoints/last.ckpt") != start("s/0/checkpoints/last.ckpt")
+        start("f/0_seed=3/checkpoints/last.ckpt")
+        == start("f/1_seed=4/checkpoints/last.ckpt")
+        != start("s/0_seed=0/checkpoints/last.ckpt")
     )
 
 
 def test_a_resumed_run_records_the_same_start(here, run_here):
-    before = run.read_checkpoint(here / "f/0/checkpoints/last.ckpt")["athanor"]["start"]
-    ran = run_here("train.py", "resume=f/0", "trainer.max_epochs=3")
+    before = run.read_checkpoint(here / "f/0_seed=3/checkpoints/last.ckpt")["athanor"]["start"]
+    ran = run_here("train.py", "resume=f/0_seed=3", "trainer.max_epochs=3")
     assert ran.code == 0, ran.err
-    assert run.read_checkpoint(here / "f/0/checkpoints/last.ckpt")["athanor"]["start"] == before
+    assert run.read_checkpoint(here / "f/0_seed=3/checkpoints/last.ckpt")["athanor"]["start"] == before
 
 
 def test_a_soup_of_other_starts_is_refused(ensemble):
@@ -269,7 +274,7 @@ def test_a_soup_of_other_starts_is_refused(ensemble):
 
 
 def test_a_soup_that_is_worse_than_its_best_member_is_refused(ensemble, here):
-    for name in "f/1", "f/2":
+    for name in "f/1_seed=4", "f/2_seed=5":
         change(here / name, lambda contents: negate(contents["state_dict"]))
     refused(ensemble, "f", "--soup", "uniform", text="the uniform soup has a validation loss of ")
     refused(ensemble, "f", "--soup", "greedy", text="is no better with any other member")
@@ -330,7 +335,7 @@ def test_the_folds_of_a_cross_validation_teach_what_each_says_of_images_that_it_
     config = Run("made").trusted_config
     assert config["model"]["_target_"].endswith("MLP") and config["model"]["widths"] == [16]
     assert Run("made").classifier().network.head.in_features == 16
-    first = assemble.data(Run(folds / "0").trusted_config)
+    first = assemble.data(Run(folds / "0_fold=0").trusted_config)
     assert not targets[0][first.val_index].any()
     for fold in "12":  # what the first one trains on is what the others were validated on
         index = assemble.data(Run(folds / fold).trusted_config).val_index
@@ -366,11 +371,11 @@ def test_a_student_that_makes_no_sense_is_refused(words, text, ensemble):
 
 
 def test_another_split_is_taken_if_none_of_the_validation_images_was_trained_on(ensemble, train):
-    """The tenth that a holds out is part of the three tenths that s/0 holds out."""
+    """The tenth that a holds out is part of the three tenths that s/0_seed=0 holds out."""
     assert train(*SMALL, "trainer.max_epochs=1", "data.val_fraction=0.1", "hydra.run.dir=a").code == 0
-    refused(ensemble, "s/0", "a", text="a was trained on 99 of the 149 validation images of s/0")
-    _, results = ensemble("a", "s/0", "--stage", "val")
-    assert [row["name"] for row in results["members"]] == ["a", "s/0"]
+    refused(ensemble, "s/0_seed=0", "a", text="a was trained on 99 of the 149 validation images of s/0_seed=0")
+    _, results = ensemble("a", "s/0_seed=0", "--stage", "val")
+    assert [row["name"] for row in results["members"]] == ["a", "s/0_seed=0"]
 
 
 @pytest.mark.parametrize(
@@ -378,22 +383,25 @@ def test_another_split_is_taken_if_none_of_the_validation_images_was_trained_on(
     [
         (lambda record: record["class_names"].reverse(), "members of an ensemble need the same class_names"),
         (lambda record: record.update(input_shape=[3, 8, 8]), "members of an ensemble need the same input_shape"),
-        (lambda record: record["data"].update(train_hash="0" * 16), "s/1 was trained on other images than these"),
+        (
+            lambda record: record["data"].update(train_hash="0" * 16),
+            "s/1_seed=1 was trained on other images than these",
+        ),
         (lambda record: record.update(split_hash="0" * 16), "is not the one that it was trained with any more"),
     ],
 )
 def test_members_that_answer_another_question_are_refused(edit, text, ensemble, here):
-    change(here / "s" / "1", lambda contents: edit(contents["athanor"]))
+    change(here / "s" / "1_seed=1", lambda contents: edit(contents["athanor"]))
     refused(ensemble, "s", text=text)
 
 
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["s/0"], "an ensemble needs two members"),
-        (["s/0", "s/0"], "an ensemble needs two members"),
-        (["s/0", "nowhere"], "nowhere is neither a run, nor a sweep, nor a .ckpt file"),
-        (["s/0", "nowhere.ckpt"], "there is no checkpoint nowhere.ckpt"),
+        (["s/0_seed=0"], "an ensemble needs two members"),
+        (["s/0_seed=0", "s/0_seed=0"], "an ensemble needs two members"),
+        (["s/0_seed=0", "nowhere"], "nowhere is neither a run, nor a sweep, nor a .ckpt file"),
+        (["s/0_seed=0", "nowhere.ckpt"], "there is no checkpoint nowhere.ckpt"),
         (["s", "--k", "2"], "--k 2: use 2 to 3"),
         (["s", "--select", "top", "--k", "9"], "--k 9: use 2 to 3"),
     ],
@@ -458,14 +466,14 @@ def test_a_record_that_is_no_ensemble_is_refused(edit, ensemble, here, run_here)
 def test_the_config_of_an_ensemble_is_that_of_its_first_member_judged_plainly(ensemble, here):
     assert ensemble("s", "--stage", "val")[0].code == 0
     config = yaml.safe_load((here / "made" / "config.yaml").read_text())
-    first = yaml.safe_load((here / "s" / "0" / "config.yaml").read_text())
+    first = yaml.safe_load((here / "s" / "0_seed=0" / "config.yaml").read_text())
     differing = {key for key in first if config[key] != first[key]}
     assert differing <= {"name", "loss", "trainer", "eval"}
     assert config["trainer"]["precision"] == "32-true" and config["eval"]["tta"] == "none"
 
 
 def test_a_record_that_has_no_end_is_refused(ensemble, here, run_here):
-    assert ensemble("s/0", "s/1", "--stage", "val")[0].code == 0
+    assert ensemble("s/0_seed=0", "s/1_seed=1", "--stage", "val")[0].code == 0
 
     contents = torch.load(here / "made" / "checkpoints" / "best.ckpt", weights_only=True)
     for _ in range(2000):

@@ -226,11 +226,11 @@ def rates(run: str) -> list[float]:
 def test_it_is_swept_repeated_and_fine_tuned(kind, run_module, train):
     ran = run_module(kind, "-m", "seed=0,1", "hydra.sweep.dir=sweep", "trainer.max_epochs=1")
     assert ran.code == 0 and "2 jobs; " in ran.out, ran.err
-    ran = train("run=sweep/1", "hydra.run.dir=again")
-    assert ran.code == 0 and "the same as in sweep/1, to the last digit" in ran.out, ran.err
-    ran = run_module(kind, "weights=sweep/1", "hydra.run.dir=tuned", "trainer.max_epochs=1")
-    assert ran.code == 0 and "starting from the weights of sweep/1/checkpoints/" in ran.out, ran.err
-    assert Run("tuned").results["parent"]["file"].startswith("sweep/1/checkpoints/")
+    ran = train("run=sweep/1_seed=1", "hydra.run.dir=again")
+    assert ran.code == 0 and "the same as in sweep/1_seed=1, to the last digit" in ran.out, ran.err
+    ran = run_module(kind, "weights=sweep/1_seed=1", "hydra.run.dir=tuned", "trainer.max_epochs=1")
+    assert ran.code == 0 and "starting from the weights of sweep/1_seed=1/checkpoints/" in ran.out, ran.err
+    assert Run("tuned").results["parent"]["file"].startswith("sweep/1_seed=1/checkpoints/")
 
 
 @EVERY

@@ -135,7 +135,7 @@ def test_it_is_swept_and_drawn_with_the_smaller_value_as_the_better(brightness, 
 
 def test_seeds_have_a_mean_and_an_interval(brightness):
     ran = brightness("-m", "seed=0,1", "hydra.sweep.dir=sweep")
-    runs = [Run(f"sweep/{job}") for job in (0, 1)]
+    runs = [Run(f"sweep/{job}_seed={job}") for job in (0, 1)]
     tests = [run.results["test"]["rmse"] for run in runs]
     assert f"test/rmse {tests[0]:.4f} grey" in ran.out
     assert f"test/rmse {sum(tests) / 2:.4f} grey +- {abs(tests[0] - tests[1]) / math.sqrt(2):.4f} grey (" in ran.out

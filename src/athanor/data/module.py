@@ -155,6 +155,8 @@ class ArrayData(L.LightningDataModule):
         return self._eval_batches("test")
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        if isinstance(batch, Tensor):  # the example of an input that Lightning's ModelSummary runs
+            return batch.to(device)
         images, targets = batch
         images = images.to(device, non_blocking=True)
         if self.preprocess:

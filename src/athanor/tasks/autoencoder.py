@@ -67,12 +67,13 @@ class Autoencoder(Task):
         values = outputs.view(-1, *self.record["input_shape"])
         return values.clamp(0, 1) if self.record["input_dtype"].startswith("uint") else values
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        super().validation_step(batch, batch_idx)
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        judged = super().validation_step(batch, batch_idx)
         shape = self.record["input_shape"]
         if batch_idx == 0 and self.trainer.is_global_zero and len(shape) == 3 and shape[0] in (1, 3):
             images = batch[0][:SHOWN]
             self.shown = torch.cat([scaled(images), self.prediction(at_least_float32(self(images)))])
+        return judged
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()

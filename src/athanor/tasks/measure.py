@@ -13,10 +13,19 @@ class Measure:
 
     mode: `max` where a higher value is better, `min` where a lower one is.
     unit: `%` for a share in [0, 1], which is written as a percentage; else a word to put behind the number, or nothing.
+    low, high: the least and the greatest value that it can have; None: there is none.
     """
 
     mode: Literal["min", "max"]
     unit: str = ""
+    low: float | None = None
+    high: float | None = None
+
+    def within(self, value: float) -> float:
+        """The nearest value that it can have."""
+        low, high = (0.0, 1.0) if self.unit == "%" else (self.low, self.high)
+        value = value if low is None else max(low, value)
+        return value if high is None else min(high, value)
 
     def written(self, value: float) -> str:
         """A value as text: `98.25%`, or with four digits after the point."""
@@ -57,7 +66,7 @@ def sampling_interval(share: float, count: int) -> tuple[float, float]:
     z = 1.96
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
-    return centre - half, centre + half
+    return max(0.0, centre - half), min(1.0, centre + half)  # floating point may miss the ends by 1e-17
 
 
 def written(values: Mapping[str, float], measures: Mapping[str, Measure], gap: str = " ") -> str:

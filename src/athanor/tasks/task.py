@@ -22,6 +22,7 @@ from athanor.tasks import non_finite, tta
 from athanor.tasks.frozen import Frozen
 from athanor.tasks.losses import at_least_float32
 from athanor.tasks.measure import LOSS, Measure
+from athanor.tasks.metric_values import metric_measure, metric_parts
 from athanor.tasks.optimized import CONSTANT, NO_GROUPS, NOT_FROZEN, UNSCALED, Optimized
 from athanor.tasks.sums import EpochSums
 
@@ -86,10 +87,12 @@ class Task(Optimized):
         self.loss = loss
         self.total_weight = getattr(loss, "total_weight", len)  # of a batch's targets
         self.metrics = nn.ModuleDict(metrics)
-        further = {name: Measure("min" if m.higher_is_better is False else "max") for name, m in self.metrics.items()}
-        self.measures = {**type(self).measures, **further}
+        self.measures = {**type(self).measures, **{name: metric_measure(m) for name, m in self.metrics.items()}}
         # settings
         self.record = record
+        if record.keys() >= {"input_shape", "input_dtype"}:  # by which ModelSummary counts operations
+            dtype = getattr(torch, record["input_dtype"])
+            self.example_input_array = torch.zeros(1, *record["input_shape"], dtype=dtype)
         self.tta = tta
         self.seed = seed
         # torch's L-BFGS takes contiguous parameters only
@@ -98,6 +101,7 @@ class Task(Optimized):
         of_outputs = dict.fromkeys(self.summed_by_output, (len(record.get("class_names", ())),))
         self.epoch_sums = EpochSums({**dict.fromkeys(self.summed, ()), **of_outputs})
         self.predictions: list[tuple[Tensor, Tensor]] = []  # outputs and their targets, for the metrics
+        self.matrices: dict[str, Tensor] = {}  # [R, C], the values of metrics that are such, as of val/confusion_matrix
 
         if self.channels_last:
             network.to(memory_format=torch.channels_last)
@@ -176,7 +180,7 @@ class Task(Optimized):
         seed_step(self.device, self.seed, self.global_rank, self.current_epoch, batch_idx)
 
     @with_stored_signature
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         inputs, targets = batch[0], self.targets_of(*batch)
         if self.is_lbfgs:  # which calls this many times in a step; dropout draws the same masks, so it is one function
             self.on_train_batch_start(batch, batch_idx)
@@ -194,28 +198,26 @@ class Task(Optimized):
         if rest and batch_idx >= self.trainer.num_training_batches - rest:
             # of the last group of accumulated batches, which is smaller: Lightning divides by the size of a whole one
             loss = loss * (self.trainer.accumulate_grad_batches / rest)
-        return loss
+        return {"loss": loss, "outputs": outputs.detach(), "targets": targets}
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._keep(*self.evaluate("val", *batch))
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        return self._keep(self.evaluate("val", *batch))
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        outputs, targets = self.evaluate("test", *batch)
-        self._keep(outputs, targets)
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        judged = self._keep(self.evaluate("test", *batch))
         if self.tta != "none":
-            outputs = at_least_float32(tta.averaged(self, batch[0], self.tta, outputs))
-            self._judge("test_tta", outputs, targets)
+            outputs = at_least_float32(tta.averaged(self, batch[0], self.tta, judged["outputs"]))
+            self._judge("test_tta", outputs, judged["targets"])
+        return judged
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         return self.prediction(self(batch[0]).float())
 
-    def evaluate(self, stage: str, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The outputs [N, ...] of a batch, float32 or float64, whose loss and sums count for this stage, and what they
-        are compared with.
+    def evaluate(self, stage: str, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Count a batch for this stage; gives its `loss`, a scalar, its `outputs` [N, ...], float32 or float64, and the
+        `targets` that they are compared with, as callbacks get them in on_validation_batch_end(outputs=...).
         """
-        outputs, targets = at_least_float32(self(inputs)), self.targets_of(inputs, targets)
-        self._judge(stage, outputs, targets)
-        return outputs, targets
+        return self._judge(stage, at_least_float32(self(inputs)), self.targets_of(inputs, targets))
 
     def values_of(self, stage: str) -> dict[str, float]:
         """Loss and measures of all that the processes have counted for a stage, which then begins anew.
@@ -264,12 +266,15 @@ class Task(Optimized):
         self.validated = checkpoint["within_epoch"]["validated"]
         self.decays = len(checkpoint["optimizer_states"][0]["param_groups"]) > 1
 
-    def _keep(self, outputs: Tensor, targets: Tensor) -> None:
+    def _keep(self, judged: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.metrics:
-            self.predictions.append((outputs, targets))
+            self.predictions.append((judged["outputs"], judged["targets"]))
+        return judged
 
-    def _judge(self, stage: str, outputs: Tensor, targets: Tensor) -> None:
-        self._count(stage, self.loss_of(outputs, targets), outputs, targets)
+    def _judge(self, stage: str, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        loss = self.loss_of(outputs, targets)
+        self._count(stage, loss, outputs, targets)
+        return {"loss": loss, "outputs": outputs, "targets": targets}
 
     def _count(self, stage: str, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
         self.epoch_sums.add(stage, loss, len(targets), self.total_weight(targets), self.sums(outputs, targets))
@@ -293,11 +298,11 @@ class Task(Optimized):
                 metric.update(outputs, targets)
             value = metric.compute()  # of all processes
             metric.reset()
-            if value.ndim == 0:
-                self.log(f"{stage}/{name}", value)
-            else:
-                names = self.record["class_names"]
-                self.log_dict({f"{stage}/{name}/{each}": v for each, v in zip(names, value, strict=True)})
+            for path, part in metric_parts(f"{stage}/{name}", value, self.record["class_names"]):
+                if part.ndim:
+                    self.matrices[path] = part.cpu()
+                else:
+                    self.log(path, part)
         self.predictions.clear()
 
     def check_finite(self, loss: float, stage: str = "train", inputs: Tensor | None = None, batch_idx: int = 0) -> None:

@@ -37,5 +37,6 @@ def skip_empty_hooks(callbacks: Iterable[L.Callback]) -> None:
     """
     for callback in callbacks:
         for hook in BATCH_HOOKS:
-            if getattr(type(callback), hook) is getattr(L.Callback, hook):
+            is_own = hook in vars(callback)  # as those of Lightning's LambdaCallback
+            if getattr(type(callback), hook) is getattr(L.Callback, hook) and not is_own:
                 setattr(callback, hook, None)

@@ -19,7 +19,7 @@ WRONG = [
     ("callbacks=emma", "callbacks=emma does not exist"),
     ("'callbacks=[early_stopping,emma]'", "callbacks=emma does not exist", "callbacks: early_stopping"),
     ("logger=tensorbord", "did you mean tensorboard?"),
-    ("metrics=recall", "metrics: average_precision, balanced_accuracy, macro_f1, per_class, top5"),
+    ("metrics=recall", "metrics: average_precision, balanced_accuracy, confusion_matrix, macro_f1, per_class, top5"),
     ("experiment=mnist_cnm", "did you mean mnist_cnn?"),
     ("debug=fst", "debug: anomaly, fast, limit, overfit, profile"),
     ("model=cnn -m seed=0 optim=adm", "optim=adm does not exist; did you mean adam?"),

@@ -38,7 +38,7 @@ def test_a_multirun_on_two_processes_finishes_with_one_directory_a_job(sweep):
     assert (ran.code, ran.err) == (0, "")
     assert "warning" not in ran.out.lower()
     configs = sorted(path.relative_to(cwd).as_posix() for path in cwd.rglob("config.yaml"))
-    assert [path.split("/")[-2] for path in configs] == ["0", "1"]
+    assert [path.split("/")[-2] for path in configs] == ["0_seed=1", "1_seed=2"]
     assert len(list(cwd.glob("outputs/sweeps/*/*"))) == 1
     assert {path.name for path in cwd.iterdir()} == {"outputs"}
     assert "2 jobs; " in ran.out
@@ -47,7 +47,7 @@ def test_a_multirun_on_two_processes_finishes_with_one_directory_a_job(sweep):
 @pytest.mark.parametrize("job, seed", [(0, 1), (1, 2)])
 def test_each_job_on_two_processes_equals_one_process_with_its_own_seed(job, seed, sweep, train):
     _, cwd = sweep
-    [folder] = cwd.glob(f"outputs/sweeps/*/*/{job}")
+    [folder] = cwd.glob(f"outputs/sweeps/*/*/{job}_seed={seed}")
     assert train(*WORDS, f"seed={seed}", "hydra.run.dir=alone").code == 0
     two, one = Run(folder), Run("alone")
     assert (two.results["seed"], two.results["devices"], one.results["devices"]) == (seed, 2, 1)

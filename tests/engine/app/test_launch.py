@@ -60,7 +60,7 @@ def torchrun(folder: Path, repo: Path, *words: str) -> subprocess.CompletedProce
 def test_torchrun_with_a_multirun_gives_each_job_one_directory(tmp_path, repo, alone):
     done = torchrun(tmp_path, repo, "-m", *TWO, "seed=1,2")
     assert done.returncode == 0, done.stderr
-    assert [path.name for path in directories(tmp_path)] == ["0", "1"]
+    assert [path.name for path in directories(tmp_path)] == ["0_seed=1", "1_seed=2"]
     first, second = map(Run, directories(tmp_path))
     assert_equals(first, alone)
     assert second.results["seed"] == 2
@@ -130,7 +130,7 @@ def test_under_submitit_each_job_has_two_processes(tmp_path, run_process, alone)
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     ran = run_process(tmp_path, "train.py", *TWO, "launcher=local", "launcher.jobs=1", "seed=1,2")
     assert (ran.code, ran.err) == (0, "")
-    assert [path.name for path in directories(tmp_path)] == ["0", "1"]
+    assert [path.name for path in directories(tmp_path)] == ["0_seed=1", "1_seed=2"]
     assert_equals(Run(directories(tmp_path)[0]), alone)
     assert "2 jobs; " in ran.out
 

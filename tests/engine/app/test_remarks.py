@@ -85,9 +85,9 @@ def test_extra_takes_anything(words, extra, compose, tmp_path):
 def test_extra_can_be_varied_and_the_sweep_resumed(train, tmp_path):
     assert train("-m", *TINY, "extra.fold=1,2", "notes='a try... @home'", "hydra.sweep.dir=s").code == 0
     assert [run.results["extra"] for run in Sweep(tmp_path / "s").runs] == [{"fold": 1}, {"fold": 2}]
-    shutil.rmtree(tmp_path / "s" / "1")
+    shutil.rmtree(tmp_path / "s" / "1_fold=2")
     assert train("resume=s").code == 0
-    assert remarks(Run("s/1")) == {"tags": [], "notes": "a try... @home", "extra": {"fold": 2}}
+    assert remarks(Run("s/1_fold=2")) == {"tags": [], "notes": "a try... @home", "extra": {"fold": 2}}
 
 
 def test_loggers_with_a_field_for_them_get_tags_and_notes(compose):

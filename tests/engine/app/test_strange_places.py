@@ -66,7 +66,7 @@ def journey(command, place, pictures, again=()):
     assert "epoch   2/2" in succeed("train.py", f"resume={run}", "trainer.max_epochs=2")
     assert "2 jobs" in succeed("train.py", *words, "-m", "seed=0,1")
     (sweep,) = place.glob("outputs/sweeps/*/*")
-    shutil.rmtree(sweep / "1")
+    shutil.rmtree(sweep / "1_seed=1")
     assert "2 jobs" in succeed("train.py", f"resume={sweep}", *again)
     assert sorted(path.name for path in place.glob("outputs/sweeps/*/*/*/config.yaml")) == ["config.yaml"] * 2
     assert "recorded" in succeed("scripts/evaluate.py", run)

@@ -34,11 +34,11 @@ def returned(train, tmp_path, monkeypatch):
 
 def test_a_sweeper_gets_the_monitored_value_and_the_worst_of_a_failed_job(returned):
     good, failed = returned("-m", "optim.lr=0.01,1e30", "hydra.sweep.dir=sweep")
-    assert good == Run("sweep/0").results["val"]["loss"] and failed == float("inf")
-    assert Run("sweep/1").results["status"] == "failed"
+    assert good == Run("sweep/0_lr=0.01").results["val"]["loss"] and failed == float("inf")
+    assert Run("sweep/1_lr=1e30").results["status"] == "failed"
 
 
 def test_it_follows_the_monitor_whose_worst_value_may_be_the_least(returned):
     monitor = "monitor={metric: val/acc, mode: max}"
     good, failed = returned("-m", "optim.lr=0.01,1e30", monitor, "hydra.sweep.dir=sweep")
-    assert good == Run("sweep/0").results["val"]["acc"] and failed == -float("inf")
+    assert good == Run("sweep/0_lr=0.01").results["val"]["acc"] and failed == -float("inf")

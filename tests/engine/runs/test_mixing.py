@@ -60,15 +60,15 @@ def refused(ran, text):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        ("s/0 --stage val data.split_seed=1", "s/0/checkpoints/best.ckpt was trained on "),
-        ("s/0 --stage val data.limit=600", " validation images\n  use the split that it was trained with"),
-        ("s/0 --stage val data.folds=4", "s/0/checkpoints/best.ckpt was trained on "),
-        ("p/0 data.split_seed=1", " test images\n  use the split that it was trained with"),
-        ("p/0 data.test_fraction=0.4", " test images\n  use the split that it was trained with"),
-        (f"s/0 data=image_folder {' '.join(PHOTOS[len(TINY) + 1 :])}", "this data has class_names"),
-        ("s/0 model.activation=tanh", "model.activation=tanh belongs to the weights"),
-        ("s/0 data.preprocess=zca", "data.preprocess=zca belongs to the weights"),
-        ("s/0 seed=3", "seed=3 belongs to the weights or to their training"),
+        ("s/0_seed=0 --stage val data.split_seed=1", "s/0_seed=0/checkpoints/best.ckpt was trained on "),
+        ("s/0_seed=0 --stage val data.limit=600", " validation images\n  use the split that it was trained with"),
+        ("s/0_seed=0 --stage val data.folds=4", "s/0_seed=0/checkpoints/best.ckpt was trained on "),
+        ("p/0_seed=0 data.split_seed=1", " test images\n  use the split that it was trained with"),
+        ("p/0_seed=0 data.test_fraction=0.4", " test images\n  use the split that it was trained with"),
+        (f"s/0_seed=0 data=image_folder {' '.join(PHOTOS[len(TINY) + 1 :])}", "this data has class_names"),
+        ("s/0_seed=0 model.activation=tanh", "model.activation=tanh belongs to the weights"),
+        ("s/0_seed=0 data.preprocess=zca", "data.preprocess=zca belongs to the weights"),
+        ("s/0_seed=0 seed=3", "seed=3 belongs to the weights or to their training"),
     ],
 )
 def test_an_evaluation_of_what_was_trained_on_or_of_other_settings_is_refused(words, text, here, run_here):
@@ -76,19 +76,19 @@ def test_an_evaluation_of_what_was_trained_on_or_of_other_settings_is_refused(wo
 
 
 def test_an_evaluation_on_other_images_says_what_differs(here, run_here):
-    ran = run_here("scripts/evaluate.py", "s/0", "data.limit=300")
+    ran = run_here("scripts/evaluate.py", "s/0_seed=0", "data.limit=300")
     assert ran.code == 0, ran.err
     assert "not the data of the run: test 359 then, " in ran.out
     draw(here, seed=1, share=0.75)
-    ran = run_here("scripts/evaluate.py", "p/0")
+    ran = run_here("scripts/evaluate.py", "p/0_seed=0")
     assert ran.code == 0, ran.err
     assert "not the data of the run: train_hash" in ran.out and "not the data of the run: test_hash" in ran.out
-    ran = run_here("scripts/evaluate.py", "p/1", "--stage", "val")
+    ran = run_here("scripts/evaluate.py", "p/1_seed=1", "--stage", "val")
     assert "not the data of the run: train_hash" in ran.out
 
 
 def test_an_evaluation_on_the_same_images_says_nothing(here, run_here):
-    ran = run_here("scripts/evaluate.py", "p/0", "data.eval_batch_size=7", "metrics=macro_f1")
+    ran = run_here("scripts/evaluate.py", "p/0_seed=0", "data.eval_batch_size=7", "metrics=macro_f1")
     assert ran.code == 0 and "not the data" not in ran.out
 
 
@@ -122,15 +122,20 @@ def test_the_hash_of_an_image_is_that_of_its_pixels_wherever_it_lies():
 
 def test_members_whose_images_have_been_replaced_are_refused(here, run_here):
     draw(here, seed=1, share=0.75)
-    refused(run_here("scripts/ensemble.py", "p"), "p/0 was trained on other images than these")
+    refused(run_here("scripts/ensemble.py", "p"), "p/0_seed=0 was trained on other images than these")
 
 
 def test_members_of_another_split_or_data_set_are_refused(here, run_here, train):
     assert train(*DIGITS, "data.split_seed=1", "hydra.run.dir=a").code == 0
-    refused(run_here("scripts/ensemble.py", "s/0", "a"), "of the 40 validation images of s/0")
+    refused(run_here("scripts/ensemble.py", "s/0_seed=0", "a"), "of the 40 validation images of s/0_seed=0")
     assert train(*PHOTOS, "data.split_seed=1", "hydra.run.dir=b").code == 0
-    refused(run_here("scripts/ensemble.py", "p/0", "b"), "b was trained on other images than these: p/0 has others")
-    refused(run_here("scripts/ensemble.py", "s/0", "p/0"), "members of an ensemble need the same class_names")
+    refused(
+        run_here("scripts/ensemble.py", "p/0_seed=0", "b"),
+        "b was trained on other images than these: p/0_seed=0 has others",
+    )
+    refused(
+        run_here("scripts/ensemble.py", "s/0_seed=0", "p/0_seed=0"), "members of an ensemble need the same class_names"
+    )
 
 
 def test_an_ensemble_knows_what_its_members_were_trained_on(here, run_here):
@@ -144,36 +149,36 @@ def test_an_ensemble_knows_what_its_members_were_trained_on(here, run_here):
 
 @pytest.mark.parametrize("words", ["data.split_seed=1", "data.limit=null", "data.folds=4"])
 def test_weights_that_were_trained_on_what_would_validate_are_refused(words, here, train):
-    ran = train(*DIGITS, "weights=s/0", words, "hydra.run.dir=a")
-    refused(ran, "s/0/checkpoints/best.ckpt was trained on ")
+    ran = train(*DIGITS, "weights=s/0_seed=0", words, "hydra.run.dir=a")
+    refused(ran, "s/0_seed=0/checkpoints/best.ckpt was trained on ")
 
 
 def test_weights_of_other_images_are_taken_and_said_and_their_parents_count(here, train):
-    ran = train(*PHOTOS, "weights=s/0", "data.preprocess=symmetric", "hydra.run.dir=a")
+    ran = train(*PHOTOS, "weights=s/0_seed=0", "data.preprocess=symmetric", "hydra.run.dir=a")
     assert ran.code == 0, ran.err
     assert "its weights were trained on other images: 360 of digits: " in ran.out
     assert "data.preprocess was {'_target_': 'athanor.data.preprocess.Standardize'} for these weights" in ran.out
     ran = train(*DIGITS, "weights=a", "data.split_seed=1", "hydra.run.dir=b")
-    refused(ran, "a/checkpoints/best.ckpt was trained on ")  # that is, the digits that s/0 was trained on
+    refused(ran, "a/checkpoints/best.ckpt was trained on ")  # that is, the digits that s/0_seed=0 was trained on
     assert train(*DIGITS, "weights=a", "hydra.run.dir=c").code == 0
-    assert Run("c").results["parent"]["parent"]["file"] == "s/0/checkpoints/best.ckpt"
+    assert Run("c").results["parent"]["parent"]["file"] == "s/0_seed=0/checkpoints/best.ckpt"
 
 
 def test_a_head_that_is_kept_for_other_classes_is_said(here, train):
     for name, other in ("cat", "cow"), ("dog", "horse"):
         (here / "photos" / name).rename(here / "photos" / other)
-    ran = train(*PHOTOS, "weights=p/0", "hydra.run.dir=a")
+    ran = train(*PHOTOS, "weights=p/0_seed=0", "hydra.run.dir=a")
     assert ran.code == 0, ran.err
     assert "the head was trained for other classes: cat, dog, and now cow, horse" in ran.out
 
 
 def test_a_run_records_its_parent_and_goes_on_without_it(here, train):
-    words = [*DIGITS, "weights=s/0", "trainer.max_epochs=2", "eval.test=false"]
+    words = [*DIGITS, "weights=s/0_seed=0", "trainer.max_epochs=2", "eval.test=false"]
     assert train(*words, "hydra.run.dir=whole").code == 0
     assert train(*words, "trainer.max_epochs=1", "hydra.run.dir=parts").code == 0
     parent = Run("parts").results["parent"]
-    source = Run("s/0").results
-    assert parent["file"] == "s/0/checkpoints/best.ckpt" and len(parent["digest"]) == 16
+    source = Run("s/0_seed=0").results
+    assert parent["file"] == "s/0_seed=0/checkpoints/best.ckpt" and len(parent["digest"]) == 16
     assert [parent["val/acc"], parent["test/acc"]] == [source["val"]["acc"], source["test"]["acc"]]
     shutil.rmtree("s")
     ran = train("resume=parts", "trainer.max_epochs=2")
@@ -195,7 +200,7 @@ def assert_same(whole, parts):
 
 @pytest.mark.parametrize("prefix", ["", "network."])
 def test_weights_may_be_a_plain_state_dict(prefix, here, train):
-    state = Run("s/0").task().network.state_dict()
+    state = Run("s/0_seed=0").task().network.state_dict()
     torch.save({f"{prefix}{name}": value for name, value in state.items()}, "model.pt")
     ran = train(*DIGITS, "weights=model.pt", "optim.lr=0", "hydra.run.dir=a")
     assert ran.code == 0, ran.err
@@ -217,9 +222,9 @@ def test_a_file_that_is_no_state_dict_is_refused(here, train):
 
 def test_a_run_that_goes_on_or_is_repeated_on_other_images_says_so(here, train):
     draw(here, seed=1, share=0.75)
-    ran = train("run=p/0", "hydra.run.dir=a")
-    assert "not as p/0: data.train_hash" in ran.out
-    ran = train("resume=p/0", "trainer.max_epochs=2")
+    ran = train("run=p/0_seed=0", "hydra.run.dir=a")
+    assert "not as p/0_seed=0: data.train_hash" in ran.out
+    ran = train("resume=p/0_seed=0", "trainer.max_epochs=2")
     assert ran.code == 0 and "not as before: data.train_hash" in ran.out
 
 
@@ -227,7 +232,7 @@ def test_a_run_whose_images_are_dealt_out_anew_does_not_go_on(here, train):
     for i in range(20, 30):
         for name in "cat", "dog":
             Image.new("L", (8, 8), i).save(f"photos/{name}/{i}.png")
-    refused(train("resume=p/0", "trainer.max_epochs=2"), "p/0 was trained on ")
+    refused(train("resume=p/0_seed=0", "trainer.max_epochs=2"), "p/0_seed=0 was trained on ")
 
 
 # sweeps
@@ -235,25 +240,25 @@ def test_a_run_whose_images_are_dealt_out_anew_does_not_go_on(here, train):
 
 @pytest.mark.parametrize("word", ["seed=3,4", "seed=0,1,2", "optim.lr=0.05", "study=learning_rates", "model=cnn"])
 def test_a_sweep_goes_on_with_its_own_settings(word, here, train):
-    shutil.rmtree("s/1")
+    shutil.rmtree("s/1_seed=1")
     refused(train("resume=s", word), "resume=s goes on with the sweep's own settings")
-    assert not Path("s/1").exists()
+    assert not Path("s/1_seed=1").exists()
 
 
 def test_a_sweep_whose_settings_have_changed_in_a_file_does_not_go_on(here, train):
-    shutil.rmtree("s/1")
+    shutil.rmtree("s/1_seed=1")
     recorded = json.loads(Path("s/sweep.json").read_text())
     for key, value in {"optim.lr": 0.1, "seed": "0,1,2"}.items():  # as if a file had said so when the sweep began
         changed = {**recorded, "settings": {**recorded["settings"], key: value}}
         Path("s/sweep.json").write_text(json.dumps(changed))
         refused(train("resume=s"), f"resume=s: {key} was {value} and is ")
-    assert not Path("s/1").exists()
+    assert not Path("s/1_seed=1").exists()
 
 
 def test_a_job_whose_record_is_of_other_settings_does_not_go_on(here, train):
-    config = Path("s/0/config.yaml")
+    config = Path("s/0_seed=0/config.yaml")
     config.write_text(config.read_text().replace("widths:\n  - 8", "widths:\n  - 9"))
-    refused(train("resume=s"), "job 0 of resume=s: model.widths was [9] and is [8] now")
+    refused(train("resume=s"), "job 0_seed=0 of resume=s: model.widths was [9] and is [8] now")
 
 
 def test_a_sweep_that_goes_on_with_other_code_says_so(here, train):
@@ -264,11 +269,11 @@ def test_a_sweep_that_goes_on_with_other_code_says_so(here, train):
 
 
 def test_a_new_limit_of_the_training_is_one_of_all_jobs(here, train):
-    shutil.rmtree("s/1")
+    shutil.rmtree("s/1_seed=1")
     assert train("resume=s", "trainer.max_epochs=2").code == 0
     assert [run.results["epochs"] for run in Sweep("s").runs] == [2, 2]
     ran = train("resume=s")  # which keeps the limit
-    assert "s/0 has finished already" in ran.out and "s/1 has finished already" in ran.out
+    assert "s/0_seed=0 has finished already" in ran.out and "s/1_seed=1 has finished already" in ran.out
     assert [run.config["trainer"]["max_epochs"] for run in Sweep("s").runs] == [2, 2]
 
 
@@ -299,7 +304,9 @@ def test_an_interrupted_student_goes_on_with_its_teacher_to_the_bit(here, run_he
     assert_same("whole", "parts")
     results = Run("parts").results
     assert results["made"] == "student" and results["temperature"] == 2
-    assert list(results["teacher"]) == ["s/0", "s/1"] and results["digest"] == Run("whole").results["digest"]
+    assert (
+        list(results["teacher"]) == ["s/0_seed=0", "s/1_seed=1"] and results["digest"] == Run("whole").results["digest"]
+    )
 
 
 @pytest.fixture

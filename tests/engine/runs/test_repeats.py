@@ -62,7 +62,8 @@ def test_jobs_that_differ_in_the_seed_alone_are_one_row_with_their_interval(swee
     text = found.collect()
     mean, deviation = statistics.fmean(accs), statistics.stdev(accs)
     half = 4.3026527 * deviation / math.sqrt(3)
-    assert f"  3 seeds  val/acc {mean:.2%} +- {deviation:.2%} ({mean - half:.2%} to {mean + half:.2%})" in text
+    assert mean + half > 1  # which no accuracy is
+    assert f"  3 seeds  val/acc {mean:.2%} +- {deviation:.2%} ({mean - half:.2%} to 100.00%)" in text
     assert text.count(" seeds  val/acc") == 2
     assert "model=linear" not in text[text.index("mean +-") :]
     with open(found.dir / "results.csv") as file:
@@ -73,7 +74,8 @@ def test_jobs_that_differ_in_the_seed_alone_are_one_row_with_their_interval(swee
     assert float(row["val/acc"]) == pytest.approx(mean)
     assert float(row["test/acc"]) == pytest.approx(mean - 0.01)
     assert float(rows[7]["val/acc"]) == pytest.approx(deviation)
-    assert [float(rows[i]["val/acc"]) for i in (8, 9)] == pytest.approx([mean - half, mean + half])
+    assert [float(rows[i]["val/acc"]) for i in (8, 9)] == pytest.approx([mean - half, 1])
+    assert [float(rows[i]["val/loss"]) for i in (8, 9)] == pytest.approx([1 - mean - half, 1 - mean + half])
 
 
 def test_a_job_that_failed_is_no_repeat(sweep):
@@ -102,7 +104,7 @@ def test_folds_and_splits_are_repeats_too(sweep):
     text = found.collect()
     mean, deviation = statistics.fmean(accs), statistics.stdev(accs)
     half = 4.3026527 * deviation / math.sqrt(3)
-    assert f"  3 folds  val/acc {mean:.2%} +- {deviation:.2%} ({mean - half:.2%} to {mean + half:.2%})" in text
+    assert f"  3 folds  val/acc {mean:.2%} +- {deviation:.2%} ({mean - half:.2%} to 100.00%)" in text
     assert "  2 splits  val/acc 60.00%" in text
     with open(found.dir / "results.csv") as file:
         row = list(csv.DictReader(file))[5]
@@ -129,6 +131,32 @@ def test_the_best_setting_is_tested_not_the_luckiest_run(sweep):
     assert lines[at + 1 :] == [f"  python scripts/evaluate.py {found.dir / '3'}"]
 
 
+def test_the_table_has_the_best_job_first_and_marks_it_and_the_failed_last(sweep):
+    jobs = [("optim.lr=1", 0.5), ("optim.lr=2", None), ("optim.lr=3", math.nan), ("optim.lr=4", 0.9)]
+    lines = sweep(*jobs).collect().splitlines()[1:5]
+    assert [line.split()[0] for line in lines] == ["3", "0", "2", "1"]
+    assert lines[0].endswith("   optim.lr=4   <- best by val/loss") and "val/acc  90.00%   " in lines[0]
+    assert "   val/loss 0.1000   " in lines[0]  # by which they are sorted
+    assert [line.count("best") for line in lines] == [1, 0, 0, 0]
+
+
+def test_over_seeds_the_setting_with_the_best_mean_is_marked_and_no_seed_is(sweep):
+    jobs = [("model=a seed=0", 0.99), ("model=a seed=1", 0.5), ("model=b seed=0", 0.8), ("model=b seed=1", 0.82)]
+    lines = sweep(*jobs).collect().splitlines()
+    means = [line for line in lines if " seeds " in line]
+    assert means[0].endswith("model=b   <- best by val/loss") and means[1].endswith("model=a")
+    assert len(means) == 2 and sum("best" in line for line in lines) == 1
+
+
+def test_of_seeds_alone_none_is_the_best(sweep):
+    assert "best" not in sweep(("seed=5", 0.9), ("seed=6", 0.8)).collect()
+
+
+def test_jobs_of_several_data_sets_are_not_compared_with_one_another(sweep):
+    text = sweep(("data=a", 0.9), ("data=b optim.lr=1", 0.5), ("data=b optim.lr=2", 0.6)).collect()
+    assert [line.split()[0] for line in text.splitlines() if "best" in line] == ["2"]
+
+
 def test_each_data_set_has_a_job_of_its_own_to_test(sweep):
     found = sweep(("data=a optim.lr=1", 0.9), ("data=a optim.lr=2", 0.8), ("data=b optim.lr=1", 0.5), test=False)
     assert found.collect().count("scripts/evaluate.py") == 2
@@ -137,7 +165,7 @@ def test_each_data_set_has_a_job_of_its_own_to_test(sweep):
 def test_a_multirun_over_seeds_ends_with_the_table(train):
     ran = train("-m", "seed=0,1", "model=linear", "data.limit=200", "trainer.max_epochs=1", "hydra.sweep.dir=sweep")
     assert (ran.code, ran.err) == (0, "")
-    accs = [Run(f"sweep/{job}").results["test"]["acc"] for job in (0, 1)]
+    accs = [run.results["test"]["acc"] for run in Sweep("sweep").runs]
     assert f"test/acc {statistics.fmean(accs):.2%} +- {statistics.stdev(accs):.2%}" in ran.out
 
 

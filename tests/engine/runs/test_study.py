@@ -43,6 +43,7 @@ def make_study(tmp_path):
             if accuracies:
                 results["val"] = {"acc": accuracies[-1], "loss": 1 - accuracies[-1]}
             (folder / "results.json").write_text(json.dumps(results))
+            (folder / "config.yaml").write_text("monitor: {metric: val/loss, mode: min}\n")
             rows = [f"{10 * i + 9},{i},val/acc,{acc}\n{10 * i},,lr,{0.1 * i}\n" for i, acc in enumerate(accuracies)]
             (folder / "metrics.csv").write_text("step,epoch,metric,value\n" + "".join(rows))
         return Study("fake", {"title": "A title", "panels": panels}, Sweep(tmp_path))
@@ -216,7 +217,7 @@ def test_the_figure_and_the_table_are_there_when_a_job_failed_and_again_when_the
     assert path.is_file()
     path.unlink()
     ran = train("resume=sweep")
-    assert "0 has finished already" in ran.out
+    assert "0_lr=0.1 has finished already" in ran.out
     assert path.is_file() and len(figures) == 2
 
 

@@ -113,10 +113,14 @@ def refuse_seconds(words: list[str]) -> None:
 
 
 def in_quotes(word: str) -> str:
-    """A word whose value has letters that Hydra's grammar lacks, as name=é, with the value in quotes."""
-    key, _, value = word.partition("=")
-    is_plain = not value.isascii() and not re.search(r"['\"\[\]{}(),$]", value)
-    return f"{key}={quoted(value)}" if is_plain and key not in ("resume", "run") else word
+    """A word whose values have letters that Hydra's grammar lacks, as name=é or weights=sweep/0_lr=0.1, with these in
+    quotes.
+    """
+    key, equals, value = word.partition("=")
+    if not equals or key in ("resume", "run") or word.startswith("-") or re.search(r"['\"\[\]{}()$]", value):
+        return word
+    values = [part if part.isascii() and "=" not in part else quoted(part) for part in value.split(",")]
+    return f"{key}={','.join(values)}"
 
 
 def words_of_sweep(words: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 
 from athanor.base.errors import require
 from athanor.base.text import printable
@@ -18,22 +18,33 @@ from athanor.engine.app import slots
 from athanor.engine.app.command_line import quoted
 from athanor.engine.app.explain import explain
 from athanor.engine.app.ranks import agreed, is_main_process
+from athanor.engine.config import hydra_versions
 from athanor.engine.config.check_study import check_study
 from athanor.engine.runs.claim import claim
+from athanor.engine.runs.job_folder import job_folder
 from athanor.engine.runs.run import Run
 from athanor.engine.runs.study import conclude_study
 from athanor.engine.runs.sweep import Sweep, compared_settings
 from athanor.training import slurm
 
 
+def folder_of_job(sweep: str, number: int, words: ListConfig, varied: ListConfig) -> str:
+    return job_folder(sweep, number, OmegaConf.to_container(words, resolve=False), varied)
+
+
+# for configs/hydra/output; the processes of launchers have it as well, as they unpickle the callback below
+hydra_versions.register_resolver("job_folder", folder_of_job, replace=True)
+
+
 class Directories(Callback):
     """Gives each run and each sweep a directory of its own, and ends a sweep with its table.
 
     typed: the words of the command line, which the sweep records. resume: continue in the sweep's directory.
+    varied: the settings by which the folders of jobs are named; configs/hydra/output reads it from here.
     """
 
-    def __init__(self, typed: Sequence[str] = (), resume: bool = False) -> None:
-        self.typed, self.resume = list(typed), resume
+    def __init__(self, typed: Sequence[str] = (), resume: bool = False, varied: Sequence[str] = ()) -> None:
+        self.typed, self.resume, self.varied = list(typed), resume, list(varied)
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.resume is None:
@@ -61,6 +72,8 @@ class Directories(Callback):
         set_hydra(config, "sweep", directory)
         with read_write(config.hydra), open_dict(config.hydra):  # each job is composed anew, from these words
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(directory)}")
+            keys = ",".join(map(quoted, varied))
+            config.hydra.overrides.hydra.append(f"hydra.callbacks.directories.varied=[{keys}]")
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.get("launcher") and config.hydra.launcher._target_.endswith(".LocalLauncher"):

@@ -14,6 +14,7 @@ from torch import nn
 
 from athanor.base.errors import UserError, require
 from athanor.callbacks.any_module import AnyModule
+from athanor.callbacks.progress import EpochProgress
 from athanor.callbacks.stopwatch import Stopwatch
 from athanor.craft.ensembles.network import Ensemble, EnsembleClassifier
 from athanor.data.any_data_module import AnyDataModule
@@ -25,7 +26,7 @@ from athanor.data.sources.checks import check_values
 from athanor.data.streamed import at_distances, statistics_index
 from athanor.engine.config import schema, trust
 from athanor.engine.config.facts import refuse_facts
-from athanor.engine.config.refusals import refuse
+from athanor.engine.config.refusals import refuse, refuse_metrics, refuse_twins
 from athanor.engine.config.secrets import reveal
 from athanor.engine.config.signatures import check_arguments, signature
 from athanor.optim.groups import OwnGroups
@@ -136,6 +137,8 @@ def task(cfg: dict, data: ArrayData) -> L.LightningModule:
         module.fresh_network = lambda: set_first_weights(module, preprocess, model(record), cfg, data)
     if network:
         set_first_weights(module, preprocess, network, cfg, data)
+    if isinstance(module, Task):
+        refuse_metrics(module, data, cfg["monitor"]["metric"])
     return module
 
 
@@ -290,9 +293,13 @@ def trainer(
     for logger in loggers:
         logger.log_hyperparams(facts["parameters"])
     agreement = Agreement()
-    built = (build(node, "callbacks", agreement=agreement, seed=cfg["seed"]) for node in callback_nodes.values())
+    facts = {"agreement": agreement, "seed": cfg["seed"]}
+    built = {name: build(node, "callbacks", **facts) for name, node in callback_nodes.items()}
+    refuse_twins(built)
+    if sum(isinstance(callback, ProgressBar) for callback in built.values()) > 1:  # a person's replaces ours
+        built = {name: callback for name, callback in built.items() if type(callback) is not EpochProgress}
     is_task = isinstance(module, Task)
-    callbacks = [*([] if is_task else [AnyModule(cfg["monitor"]["metric"])]), *built, Stopwatch()]
+    callbacks = [*([] if is_task else [AnyModule(cfg["monitor"]["metric"])]), *built.values(), Stopwatch()]
     overhead.skip_empty_hooks(callbacks)
     handed = {
         "callbacks": callbacks,

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from athanor.base.errors import UserError, require
-from athanor.engine.config import check_study, facts, monitors, options, schema, settings
+from athanor.engine.config import check_study, facts, monitors, options, refusals, schema, settings
 from athanor.engine.config.secrets import resolve, reveal
 from athanor.engine.config.signatures import check_key, check_value, signature, type_hint
 from athanor.training.devices import device_type
@@ -46,6 +46,7 @@ def check(cfg: dict) -> None:
             check_group(name, group, cfg.get(name) or {})
     check_reading(cfg["data"])
     check_task(cfg)
+    refusals.refuse_callbacks(cfg.get("callbacks") or {}, schema.is_task(locate("task", cfg["task"]["_target_"])))
     monitors.check_monitors(cfg)
     check_trainer(cfg["trainer"])
     check_optim(cfg["optim"] or {})

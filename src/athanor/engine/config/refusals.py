@@ -1,14 +1,95 @@
 """What is refused before training because the settings, the data and this machine do not go together."""
 
 import pkgutil
+import warnings
 
 import torch
+from lightning.pytorch import callbacks
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from athanor.base.errors import UserError
 from athanor.data.any_data_module import AnyDataModule
 from athanor.data.module import ArrayData
+from athanor.data.streamed import at_distances
 from athanor.tasks import tta
+from athanor.tasks.losses import at_least_float32
+from athanor.tasks.metric_values import metric_parts
+from athanor.tasks.task import Task
 from athanor.training import devices
+
+TRIED = 16  # inputs on which metrics are tried before training
+
+# Lightning's callbacks that would do something else here than they say: why, and what does it instead
+CALLBACKS: dict[type[callbacks.Callback], str] = {
+    callbacks.ModelCheckpoint: "a run is resumed, tested and evaluated from what callbacks.checkpoints writes\n  "
+    "set its top_k, keep and every_minutes, and monitor.metric",
+    callbacks.OnExceptionCheckpoint: "a run goes on from last.ckpt, which is of a step that has not failed\n  "
+    "set callbacks.checkpoints.every_minutes",
+    callbacks.StochasticWeightAveraging: "the averages would come after the last checkpoint, so that no test and no "
+    "evaluation had them\n  type callbacks=swa",
+    callbacks.LearningRateFinder: "it looks for an attribute lr of the module, and reads one order of the images\n  "
+    "type callbacks=lr_range",
+    callbacks.BatchSizeFinder: "it would train with the size that it finds, and the run would record another\n  "
+    "set data.batch_size, for which python scripts/lr_range.py data.batch_size=64,128,256 finds the learning rates",
+    callbacks.GradientAccumulationScheduler: "schedules, averages and early stopping would be told a wrong number of "
+    "steps\n  set trainer.accumulate_grad_batches",
+    callbacks.ModelPruning: "checkpoints do not hold its masks, so a run that is resumed would prune other weights\n  "
+    "in a notebook, use torch.nn.utils.prune on Run(<run>).task().network",
+    callbacks.SpikeDetection: "Lightning cannot load its state, so the run could not be resumed\n  "
+    "a loss that is not finite ends a run anyway, and trainer.gradient_clip_val=1 limits a step",
+    callbacks.BasePredictionWriter: "train.py predicts nothing\n  type python scripts/predict.py <run> <files> "
+    "--csv predictions.csv",
+}
+OF_TASKS: dict[type[callbacks.Callback], str] = {
+    callbacks.BaseFinetuning: "the optimizer of a task has its groups from the first step on\n  "
+    "set model.freeze=all_but_head, and model.freeze_epochs=<epochs> to train all of it later",
+}
+
+
+def refuse_callbacks(nodes: dict[str, dict | None], is_task: bool) -> None:
+    """Raise UserError for the first of Lightning's callbacks that would not do what it says."""
+    refused = {**CALLBACKS, **(OF_TASKS if is_task else {})}
+    for name, node in nodes.items():
+        target = pkgutil.resolve_name(node["_target_"]) if node else None
+        for kind in filter(lambda kind: isinstance(target, type) and issubclass(target, kind), refused):
+            raise UserError(f"callbacks.{name}: {kind.__name__} is not taken: {refused[kind]}")
+
+
+def refuse_twins(built: dict[str, callbacks.Callback]) -> None:
+    """Raise UserError for two callbacks, by their names in the config, whose states a checkpoint cannot tell apart."""
+    keys: dict[str, str] = {}
+    for name, callback in built.items():
+        first = keys.setdefault(callback.state_key, name)
+        if first != name and is_overridden("state_dict", callback, callbacks.Callback):
+            raise UserError(
+                f"callbacks.{name} and callbacks.{first} are both {callback.state_key}, and a checkpoint cannot tell "
+                f"their states apart\n  type callbacks.{first}=null, or give one of them other arguments"
+            )
+
+
+def refuse_metrics(module: Task, data: ArrayData, monitor: str) -> None:
+    """Raise UserError where a metric gives what cannot be shown, or no number under the name that is monitored.
+
+    Each is tried on a few training inputs, in the network as it is at first; nothing of that stays.
+    """
+    if not module.metrics or module.views > 1:  # views are made of batches
+        return
+    index = at_distances(data.train_index, TRIED)
+    inputs, targets = data.source.train_inputs[index], data.source.train_targets[index]
+    numbers = [f"val/{name}" for name in type(module).measures]
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), torch.compiler.set_stance("force_eager"):
+        outputs = at_least_float32(module.eval()(inputs))
+        targets = module.targets_of(inputs, targets)
+    module.train()
+    for name, metric in module.metrics.items():
+        metric.update(outputs, targets)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of classes that are not among these few
+            parts = metric_parts(f"val/{name}", metric.compute(), module.record["class_names"])
+            numbers += [path for path, part in parts if not part.ndim]
+        metric.reset()
+    if monitor.startswith("val/") and monitor not in numbers:
+        raise UserError(f"monitor.metric={monitor} is no single number; choose from: {', '.join(numbers)}")
 
 
 def refuse(cfg: dict, data: ArrayData | AnyDataModule, callbacks: dict[str, dict]) -> None:

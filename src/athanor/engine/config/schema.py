@@ -204,7 +204,7 @@ GROUPS: dict[str, Group] = {  # by the path of the node
     "scheduler.momentum": Group("a schedule", is_schedule, beside={"length": float}, recorded=None),
     "metrics": Group(
         "a metric",
-        subclass_of("torchmetrics.Metric"),
+        lambda target: any(subclass_of(f"torchmetrics.{name}")(target) for name in ("Metric", "MetricCollection")),
         several=True,
         made="metrics",
         rebuilt=True,

@@ -4,9 +4,11 @@ import math
 import re
 import statistics
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from athanor.engine.runs.run import Run
+from athanor.tasks.measure import LOSS, measure_of, stage_and_name
 
 REPEATS = {"data.split_seed": "splits", "data.fold": "folds", "seed": "seeds"}  # settings that only repeat, in words
 
@@ -89,19 +91,33 @@ def numbers_of(runs: list[Run], key: str) -> list[float]:
     return numbers
 
 
+def monitored_cost(runs: list[Run], monitor: dict[str, str]) -> float:
+    """The mean of the monitored metric over runs as a number that is the smaller the better it is.
+
+    Infinite where a run has not finished, or has no finite value. monitor: metric and mode, as in the config.
+    """
+    stage, name = stage_and_name(monitor["metric"])
+    values = [run.results.get(stage, {}).get(name, math.nan) for run in runs if run.results["status"] == "finished"]
+    if len(values) < len(runs) or not all(map(math.isfinite, values)):
+        return math.inf
+    return statistics.fmean(values) if monitor["mode"] == "min" else -statistics.fmean(values)
+
+
 def statistics_of(group: list[Run]) -> dict[str, dict[str, float]]:
     """Mean, standard deviation and ends of the 95 % interval of each val and test metric that all runs have.
 
     Folds share training images, so that an interval over folds is a little too narrow (Bengio and Grandvalet 2004).
+    The interval is cut where it leaves the values that the metric can have, as an accuracy of 0 to 100 %.
     """
-    table, parts = {}, units(group)
+    table, parts, measures = {}, units(group), group[0].measures
     for stage in "val", "test":
         shared = set.intersection(*(set(run.results.get(stage, {})) for run in group))
         for name in (name for name in group[0].results.get(stage, {}) if name in shared):
             means = [statistics.fmean(run.results[stage][name] for run in unit) for unit in parts]
             mean, deviation = mean_and_deviation(means)
-            half = half_interval(deviation, len(means))
-            table[f"{stage}/{name}"] = {"mean": mean, "std": deviation, "low": mean - half, "high": mean + half}
+            half, measure = half_interval(deviation, len(means)), measure_of(f"{stage}/{name}", measures) or LOSS
+            low, high = measure.within(mean - half), measure.within(mean + half)
+            table[f"{stage}/{name}"] = {"mean": mean, "std": deviation, "low": low, "high": high}
     return table
 
 
@@ -116,16 +132,20 @@ def repeat_rows(runs: list[Run]) -> list[dict[str, Any]]:
     return rows
 
 
-def repeat_lines(runs: list[Run], shared: set[str]) -> list[str]:
-    """For the terminal: headlines with deviation and interval. Words that all jobs share are left out."""
+def repeat_lines(groups: list[list[Run]], shared: set[str], marks: dict[Path, str]) -> list[str]:
+    """For the terminal: headlines with deviation and interval. Words that all jobs share are left out.
+
+    marks: what to write behind a group of runs, by the directory of its first.
+    """
     lines = []
-    for group in repeated(runs):
+    for group in groups:
         headline, table, scores = group[0].headline, statistics_of(group), []
         for metric in (name for name in (f"val/{headline}", f"test/{headline}") if name in table):
             texts = {kind: group[0].measures[headline].written(value) for kind, value in table[metric].items()}
             scores.append(f"{metric} {texts['mean']} +- {texts['std']} ({texts['low']} to {texts['high']})")
         differing = " ".join(word for word in words(group).split() if word not in shared)
-        lines.append(f"  {counted(group):>9}  {'   '.join(scores)}   {differing}".rstrip())
+        mark = marks.get(group[0].dir, "")
+        lines.append(f"  {counted(group):>9}  {'   '.join(scores)}   {differing}{mark}".rstrip())
     return ["", "  mean +- standard deviation of repeats (95 % interval of the mean)", *lines] if lines else []
 
 

@@ -131,7 +131,10 @@ class Run:
     def measures(self) -> dict[str, Measure]:
         """What the run has measured, the headline first; only the loss where results.json does not say it."""
         rows = self.results.get("measures", {"loss": {"mode": "min"}})
-        return {name: Measure(row["mode"], row.get("unit", "")) for name, row in rows.items()}
+        return {
+            name: Measure(row["mode"], row.get("unit", ""), row.get("low"), row.get("high"))
+            for name, row in rows.items()
+        }
 
     @property
     def headline(self) -> str:

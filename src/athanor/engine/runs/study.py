@@ -71,15 +71,15 @@ class Study:
         return lines
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each setting, averaged over repeats, the best on validation first: the test set chooses nothing."""
+        """A row for each setting, averaged over repeats, the best by the monitored metric first."""
         headline, rows = next(iter(self.measures), "loss"), []
-        for runs in groups(self.finished, self.varied):
+        for runs in sorted(groups(self.finished, self.varied), key=self.sweep.cost):
             row = {key: settings(runs[0]).get(key) for key in self.varied} | {"n": len(runs)}
             for metric in dict.fromkeys([f"val/{headline}", "val/loss", f"test/{headline}"]):
                 if values := numbers_of(runs, metric):
                     row[metric], row[f"{metric} std"] = mean_and_deviation(values)
             rows.append(row)
-        return sorted(rows, key=lambda row: self.rank(f"val/{headline}", row.get(f"val/{headline}", math.nan)))
+        return rows
 
     def rank(self, metric: str, value: float) -> float:
         """A number that is the smaller the better this value of a metric is; metrics of no measure count upwards."""

@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import statistics
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +13,10 @@ from athanor.base.files import refuse_links, write_atomically, write_csv
 from athanor.engine.config import built_here, schema
 from athanor.engine.config.settings import REMARKS
 from athanor.engine.runs import repeats
+from athanor.engine.runs.job_folder import job_number
 from athanor.engine.runs.provenance import differences, git_state
 from athanor.engine.runs.run import Run, shown
-from athanor.tasks.measure import written
+from athanor.tasks.measure import LOSS, measure_of, stage_and_name, written
 
 LIMIT = re.compile(r"\+*trainer\.max_\w+=")  # what may change where a run or a sweep goes on
 UNCOMPARED = ("-", "hydra", "launcher")  # words that say how and where jobs run
@@ -52,7 +52,7 @@ class Sweep:
     def __init__(self, directory: str | Path) -> None:
         self.dir = Path(directory)
         folders = [path.parent for path in self.dir.glob("*/results.json")]
-        self.runs = [JobRun(path) for path in sorted(folders, key=lambda path: (len(path.name), path.name))]
+        self.runs = [JobRun(path) for path in sorted(folders, key=lambda path: (job_number(path), path.name))]
 
     @property
     def recorded(self) -> dict[str, Any]:
@@ -119,29 +119,59 @@ class Sweep:
         for run in self.runs:
             results = run.results
             typed = " ".join(results.get("overrides", []))
-            row = {"job": run.dir.name, "overrides": typed, "status": results["status"]}
+            row = {"job": run.dir.name.partition("_")[0], "overrides": typed, "status": results["status"]}
             for stage in "val", "test":
                 row |= {f"{stage}/{name}": value for name, value in results.get(stage, {}).items()}
-            rows.append(row | {"seconds": results.get("seconds"), "error": results.get("error", "")})
+            row |= {"seconds": results.get("seconds"), "error": results.get("error", ""), "folder": run.dir.name}
+            rows.append(row)
         return rows
+
+    @cached_property
+    def monitor(self) -> dict[str, str]:
+        """Metric and mode by which the jobs are compared."""
+        finished = (run for run in self.runs if run.results["status"] == "finished")
+        return next((run.config["monitor"] for run in finished), {"metric": "val/loss", "mode": "min"})
+
+    def cost(self, runs: list[Run]) -> float:
+        return repeats.monitored_cost(runs, self.monitor)
+
+    def settings_by_data(self) -> list[list[list[Run]]]:
+        """For each data set the groups of finished runs that repeat a setting, the best first."""
+        by_data: dict[str, list[list[Run]]] = {}
+        for group in repeats.settings_groups([run for run in self.runs if run.results["status"] == "finished"]):
+            by_data.setdefault(group[0].results["data"]["train_hash"], []).append(group)
+        return [sorted(groups, key=self.cost) for groups in by_data.values()]
 
     def collect(self, table: list[str] | None = None) -> str:
         """Write results.csv and give a text for the terminal: the table of its study, else the jobs one by one."""
         rows = self.rows()
         write_csv(self.dir / "results.csv", rows + repeats.repeat_rows(self.runs))
-        shared = set.intersection(*(set(row["overrides"].split()) for row in rows)) if len(rows) > 1 else set()
-        lines = []
-        for row, run in zip(rows, self.runs, strict=True):
-            names = [f"{stage}/{run.headline}" for stage in ("val", "test") if stage in run.results]
-            scores = written(row, dict.fromkeys(names, run.measures[run.headline]), gap="   ")
-            differing = " ".join(word for word in row["overrides"].split() if word not in shared)
-            lines.append(f"  {row['job']:>3}  {row['status']:9} {scores}   {differing}")
-        lines += repeats.repeat_lines(self.runs, shared)
         failed = sum(row["status"] != "finished" for row in rows)
         end = f"{len(rows)} jobs, {failed} failed" if failed else f"{len(rows)} jobs"
         where = shown(self.dir)
         ending = [f"\n  {end}; {where / 'results.csv'}", f"  tensorboard --logdir {where}", *self.test_lines(), ""]
-        return "\n".join(["", *(table or lines), *ending])
+        return "\n".join(["", *(table or self.lines(rows)), *ending])
+
+    def lines(self, rows: list[dict[str, Any]]) -> list[str]:
+        """The jobs, the best by the monitored metric first and those that failed last, then the means of repeats.
+
+        Where settings are compared, the best of a data set is marked: a job, or the mean of those that repeat it.
+        """
+        shared = set.intersection(*(set(row["overrides"].split()) for row in rows)) if len(rows) > 1 else set()
+        best = [settings[0] for settings in self.settings_by_data() if len(settings) > 1]
+        mark = f"   <- best by {self.monitor['metric']}"
+        marks = {group[0].dir: mark for group in best if math.isfinite(self.cost(group))}
+        groups = sorted(repeats.repeated(self.runs), key=self.cost)
+        repeated, lines = {run.dir for group in groups for run in group}, []
+        pairs = zip(rows, self.runs, strict=True)
+        for row, run in sorted(pairs, key=lambda pair: (pair[0]["status"] != "finished", self.cost([pair[1]]))):
+            metrics = [f"{stage}/{run.headline}" for stage in ("val", "test")]
+            metrics.append("/".join(stage_and_name(self.monitor["metric"])))
+            measures = {name: measure_of(name, run.measures) or LOSS for name in metrics if name in row}
+            differing = " ".join(word for word in row["overrides"].split() if word not in shared)
+            end = "" if run.dir in repeated else marks.get(run.dir, "")
+            lines.append(f"  {row['job']:>3}  {row['status']:9} {written(row, measures, gap='   ')}   {differing}{end}")
+        return lines + repeats.repeat_lines(groups, shared, marks)
 
     def test_lines(self) -> list[str]:
         """How to test the job that this sweep chooses, one for each data set; nothing where jobs read the test set.
@@ -151,18 +181,9 @@ class Sweep:
         finished = [run for run in self.runs if run.results["status"] == "finished"]
         if len(finished) < 2 or any("test" in run.results for run in finished):
             return []
-        monitor = finished[0].config["monitor"]
-        sign = 1 if monitor["mode"] == "min" else -1
-
-        def cost(runs: list[Run]) -> float:
-            return sign * statistics.fmean(repeats.numbers_of(runs, monitor["metric"]) or [math.nan])
-
-        by_data: dict[str, list[list[Run]]] = {}
-        for group in repeats.settings_groups(finished):
-            if math.isfinite(cost(group)):
-                by_data.setdefault(group[0].results["data"]["train_hash"], []).append(group)
-        chosen = [min(min(found, key=cost), key=lambda run: cost([run])) for found in by_data.values()]
-        head = f"  the test set is unread; to test the job that is best by {monitor['metric']}:"
+        best = [settings[0] for settings in self.settings_by_data() if math.isfinite(self.cost(settings[0]))]
+        chosen = [min(group, key=lambda run: self.cost([run])) for group in best]
+        head = f"  the test set is unread; to test the job that is best by {self.monitor['metric']}:"
         return [head, *(f"  python scripts/evaluate.py {shown(run.dir)}" for run in chosen)] if chosen else []
 
 
