@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import math
 import os
 import shutil
 import sys
@@ -84,14 +83,6 @@ class Job(Run):
         if done:
             log.info("%s has finished already", shown(self.dir))
         return done
-
-    def monitored(self, cfg: DictConfig) -> float:
-        """The monitored metric of the chosen checkpoint, which Hydra's sweepers optimize; the worst of all numbers
-        where the run has failed.
-        """
-        stage, name = stage_and_name(cfg.monitor.metric)
-        worst = math.inf if cfg.monitor.mode == "min" else -math.inf
-        return self.results.get(stage, {}).get(name, worst)
 
     def save_config(self, cfg: DictConfig) -> dict[str, Any]:
         """Check the config, write config.yaml and give what is in it: plain values, with ${oc.env:NAME} for secrets."""

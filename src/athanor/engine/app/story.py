@@ -15,11 +15,11 @@ def train_job(cfg: DictConfig) -> float:
 
     job = Job()
     if job.is_done(cfg):
-        return job.monitored(cfg)
+        return job.monitored(cfg.monitor)
     with job.recorded():
         config = job.save_config(cfg)
         if spread(config, job.dir):  # over several devices: the rest is done by a process for each
-            return job.monitored(cfg)
+            return job.monitored(cfg.monitor)
         L.seed_everything(config["seed"], verbose=False)
         data = assemble.data(config)
         task = assemble.task(config, data)
@@ -34,4 +34,4 @@ def train_job(cfg: DictConfig) -> float:
         if config["eval"]["test"]:
             trainer.test(task, data, verbose=False)
         job.finish(trainer, task)
-    return job.monitored(cfg)
+    return job.monitored(cfg.monitor)
