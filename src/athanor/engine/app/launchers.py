@@ -24,8 +24,8 @@ from athanor.base.text import printable
 from athanor.engine.app import slots
 from athanor.engine.app.command_line import as_hydras_job
 from athanor.engine.app.explain import explain
-from athanor.engine.app.job import hold
 from athanor.engine.app.resumed_sweep import has_new_limits
+from athanor.engine.runs.claim import hold
 from athanor.engine.runs.run import Run, shown
 from athanor.engine.runs.sweep import Sweep
 from athanor.training import slurm

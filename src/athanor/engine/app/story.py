@@ -26,7 +26,8 @@ def train_job(cfg: DictConfig) -> float:
         checkpoint, step = job.resume_point
         if config["weights"] and not checkpoint:
             load_weights(task, config["weights"])
-        trainer = assemble.trainer(config, str(job.dir), data, task, step)
+        trainer = assemble.trainer(config, str(job.dir), data, task, step, job.versions)
+        job.record_loggers(trainer)
         job.record_origin(config, data, task, checkpoint)
         job.extend(trainer)
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
