@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from athanor.engine.config import built_here
 from athanor.engine.runs.run import Run
 from athanor.training.remote_loggers import log_once, versions_in
 
@@ -55,17 +56,29 @@ def test_a_version_from_a_file_is_a_name_and_leads_nowhere():
     assert versions_in(["a"]) == versions_in(None) == {}
 
 
+def records(log):
+    """The records of a file in the format of LevelDB's log: blocks of 32 KiB with parts of records in them."""
+    record, place = b"", 7  # after wandb's own header
+    while place + 7 <= len(log):
+        if 32768 - place % 32768 < 7:
+            place += 32768 - place % 32768
+            continue
+        length, kind = int.from_bytes(log[place + 4 : place + 6], "little"), log[place + 6]
+        record += log[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            yield record
+            record = b""
+
+
 def wandb_values(folder):
     """The metrics and steps of all that wandb has written, by the numbers of its runs."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
     values = {}
-    for path in folder.glob("wandb/*/*.wandb"):
-        store = DataStore()
-        store.open_for_scan(str(path))
+    for path in folder.glob("wandb/offline-run-*/*.wandb"):
         found = values.setdefault(path.stem.removeprefix("run-"), [])
-        while data := store.scan_data():
+        for data in records(path.read_bytes()):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(data)
             items = {(item.key or ".".join(item.nested_key)): item.value_json for item in record.history.item}
@@ -130,3 +143,18 @@ def test_a_run_that_is_interrupted_and_resumed_is_one_run_of_the_service(name, t
     assert train(*words, "-m", "seed=1,2", "hydra.sweep.dir=sweep").code == 0
     versions = [Run(f"sweep/{job}").results["loggers"][name] for job in "01"]
     assert len({version, *versions}) == 3
+
+
+@pytest.mark.parametrize("is_own", [True, False], ids=["own", "sent by somebody"])
+def test_only_a_run_that_was_made_here_goes_on_in_a_run_that_its_file_names(is_own, train, monkeypatch, trusting):
+    words = ["logger=[]", "+logger.theirs={_target_: lightning.pytorch.loggers.TensorBoardLogger}", *WORDS]
+    assert train(*words, "hydra.run.dir=run").code == 0
+    run = Run("run")
+    assert run.results["loggers"] == {"theirs": 0}
+    run.write_results(run.results | {"loggers": {"theirs": "victim"}})
+    monkeypatch.setattr(built_here, "is_listed", lambda composed: is_own)
+    trusting("lightning", "tensorboard")
+    ran = train("resume=run", "trainer.max_epochs=4")
+    assert ran.code == 0, ran.err
+    assert run.results["loggers"] == {"theirs": "victim" if is_own else 1}
+    assert Path("run/lightning_logs/victim").exists() == is_own

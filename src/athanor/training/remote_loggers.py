@@ -11,7 +11,6 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from athanor.base.errors import UserError
 from athanor.base.files import write_atomically
 
 VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
@@ -46,7 +45,7 @@ class Trackio(Logger):
             try:
                 import trackio
             except ModuleNotFoundError:
-                raise UserError('logger=trackio needs trackio: pip install -e ".[trackio]"') from None
+                raise ModuleNotFoundError('logger=trackio needs trackio: pip install -e ".[trackio]"') from None
             self.run = trackio.init(self.project, self._version, config=self.parameters, resume="allow", embed=False)
         return self.run
 

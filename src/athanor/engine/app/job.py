@@ -204,7 +204,7 @@ class Job(Run):
         """Write down, at once, in which runs of services this run is logged, so that it goes on there when killed."""
         from athanor.training.remote_loggers import versions_in
 
-        names = [name for name, node in (self.settings["logger"] or {}).items() if node]
+        names = [name for name, node in (self.settings.get("logger") or {}).items() if node]
         versions = [logger.version for logger in trainer.loggers]
         self.write(loggers=versions_in(dict(zip(names, versions, strict=True))))
 
