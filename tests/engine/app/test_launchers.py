@@ -91,6 +91,37 @@ def test_a_job_over_two_nodes_is_one_run_with_a_process_for_each_device(slurm, t
     assert Path("sweep/0/train.log").read_text().count("epoch   2/2") == 1
 
 
+@pytest.mark.slow
+def test_ctrl_c_in_the_terminal_lets_the_jobs_save_once_and_the_sweep_goes_on(tmp_path, repo, run_process):
+    pytest.importorskip("submitit")
+    words = [*WORDS, "trainer.max_epochs=100", "callbacks.early_stopping=null", "eval.test=false"]
+    words += ["launcher=local", "launcher.jobs=2", "seed=0,1,2", "hydra.sweep.dir=sweep"]
+    process = subprocess.Popen(
+        [sys.executable, str(repo / "train.py"), *words],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 200
+    while len(list(tmp_path.glob("sweep/*/checkpoints/last.ckpt"))) < 2:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes that have not left it
+    said, _ = process.communicate(timeout=200)
+    assert process.returncode == 130, said
+    assert said.endswith("go on with python train.py resume=sweep\n")
+    ended = [Run(tmp_path / "sweep" / number) for number in "01"]
+    for run in ended:
+        assert run.results["status"] == "interrupted"
+        assert (run.dir / "train.log").read_text().count("saving at the end of this step") == 1
+    assert not (tmp_path / "sweep" / "2").exists()
+    ran = run_process(tmp_path, "train.py", "resume=sweep")
+    assert (ran.code, ran.err) == (0, "")
+    assert "job 2 seed=2 finished" in ran.out and "3 jobs; sweep/results.csv" in ran.out
+
+
 @pytest.fixture
 def jobs(tmp_path, monkeypatch):
     """Jobs 0, 1 and 2 of a sweep, of which 0 has finished, 1 is in the queue as 7_1, and 2 has failed."""
