@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from athanor.base.errors import UserError
-from athanor.engine.app import ranks, slots
+from athanor.engine.app import ranks
 from athanor.engine.runs.run import Run
 
 MLP = ["model=mlp", "model.norm=none", "model.widths=[32]", "optim=momentum", "trainer.max_epochs=2", "logger=csv"]
@@ -127,7 +127,7 @@ def test_processes_that_a_scheduler_starts_share_one_directory(scheduler, tmp_pa
 
 
 def test_under_submitit_each_job_has_two_processes(tmp_path, run_process, alone):
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    pytest.importorskip("submitit")
     ran = run_process(tmp_path, "train.py", *TWO, "launcher=local", "launcher.jobs=1", "seed=1,2")
     assert (ran.code, ran.err) == (0, "")
     assert [path.name for path in directories(tmp_path)] == ["0_seed=1", "1_seed=2"]
@@ -137,7 +137,7 @@ def test_under_submitit_each_job_has_two_processes(tmp_path, run_process, alone)
 
 @pytest.mark.slow
 def test_the_jobs_of_a_sweep_that_is_killed_save_and_end_and_the_sweep_can_be_resumed(tmp_path, repo, run_process):
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    pytest.importorskip("submitit")
     long = ["trainer.max_epochs=150", "callbacks.early_stopping=null", "eval.test=false"]
     words = [*MLP, *long, "launcher=local", "launcher.jobs=1", "seed=0,1", "hydra.sweep.dir=sweep"]
     [process] = start_ranks(repo, tmp_path, words, [{}])
@@ -303,26 +303,6 @@ def test_what_a_shell_has_left_over_does_not_reach_the_processes_of_a_run(launch
     assert values == [["0", "0", "2", None, None], ["1", "1", "2", None, None]]
 
 
-def test_gpus_are_dealt_to_the_jobs_that_run_at_a_time():
-    assert [slots.share_of("0,1,2,3", number, 2) for number in range(2)] == ["0,1", "2,3"]
-    assert [slots.share_of("4,5,7", number, 2) for number in range(2)] == ["4", "5,7"]
-    assert [slots.share_of("0,1", number, 4) for number in range(4)] == ["0", "1", "0", "1"]
-    assert slots.share_of("", 0, 2) == ""
-
-
-def test_a_slot_is_taken_by_one_job_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setenv("ATHANOR_GPUS", "2,3")
-    monkeypatch.setenv("ATHANOR_SWEEP", str(os.getpid()))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as submitit leaves it
-    first, second = slots.take(tmp_path, 2), slots.take(tmp_path, 2)
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
-    assert Path(first.lock_file).name != Path(second.lock_file).name
-    first.release()
-    third = slots.take(tmp_path, 2)
-    assert (Path(third.lock_file).name, os.environ["CUDA_VISIBLE_DEVICES"]) == ("0.lock", "2")
-    second.release(), third.release()
-
-
 def test_a_sweep_goes_on_with_what_is_missing(tmp_path, run_process, train):
     words = ["-m", *MLP, "seed=0,1,2"]
     assert run_process(tmp_path, "train.py", *words).code == 0
@@ -383,6 +363,6 @@ def test_a_job_that_slurm_starts_again_goes_on_where_it_was(train, tmp_path, mon
     ids=["no job at a time", "no SLURM"],
 )
 def test_a_launcher_that_cannot_start_anything_says_so(words, said, train):
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    pytest.importorskip("submitit")
     ran = train(*words, "seed=0,1")
     assert (ran.code, ran.err) == (1, said)

@@ -432,6 +432,15 @@ def test_a_text_anywhere_that_leads_elsewhere_is_refused(text):
             places.check({"model": node})
 
 
+@pytest.mark.parametrize("key", ["id", "run_id", "version", "entity", "resume_from", "fork_from"])
+def test_a_run_of_a_service_that_is_there_already_is_not_taken_from_a_file(key):
+    node = {"logger": {"wandb": {"project": "athanor", key: "yours"}}}
+    with pytest.raises(UserError, match=rf"logger\.wandb\.{key}='yours': what is outside of a run"):
+        places.check(node)
+    places.check(node, typed=[f"logger.wandb.{key}=yours"])
+    places.check({"model": {"version": "b0"}, "logger": {"theirs": {"version": 1}}})
+
+
 # words that a file says were typed
 
 WORDS = {

@@ -340,7 +340,7 @@ def test_every_study_is_a_multirun_that_can_be_drawn_and_chooses_nothing_by_the_
 
 @pytest.mark.slow
 def test_a_study_of_processes_is_drawn_once_at_the_end(tmp_path, run_process):
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    pytest.importorskip("submitit")
     words = ["study=learning_rates", *TINY, "launcher=local", "optim.lr=0.1,0.01", "seed=0"]
     ran = run_process(tmp_path, "train.py", *words)
     assert (ran.code, ran.err) == (0, "")

@@ -1,7 +1,6 @@
 """A directory of its own for each run and each sweep (a callback of Hydra's, see configs/hydra/output)."""
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,6 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 
 from athanor.base.errors import require
 from athanor.base.text import printable
-from athanor.engine.app import slots
 from athanor.engine.app.command_line import quoted
 from athanor.engine.app.explain import explain
 from athanor.engine.app.ranks import agreed, is_main_process
@@ -67,21 +65,17 @@ class Directories(Callback):
             directory = wanted if self.resume else agreed(lambda: self.requeued_sweep(wanted) or claim(wanted))
             if is_main_process():
                 Sweep(directory).record(self.typed, slurm.slurm_job_id(), shared_settings(config, varied))
-        os.environ.setdefault(slots.GPUS, slots.visible_gpus())  # before launchers hide them
-        os.environ[slots.SWEEP] = str(os.getpid())
         set_hydra(config, "sweep", directory)
         with read_write(config.hydra), open_dict(config.hydra):  # each job is composed anew, from these words
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(directory)}")
             keys = ",".join(map(quoted, varied))
             config.hydra.overrides.hydra.append(f"hydra.callbacks.directories.varied=[{keys}]")
 
-    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if config.get("launcher") and config.hydra.launcher._target_.endswith(".LocalLauncher"):
-            self.slot = slots.take(Path(config.hydra.sweep.dir), config.launcher.jobs)
-
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if is_main_process() and not sys.exc_info()[0]:  # Hydra 1.4 calls this where the sweep was broken off, too
             sweep = Sweep(config.hydra.sweep.dir)
+            if sweep.queue:
+                return
             table = None
             if config.get("study"):
                 node = OmegaConf.to_container(config.study, resolve=True)

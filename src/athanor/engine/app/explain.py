@@ -68,8 +68,6 @@ def shorten(error: BaseException) -> str:
     choice = re.match(r"(?:In '.*?': )?Could not (?:find|load) '([^']+)/([^/']*)'", text)
     if choice:
         group, name = choice.groups()
-        if name.startswith("submitit"):
-            return f'launcher={name.removeprefix("submitit_")} needs submitit: pip install -e ".[cluster]"'
         listed = re.findall(r"^\t(\S+)", text.partition("Config search path")[0], re.MULTILINE)
         listed = listed or options.options(group)  # Hydra lists them for some forms of this mistake only
         return f"{group}={name} does not exist; {nearest(name, listed)}\n  {group}: {', '.join(listed)}"

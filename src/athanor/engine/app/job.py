@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import math
 import os
 import shutil
 import sys
@@ -15,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -32,6 +31,7 @@ from athanor.engine.app.resume_point import resume_point
 from athanor.engine.config import built_here, places, schema, secrets
 from athanor.engine.config.settings import REMARKS
 from athanor.engine.runs import provenance, teacher
+from athanor.engine.runs.claim import hold
 from athanor.engine.runs.run import Run, read_checkpoint, shown
 from athanor.engine.runs.summary import summary
 from athanor.tasks.measure import stage_and_name
@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ORIGIN = ("threads", "hardware", "versions", "git", "data")  # keys of results.json: what the numbers depend on
+# keys of results.json: what the numbers depend on, and where they are logged
+ORIGIN = ("threads", "hardware", "versions", "git", "data", "loggers")
 
 
 class Job(Run):
@@ -65,6 +66,7 @@ class Job(Run):
         self.settings: dict[str, Any] | None = None  # the checked config, for the message of a failure
         self.before = self.results  # those of the run that is continued, else {}
         self.is_again = (self.dir / "config.yaml").is_file()
+        self.versions: dict[str, Any] = {}  # the runs of services with which this run goes on, by the names of loggers
         self.begun: float | None = None  # when this process began to write into the run's directory
         self.resume_point: tuple[Path | None, int | None] = (None, None)
         self.is_resumed = any(override.startswith("resume=") for override in self.overrides)
@@ -85,18 +87,11 @@ class Job(Run):
             log.info("%s has finished already", shown(self.dir))
         return done
 
-    def monitored(self, cfg: DictConfig) -> float:
-        """The monitored metric of the chosen checkpoint, which Hydra's sweepers optimize; the worst of all numbers
-        where the run has failed.
-        """
-        stage, name = stage_and_name(cfg.monitor.metric)
-        worst = math.inf if cfg.monitor.mode == "min" else -math.inf
-        return self.results.get(stage, {}).get(name, worst)
-
     def save_config(self, cfg: DictConfig) -> dict[str, Any]:
         """Check the config, write config.yaml and give what is in it: plain values, with ${oc.env:NAME} for secrets."""
         from athanor.engine.config import check
         from athanor.engine.config.settle import settle
+        from athanor.training.remote_loggers import versions_in
 
         config = check.plain(cfg)
         self.secrets = secrets.find(config)
@@ -107,8 +102,11 @@ class Job(Run):
         check.check(config)
         config["eval"]["test"] = bool(config["eval"]["test"])  # auto: a multirun has told its jobs, so this is no job
         self.settings = config
+        is_own = self.is_again and built_here.is_listed(self.config)
+        if is_own:  # another's file could name a run of this person's
+            self.versions = versions_in(self.before.get("loggers"))
         recorded = {key: value for key, value in config.items() if key not in schema.UNRECORDED}
-        if not self.is_resumed or built_here.is_listed(self.config):
+        if not self.is_resumed or is_own:
             built_here.add(recorded)
         else:
             self.check_states()
@@ -202,6 +200,14 @@ class Job(Run):
         if is_main_process():
             self.write_results(values if fresh else {**self.results, **values})
 
+    def record_loggers(self, trainer: "L.Trainer") -> None:
+        """Write down, at once, in which runs of services this run is logged, so that it goes on there when killed."""
+        from athanor.training.remote_loggers import versions_in
+
+        names = [name for name, node in (self.settings.get("logger") or {}).items() if node]
+        versions = [logger.version for logger in trainer.loggers]
+        self.write(loggers=versions_in(dict(zip(names, versions, strict=True))))
+
     def record_origin(
         self, config: dict, data: "ArrayData", task: "L.LightningModule", checkpoint: Path | None
     ) -> None:
@@ -277,12 +283,3 @@ class Job(Run):
         log.info(summary(self.results, self.config, self.measures, shown(self.dir)))
         if earlier := self.config["run"]:
             log.info("%s\n", provenance.compare_metrics(Run(earlier).results, self.results, shown(Path(earlier))))
-
-
-def hold(lock: FileLock, directory: Path) -> None:
-    """Hold the lock of a run's directory, or end this process where another one trains in it."""
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:  # not an exception, because the run that is under way has not failed
-        print(f"error: {shown(directory)} is being trained by another process; wait for it, or end it", file=sys.stderr)
-        raise SystemExit(1) from None

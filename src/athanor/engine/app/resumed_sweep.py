@@ -1,5 +1,8 @@
 """What a job that has begun takes from the command line where a person has typed resume=<sweep>."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -29,8 +32,13 @@ def take_limits(job: Run, cfg: DictConfig, overrides: list[str]) -> bool:
     config["eval"]["test"] = bool(config["eval"]["test"])
     who = f"job {job.dir.name} of resume={shown(job.dir.parent)}"
     refuse_changes(compared_settings(recorded), compared_settings(config), who)
-    limits = {key: value for key, value in config["trainer"].items() if key.startswith("max_")}
-    are_new = any(recorded["trainer"].get(key) != value for key, value in limits.items())
-    if are_new and is_main_process():
+    is_new = has_new_limits(recorded["trainer"], config["trainer"])
+    if is_new and is_main_process():
+        limits = {key: value for key, value in config["trainer"].items() if key.startswith("max_")}
         job.write_config({**recorded, "trainer": {**recorded["trainer"], **limits}})
-    return are_new
+    return is_new
+
+
+def has_new_limits(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether the second of two settings of a trainer has other limits."""
+    return any(recorded.get(key) != value for key, value in asked.items() if key.startswith("max_"))

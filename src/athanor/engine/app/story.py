@@ -15,18 +15,19 @@ def train_job(cfg: DictConfig) -> float:
 
     job = Job()
     if job.is_done(cfg):
-        return job.monitored(cfg)
+        return job.monitored(cfg.monitor)
     with job.recorded():
         config = job.save_config(cfg)
         if spread(config, job.dir):  # over several devices: the rest is done by a process for each
-            return job.monitored(cfg)
+            return job.monitored(cfg.monitor)
         L.seed_everything(config["seed"], verbose=False)
         data = assemble.data(config)
         task = assemble.task(config, data)
         checkpoint, step = job.resume_point
         if config["weights"] and not checkpoint:
             load_weights(task, config["weights"])
-        trainer = assemble.trainer(config, str(job.dir), data, task, step)
+        trainer = assemble.trainer(config, str(job.dir), data, task, step, job.versions)
+        job.record_loggers(trainer)
         job.record_origin(config, data, task, checkpoint)
         job.extend(trainer)
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
@@ -34,4 +35,4 @@ def train_job(cfg: DictConfig) -> float:
         if config["eval"]["test"]:
             trainer.test(task, data, verbose=False)
         job.finish(trainer, task)
-    return job.monitored(cfg)
+    return job.monitored(cfg.monitor)

@@ -3,12 +3,15 @@
 import math
 import pkgutil
 import warnings
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
@@ -36,6 +39,7 @@ from athanor.tasks.frozen import Frozen
 from athanor.tasks.task import Task
 from athanor.training import devices, memory, overhead, precision
 from athanor.training.agreement import Agreement
+from athanor.training.remote_loggers import log_once
 
 THREADS = torch.get_num_threads()  # before a job of a multirun sets its own
 INIT_IMAGES = 5000  # at most, that a network with `init_from_data` sees,
@@ -279,19 +283,24 @@ def ensemble_network(record: dict) -> Ensemble:
 
 
 def trainer(
-    cfg: dict, directory: str, data: ArrayData, module: L.LightningModule, resume_step: int | None = None
+    cfg: dict,
+    directory: str,
+    data: ArrayData,
+    module: L.LightningModule,
+    resume_step: int | None = None,
+    versions: Mapping[str, str | int] | None = None,
 ) -> L.Trainer:
     """The trainer of this module, with its callbacks and loggers, which write into `directory`.
 
     A resumed run logs again what it had logged at `resume_step` and after it, so the loggers take that out first.
+    versions: the runs with which loggers go on, by the names of these loggers: see remote_loggers.py.
     """
     facts = {"save_dir": directory, "parameters": parameters(cfg), "purge_step": resume_step}  # no secret is logged
     cfg = reveal(cfg)
     callback_nodes = {name: node for name, node in (cfg.get("callbacks") or {}).items() if node}
     refuse(cfg, data, callback_nodes)
-    loggers = [build(node, "logger", **facts) for node in (cfg.get("logger") or {}).values() if node]
-    for logger in loggers:
-        logger.log_hyperparams(facts["parameters"])
+    logger_nodes = {name: node for name, node in (cfg.get("logger") or {}).items() if node}
+    loggers = [logger(name, node, facts, (versions or {}).get(name)) for name, node in logger_nodes.items()]
     agreement = Agreement()
     facts = {"agreement": agreement, "seed": cfg["seed"]}
     built = {name: build(node, "callbacks", **facts) for name, node in callback_nodes.items()}
@@ -322,6 +331,17 @@ def trainer(
     if not len(data.val_index) or not is_overridden("validation_step", module):
         own["limit_val_batches"] = 0
     return build({**cfg["trainer"], **own}, "trainer", **handed, dirpath=directory)
+
+
+def logger(name: str, node: dict, facts: dict[str, Any], version: str | int | None) -> Logger:
+    """A logger that has the parameters of the run. version: of the run that it goes on with, which has them already."""
+    own = {} if version is None else {"version": version, "run_id": version}
+    made = build(node, "logger", **facts, **own)
+    if {"version", "run_id"} & {*schema.handed_to("logger", pkgutil.resolve_name(node["_target_"]))}:
+        log_once(made, Path(facts["save_dir"], f"logged_{name}.json"), is_new=version is None)
+    if version is None:
+        made.log_hyperparams(facts["parameters"])
+    return made
 
 
 def use_machine(cfg: dict, device: str) -> None:

@@ -16,6 +16,8 @@ from athanor.engine.config import options, secrets
 PLACE = re.compile(
     r"^_args_$|(^|_)(dir|dirpath|path|file|filename|folder|root|uri|url|host|address|endpoint|location|settings)$"
 )
+# arguments of loggers that name a run, or an owner of runs, in a service: it could be one of this person's
+REMOTE = re.compile(r"^logger\..*\.(id|run_id|version|entity|resume_from|fork_from)$")
 ELSEWHERE = re.compile(r"[/\\~]|[A-Za-z][\w+.-]*:[/\\]")  # how an absolute path or a URL begins
 # texts, the places of the data, and what nobody takes from a file
 FREE = ("name", "tags", "notes", "extra", "monitor", "data", "data_dir", "run", "resume")
@@ -51,7 +53,8 @@ def follows_links(node: object) -> bool:
 
 
 def is_harmless(where: str, key: str, text: str) -> bool:
-    return not text or not (PLACE.search(key) or where == "weights" or is_elsewhere(text) or "${" in text)
+    is_place = PLACE.search(key) or REMOTE.match(where) or where == "weights"
+    return not text or not (is_place or is_elsewhere(text) or "${" in text)
 
 
 def is_elsewhere(text: str) -> bool:

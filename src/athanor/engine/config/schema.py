@@ -221,7 +221,7 @@ GROUPS: dict[str, Group] = {  # by the path of the node
         subclass_of("lightning.pytorch.loggers.logger.Logger"),
         several=True,
         facts=("parameters", "purge_step"),
-        defaults=("save_dir",),
+        defaults=("save_dir", "version", "run_id"),
     ),
     "trainer": Group(
         "Lightning's Trainer",

@@ -1,11 +1,15 @@
-"""A new directory for a run, a sweep or a script's results, that no other process has."""
+"""A directory for a run, a sweep or a script's results, that no other process has."""
 
 import contextlib
 import itertools
+import sys
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from athanor.base.errors import UserError
 from athanor.base.text import file_name
+from athanor.engine.runs.run import shown
 
 
 def claim(path: str) -> str:
@@ -26,3 +30,12 @@ def claim(path: str) -> str:
                 return str(directory)
     except OSError as error:
         raise UserError(f"cannot make the run's directory {wanted}: {error.strerror}; set hydra.run.dir") from error
+
+
+def hold(lock: FileLock, directory: Path) -> None:
+    """Hold the lock of a run's directory, or end this process where another one trains in it."""
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:  # not an exception, because the run that is under way has not failed
+        print(f"error: {shown(directory)} is being trained by another process; wait for it, or end it", file=sys.stderr)
+        raise SystemExit(1) from None

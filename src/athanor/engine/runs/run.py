@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import math
 import os
 from collections.abc import Collection
 from functools import cached_property
@@ -14,7 +15,7 @@ from athanor.base.files import refuse_links, write_atomically
 from athanor.engine.config import records, schema, trust
 from athanor.engine.config.settings import REMARKS
 from athanor.engine.runs import provenance
-from athanor.tasks.measure import Measure
+from athanor.tasks.measure import Measure, stage_and_name
 
 if TYPE_CHECKING:
     import lightning.pytorch as L
@@ -140,6 +141,14 @@ class Run:
     def headline(self) -> str:
         """The name of the measure that stands for all in tables: `acc` of a classification."""
         return next(iter(self.measures))
+
+    def monitored(self, monitor: Any) -> float:
+        """The monitored metric of the chosen checkpoint, which Hydra's sweepers optimize; the worst of all numbers
+        where the run has failed. monitor: the node of a config, with `metric` and `mode`.
+        """
+        stage, name = stage_and_name(monitor.metric)
+        worst = math.inf if monitor.mode == "min" else -math.inf
+        return self.results.get(stage, {}).get(name, worst)
 
     def task(self) -> "L.LightningModule":
         """The trained task, in eval mode, on the CPU: raw inputs, such as uint8 images [N, C, H, W], to outputs.

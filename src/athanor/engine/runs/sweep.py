@@ -65,6 +65,18 @@ class Sweep:
         require(is_record, f"{self.dir / 'sweep.json'} is not the record of a sweep")
         return recorded
 
+    @property
+    def queue(self) -> dict[str, str]:
+        """The jobs that may be in SLURM's queue: their numbers there, by their numbers here."""
+        queue = self.recorded.get("queue", {})
+        are_texts = isinstance(queue, dict) and all(isinstance(number, str) for number in queue.values())
+        is_queue = are_texts and all(re.fullmatch(r"[0-9]+(_[0-9]+)?", number) for number in queue.values())
+        require(is_queue, f"{self.dir / 'sweep.json'}: `queue` does not have numbers of SLURM's jobs")
+        return queue
+
+    def record_queue(self, queue: dict[str, str]) -> None:
+        write_atomically(self.dir / "sweep.json", json.dumps({**self.recorded, "queue": queue}, indent=1) + "\n")
+
     def record(self, typed: list[str], slurm_job: str | None, settings: dict[str, Any]) -> None:
         """Write down what was typed, the job of SLURM, if any, and the settings that all jobs share or vary.
 
@@ -96,7 +108,7 @@ class Sweep:
         refuse_links(self.dir)
         typed, limits = self.recorded.get("typed", []), self.recorded.get("limits", [])
         is_own = built_here.is_listed(typed)
-        typed = [word for word in typed if not str(word).startswith("hydra.sweep.dir=")]
+        typed = [word for word in typed if not str(word).startswith(("hydra.sweep.dir=", "launcher.wait="))]
         for word in [*([] if is_own else typed), *limits]:
             if word not in added and not is_plain(word):
                 printable = ascii(str(word)[:80])[1:-1]
