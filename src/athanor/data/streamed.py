@@ -211,7 +211,8 @@ class Reader(Dataset):
 
 def whole(batch: ReadBatch | UserError | ItemError) -> ReadBatch:
     if isinstance(batch, Exception):
-        raise type(batch)(*batch.args)  # a new one: a frame that holds what is raised would keep the workers
+        # a new one: a frame that holds what is raised would keep the workers, which send no cause
+        raise type(batch)(*batch.args) from batch.__cause__
     return batch
 
 

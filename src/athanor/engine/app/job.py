@@ -181,7 +181,7 @@ class Job(Run):
 
     def fail(self, error: Exception) -> None:
         """Explain the failure, once for all processes of the job, and write down its traceback."""
-        is_mistake = isinstance(error, ValueError)  # every process meets the same one, so the main process reports it
+        is_mistake = isinstance(error, UserError)  # every process meets the same one, so the main process reports it
         is_first = isinstance(error, ChildProcessError) or self.results.get("status") != "failed"
         if is_main_process() if is_mistake else is_first:
             explanation = explain(error, shown(self.dir / "train.log"), self.settings)

@@ -1,12 +1,14 @@
 """Whether a composed config is right, before anything is built: groups, keys, types and targets."""
 
+import importlib
 import math
 import pkgutil
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from athanor.base.errors import UserError, require
+from athanor.base.errors import UserError, first_line, require
+from athanor.base.own_code import told
 from athanor.engine.config import check_study, facts, monitors, options, schema, settings
 from athanor.engine.config.secrets import resolve, reveal
 from athanor.engine.config.signatures import check_key, check_value, signature, type_hint
@@ -125,9 +127,13 @@ def node_signature(path: str, node: dict) -> tuple[dict[str, Any], bool]:
 def locate(path: str, target: str) -> Any:
     """The class or function that a `_target_` names. Raises UserError where there is none."""
     try:
-        named = pkgutil.resolve_name(target)
+        try:
+            named = pkgutil.resolve_name(target)
+        except AttributeError:
+            importlib.import_module(target.rpartition(".")[0])  # raises what resolve_name has hidden: an ImportError
+            raise
     except Exception as error:
-        raise UserError(f"{path}._target_={target} cannot be imported: {str(error).splitlines()[-1]}") from error
+        raise UserError(f"{path}._target_={target} cannot be imported: {told(error) or first_line(error)}") from error
     require(callable(named), f"{path}._target_={target} is no class or function; name one that is in it")
     return named
 

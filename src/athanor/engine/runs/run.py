@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from athanor.base.errors import UserError, first_line, require
 from athanor.base.files import refuse_links, write_atomically
+from athanor.base.own_code import told
 from athanor.engine.config import records, schema, trust
 from athanor.engine.config.settings import REMARKS
 from athanor.engine.runs import provenance
@@ -211,7 +212,8 @@ def load_task(checkpoint: Path) -> "L.LightningModule":
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{checkpoint} does not fit this version of Athanor: {first_line(error)}") from error
+        reason = told(error) or first_line(error)
+        raise UserError(f"{checkpoint} does not fit this version of Athanor: {reason}") from error
     fill(task, contents, checkpoint)
     return task.eval()
 
