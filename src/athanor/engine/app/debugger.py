@@ -4,8 +4,8 @@ import sys
 import traceback
 from pathlib import Path
 
+from athanor.base.error_place import own_traceback
 from athanor.base.errors import UserError
-from athanor.base.own_code import own_traceback
 
 DEBUGGERS = ("bdb.py", "pydevd.py")  # files of Python's own, and of those of editors
 

@@ -5,15 +5,14 @@ import re
 import traceback
 from pathlib import Path
 
+from athanor.base.error_place import name_and_text, told, words
 from athanor.base.errors import NonFiniteError, UserError, nearest
-from athanor.base.own_code import name_and_text, told, words
 from athanor.base.text import printable
 from athanor.engine.app.machine_errors import machine_error
 from athanor.engine.config import options, schema, settings
 from athanor.engine.config.facts import FACTS
 
 FULL = "ATHANOR_FULL_ERROR"  # environment variable: HYDRA_FULL_ERROR as a person has set it, before Hydra needs it set
-TOLD = (UserError, NonFiniteError)  # whose text says all
 # of libraries that have got a wrong value, where it comes from a setting and no code of a person's own hands it over
 MISTAKES = (ValueError, OSError, ModuleNotFoundError)
 
@@ -53,7 +52,7 @@ def explanation(error: BaseException, log: Path | None, config: dict | None) -> 
         return f"error: batch norm needs two images a step on each device, and {batch} gives it one\n  use {remedy}"
     is_mistake = isinstance(error, MISTAKES) or type(error).__name__ == "MisconfigurationException"
     place = told(error, everywhere=not is_mistake)
-    if isinstance(error, TOLD) or (is_mistake and not place):
+    if isinstance(error, (UserError, NonFiniteError)) or (is_mistake and not place):
         return f"error: {text or type(error).__name__}"
     where = f"the traceback is in {log}" if log else "HYDRA_FULL_ERROR=1 before the command prints the traceback"
     return f"error: {place or words(error)}\n  {where}"

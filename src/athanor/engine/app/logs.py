@@ -4,7 +4,7 @@ import logging
 import threading
 import warnings
 
-from athanor.base.own_code import told
+from athanor.base.error_place import told
 from athanor.base.text import printable
 from athanor.engine.app.ranks import is_main_process
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from athanor.base.error_place import told
 from athanor.base.errors import UserError, first_line, require
-from athanor.base.own_code import told
 from athanor.engine.config import check_study, facts, monitors, options, schema, settings
 from athanor.engine.config.secrets import resolve, reveal
 from athanor.engine.config.signatures import check_key, check_value, signature, type_hint

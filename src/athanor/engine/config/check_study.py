@@ -6,8 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from athanor.base.error_place import told
 from athanor.base.errors import UserError, first_line, nearest
-from athanor.base.own_code import told
 from athanor.engine.config.monitors import logged_metrics
 from athanor.engine.config.signatures import check_key, check_value
 

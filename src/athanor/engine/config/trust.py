@@ -23,8 +23,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from athanor.base.error_place import told
 from athanor.base.errors import UserError, first_line, require
-from athanor.base.own_code import told
 from athanor.engine.config import built_here, options, places, schema
 
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)

@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from athanor.base.error_place import told
 from athanor.base.errors import UserError, first_line, require
 from athanor.base.files import refuse_links, write_atomically
-from athanor.base.own_code import told
 from athanor.engine.config import records, schema, trust
 from athanor.engine.config.settings import REMARKS
 from athanor.engine.runs import provenance

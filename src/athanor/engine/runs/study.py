@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from athanor.base.error_place import told
 from athanor.base.files import write_csv
-from athanor.base.own_code import told
 from athanor.engine.config.check_study import COURSES
 from athanor.engine.runs.repeats import REPEATS, groups, mean_and_deviation, numbers_of, settings
 from athanor.engine.runs.run import Run, shown

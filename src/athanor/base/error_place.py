@@ -22,19 +22,30 @@ OUTSIDE = "outside"  # the package
 OWN = (OUTSIDE, "models", "data", "optim", "tasks", "callbacks")  # the rooms of the package to which people add files
 FRAME = re.compile(r'File "(.+?)", line (\d+), in (\S+)')  # how Python writes a frame
 HEAD = "Traceback (most recent call last):\n"
-LONGEST = 140  # characters of a line of code
 
 
 def told(error: BaseException, everywhere: bool = False) -> str | None:
     """What failed in a person's own code, and in a line each of one or two, where; None where no code of theirs did.
 
-    Two lines are a line of theirs outside the package, and the line of a room of the package that it has called.
     everywhere: where no code of theirs failed, any of the package.
     """
-    for cause in chain(error):
-        if places := places_of(cause, everywhere):
-            return "\n".join([words(cause), *map(written, places)])
-    return None
+    cause, frames = located(error, everywhere)
+    return "\n".join([words(cause), *map(written, frames)]) if frames else None
+
+
+def places(error: BaseException) -> list[str]:
+    """The lines of `told` that say where: a line of a person's own code, after the one outside the package that has
+    called it where it is in a room of the package; none where no code of theirs failed.
+    """
+    return list(map(written, located(error)[1]))
+
+
+def located(error: BaseException, everywhere: bool = False) -> tuple[BaseException, list[FrameSummary]]:
+    """The last of the errors that led to this one, itself included, that has frames of a person's own code, and those;
+    none where no error has one.
+    """
+    found = ((cause, own_frames(cause, everywhere)) for cause in chain(error))
+    return next((pair for pair in found if pair[1]), (error, []))
 
 
 def words(error: BaseException) -> str:
@@ -62,20 +73,21 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
-def places_of(error: BaseException, everywhere: bool = False) -> list[FrameSummary]:
+def own_frames(error: BaseException, everywhere: bool = False) -> list[FrameSummary]:
     """The last frame of a person's own code, after the one outside the package that has called it, if that is another.
 
     Frames in the text of the error come first: worker processes and compilers give no others.
     """
     if isinstance(error, SyntaxError) and error.filename and owner(error.filename):
         return [FrameSummary(error.filename, error.lineno, "", line=error.text)]
-    in_text = [FrameSummary(file, int(line), name) for file, line, name in FRAME.findall(str(error))]
+    text = "\n".join([str(error), *getattr(error, "__notes__", [])])
+    in_text = [FrameSummary(file, int(line), name) for file, line, name in FRAME.findall(text)]
     for frames in in_text, traceback.extract_tb(error.__traceback__):
-        owners = [(owner(frame.filename), frame) for frame in reversed(frames)]
+        owners = [(owner(frame.filename), frame) for frame in frames]
         own = [frame for name, frame in owners if name in OWN or (everywhere and name)]
         outside = [frame for name, frame in owners if name == OUTSIDE]
         if own:
-            return own[:1] if own[0] in outside else [*outside[:1], own[0]]
+            return own[-1:] if own[-1] in outside else [*outside[-1:], own[-1]]
     return []
 
 
@@ -91,25 +103,21 @@ def owner(file: str) -> str | None:
 
 def written(frame: FrameSummary) -> str:
     """A frame as `  file:line: code`, the file relative to the current folder where it is below it."""
-    path = Path(os.path.abspath(frame.filename))
-    path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    return f"  {path}:{frame.lineno}: {(frame.line or '').strip()[:LONGEST]}"
+    file = os.path.abspath(frame.filename).removeprefix(os.getcwd() + os.sep)
+    return f"  {file}:{frame.lineno}: {(frame.line or '').strip()[:140]}"
 
 
 def own_traceback(error: BaseException) -> TracebackType | None:
-    """The traceback that ends at the last frame of a person's own code, as a debugger needs it to open there; the whole
-    where there is none.
+    """The traceback, cut after the last frame of a person's own code, so that a debugger opens there; the whole where
+    there is none.
     """
-    places = next(filter(None, map(places_of, chain(error))), [])
-    for cause in chain(error) if places else ():
-        frames, end = [], cause.__traceback__
-        while end:
-            frames.append(end)
-            end = end.tb_next
-        while frames and (frames[-1].tb_frame.f_code.co_filename, frames[-1].tb_lineno) != places[-1][:2]:
-            frames.pop()
-        for frame in reversed(frames):
-            end = TracebackType(end, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
-        if end:
-            return end
+    places = [frame[:2] for frame in located(error)[1][-1:]]
+    for cause in chain(error):
+        last, each = None, cause.__traceback__
+        while each:
+            last = each if (each.tb_frame.f_code.co_filename, each.tb_lineno) in places else last
+            each = each.tb_next
+        if last:
+            last.tb_next = None
+            return cause.__traceback__
     return error.__traceback__
