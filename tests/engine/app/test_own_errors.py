@@ -265,30 +265,24 @@ def test_the_debugger_is_refused_where_nobody_could_use_it(own, train, monkeypat
 
 
 def in_terminal(command, folder, typed):
-    """What a command says in a terminal in which `typed` is typed when pdb asks; and the code with which it ends."""
+    """What a command says in a terminal in which `typed` is typed when pdb asks, and the code with which it ends."""
     main, end = pty.openpty()
-    code = str(folder)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([code, os.environ.get("PYTHONPATH", "")]),
-        "TERM": "dumb",
-    }
-    process = subprocess.Popen(command, cwd=folder, stdin=end, stdout=end, stderr=end, env=environment)
-    os.close(end)
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "TERM": "dumb"}
     said, deadline = b"", time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if select.select([main], [], [], 0.1)[0]:
-            said += os.read(main, 10_000)
-            if said.endswith(b"(Pdb) "):
-                os.write(main, typed.pop(0).encode() + b"\n")
-    process.kill()
-    while select.select([main], [], [], 0)[0]:
+    with subprocess.Popen(command, cwd=folder, stdin=end, stdout=end, stderr=end, env=environment) as process:
+        os.close(end)
         try:
-            said += os.read(main, 10_000)
-        except OSError:  # Linux at the end of a terminal
-            break
+            while time.monotonic() < deadline:
+                if select.select([main], [], [], 0.1)[0]:
+                    said += os.read(main, 10_000)
+                    if said.endswith(b"(Pdb) ") and typed:
+                        os.write(main, typed.pop(0).encode() + b"\n")
+        except OSError:  # how Linux says that nobody has the terminal open any more
+            pass
+        process.kill()
     os.close(main)
-    return process.wait(), said.decode().replace("\r", "")
+    return process.returncode, said.decode().replace("\r", "")
 
 
 @pytest.mark.slow
