@@ -1,6 +1,5 @@
 """What an item of a torch Dataset may be, and what is said where it is not or cannot be read."""
 
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,11 +15,6 @@ PIXEL_MODES = ("L", "RGB", "I;16", "I", "F")  # of Pillow, which become tensors 
 
 class ItemError(RuntimeError):
     """A Dataset's own code has failed. The terminal shows the first line, and the place from the traceback after it."""
-
-
-def item_error(name: str, index: int, error: Exception) -> ItemError:
-    lines = "".join(traceback.format_exception(error))
-    return ItemError(f"item {index} of the {name} Dataset: {type(error).__name__}: {error}\n{lines}")
 
 
 def as_input(value: Any) -> Tensor:

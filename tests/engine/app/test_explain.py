@@ -60,6 +60,13 @@ def test_without_a_log_the_way_to_the_traceback_is_shown(monkeypatch):
     assert explain(error).endswith("\n".join([first, place, last]))
 
 
+def test_an_error_of_a_gpu_says_how_to_find_its_line():
+    error = RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors might be reported later")
+    lines = explain(error, "here/train.log").splitlines()
+    assert lines[0] == "error: RuntimeError: CUDA error: device-side assert triggered"
+    assert "CUDA_LAUNCH_BLOCKING=1" in lines[1] and lines[2] == "  the traceback is in here/train.log"
+
+
 def test_an_error_of_ours_names_a_line_of_ours_where_there_is_no_other():
     error = caught(printable, 3)
     error = error.with_traceback(error.__traceback__.tb_next)  # without this file

@@ -55,6 +55,8 @@ def explanation(error: BaseException, log: Path | None, config: dict | None) -> 
     if isinstance(error, (UserError, NonFiniteError)) or (is_mistake and not place):
         return f"error: {text or type(error).__name__}"
     where = f"the traceback is in {log}" if log else "HYDRA_FULL_ERROR=1 before the command prints the traceback"
+    if text.startswith("CUDA error"):
+        where = f"a GPU fails after the line that is at fault: CUDA_LAUNCH_BLOCKING=1 finds it\n  {where}"
     return f"error: {place or words(error)}\n  {where}"
 
 
