@@ -28,7 +28,6 @@ def start(main: Callable[[], None]) -> None:
     """Call a Hydra main with our verbs; a failure ends in one to four lines and a non-zero exit code."""
     os.environ.setdefault(FULL, os.environ.get("HYDRA_FULL_ERROR", "0"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own traceback and exits
-    code, cause = 0, None
     try:
         if hasattr(main, "__wrapped__"):  # by Hydra; a script has flags and words of its own
             from athanor.engine.app import ranks
@@ -38,17 +37,19 @@ def start(main: Callable[[], None]) -> None:
         debugger.check(is_sweep=any(word in MULTIRUN for word in sys.argv))
         main()
     except KeyboardInterrupt:
-        code = 130
+        sys.exit(130)
     except BrokenPipeError:  # `python train.py --help | head`
-        sys.stdout, code = None, 1
-    except SystemExit as end:  # a run that has failed has told its cause
-        code, cause = end.code, end.__cause__
+        sys.stdout = None
+        sys.exit(1)
+    except SystemExit as end:
+        if end.__cause__:  # a run that has failed, and has told why
+            debugger.stop_at(end.__cause__)
+        raise
     except Exception as error:
         print(explain(error), file=sys.stderr)
-        code, cause = 1, error
-    if cause:
-        debugger.stop_at(cause)
-    sys.exit(code)
+        debugger.stop_at(error)
+        sys.exit(1)
+    sys.exit(0)
 
 
 def hydra_words(typed: list[str]) -> list[str]:

@@ -183,32 +183,28 @@ class Job(Run):
 
     def fail(self, error: Exception) -> None:
         """Explain the failure, once for all processes of the job, and write down its traceback."""
+        is_mistake = isinstance(error, UserError)  # every process meets the same one, so the main process reports it
         lock = FileLock(self.dir / ".failed.lock")
-        with (
-            lock if self.is_one_of_several else contextlib.nullcontext()
-        ):  # else two that fail at once would both tell it
-            is_mistake = isinstance(
-                error, UserError
-            )  # every process meets the same one, so the main process reports it
-            is_first = isinstance(error, ChildProcessError) or self.results.get("status") != "failed"
-            if is_main_process() if is_mistake else is_first:
-                self.tell(error)
-            Path(lock.lock_file).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the disk may be full, or the folder gone, here and below
+            if self.is_one_of_several:  # else two processes that fail at once would both tell it
+                lock.acquire()
+        is_first = isinstance(error, ChildProcessError) or self.results.get("status") != "failed"
+        if is_main_process() if is_mistake else is_first:
+            explanation = explain(error, shown(self.dir / "train.log"), self.settings)
+            print(secrets.hide(explanation, self.secrets), file=sys.stderr)
+            place = None if is_mistake else told(error)
+            text = secrets.hide(place or f"{type(error).__name__}: {error}", self.secrets)
+            with contextlib.suppress(OSError):
+                if self.begun is not None:
+                    self.write_results({**self.results, "status": "failed", "error": text})
         lines = secrets.hide("".join(traceback.format_exception(error)), self.secrets)
         with contextlib.suppress(OSError):
             append(self.dir / "train.log", printable(lines, keep="\n"))
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
         is_nothing = self.is_single and is_main_process() and not (self.dir / "config.yaml").exists()
-        if isinstance(error, UserError) and is_nothing:
+        if is_mistake and is_nothing:
             shutil.rmtree(self.dir, ignore_errors=True)  # a mistyped override leaves no run behind
-
-    def tell(self, error: Exception) -> None:
-        explanation = explain(error, shown(self.dir / "train.log"), self.settings)
-        print(secrets.hide(explanation, self.secrets), file=sys.stderr)
-        place = None if isinstance(error, UserError) else told(error)
-        text = secrets.hide(place or f"{type(error).__name__}: {error}", self.secrets)
-        with contextlib.suppress(OSError):  # the disk may be full, or the folder gone
-            if self.begun is not None:
-                self.write_results({**self.results, "status": "failed", "error": text})
 
     def write(self, fresh: bool = False, **values: object) -> None:
         """Add values to results.json, from the main process alone; fresh: in place of what is there."""
