@@ -86,6 +86,7 @@ def test_a_single_run_on_two_processes_resumes_on_two(train, tmp_path):
     assert_equal_runs(Run("alone"), Run("two"))
 
 
+@pytest.mark.slow
 def test_a_bug_of_ones_own_on_two_processes_is_said_once_with_its_place(run_process, tmp_path):
     (tmp_path / "twice.py").write_text(
         "from torch import nn\n\nclass Net(nn.Linear):\n    def __init__(self, *, num_classes):\n"

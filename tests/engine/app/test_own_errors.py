@@ -12,6 +12,7 @@ import pytest
 
 from athanor.engine.app.from_python import compose as compose_words
 from athanor.engine.app.from_python import train as train_here
+from athanor.engine.runs.run import Run
 
 HEAD = "import torch\nfrom torch import nn\nfrom torch.nn import functional as F\nimport lightning.pytorch as L\n"
 MODEL = """
@@ -262,6 +263,25 @@ def test_the_debugger_is_refused_where_nobody_could_use_it(own, train, monkeypat
     own(MODEL.format(bug="pass"))
     ran = train(*OWN_NET, "debug=pdb", "trainer.accelerator=cpu", "trainer.devices=2", "hydra.run.dir=here")
     assert ran.err == "error: debug=pdb stops in one process; type trainer.devices=1\n"
+
+
+def test_a_run_that_may_stop_is_one_process_without_workers_and_ends_as_any_other(own, train, monkeypatch):
+    monkeypatch.setattr(sys.stdin.__class__, "isatty", lambda self: True)
+    ran = train("model=linear", "data.limit=100", "debug=pdb", *SMALL)
+    assert (ran.code, ran.err) == (0, "")
+    assert "workers" not in Run("here").config["data"]
+    own(DATASET.replace("range(31)", "range(99)"))
+    ran = train(
+        "model=linear",
+        "data._target_=mycode.items",
+        "+data.in_memory=false",
+        "debug=pdb",
+        "data.batch_size=10",
+        "trainer.max_epochs=1",
+        "hydra.run.dir=items",
+    )
+    assert (ran.code, ran.err) == (0, "")
+    assert Run("items").config["data"]["workers"] == 0
 
 
 def in_terminal(command, folder, typed):
