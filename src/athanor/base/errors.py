@@ -11,6 +11,10 @@ class UserError(ValueError):
     """
 
 
+class NonFiniteError(FloatingPointError):
+    """A loss that is nan or infinite. As of UserError, its text is all that is shown: it names the place itself."""
+
+
 def require(condition: object, message: str) -> None:
     """Raise UserError with this message where the condition does not hold, which says what is allowed.
 
@@ -34,5 +38,10 @@ def first_line(error: BaseException) -> str:
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     if mark and problem:
         return f"line {mark.line + 1}: {problem}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return opening(str(error)) or type(error).__name__
+
+
+def opening(text: str) -> str:
+    """The first line of a text that is not empty, joined with the second where it ends in a colon."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [""]
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1])

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
 import textwrap
 import warnings
@@ -16,12 +17,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from athanor.base.error_place import places
 from athanor.base.errors import UserError, first_line
 from athanor.base.files import part_of
 from athanor.tasks.classification import Classification
 
 TOLERANCE = 1e-4  # of a logit, relative to max(1, |logit|)
+EXAMPLE = 2  # images that a network is traced with; one would fix the size at 1
 BATCHES = (1, 2, 7)  # batch sizes that a file is checked with, before all images at once
+MEANINGS = {  # of what torch says
+    "Could not guard on data-dependent": "values in a batch decide what is computed; torch.where can be exported",
+    "Constraints violated (batch)": f"the code is right for {EXAMPLE} images at a time alone, as many as were tried",
+}
 FACTS = "athanor.json"  # the entry of a .pt2 file with the classes and the input shape
 
 
@@ -49,10 +56,23 @@ class Format:
 def write_onnx(program: torch.export.ExportedProgram, facts: dict, path: Path) -> None:
     simple = program.run_decompositions({torch.ops.aten.adaptive_max_pool2d.default: global_max})
     names = {"input_names": ["images"], "output_names": ["logits"], "dynamic_shapes": {"images": {0: "batch"}}}
-    converted = torch.onnx.export(simple, dynamo=True, verbose=False, **names)
+    without_places(simple)
+    try:
+        converted = torch.onnx.export(simple, dynamo=True, verbose=False, **names)
+    except Exception as error:
+        if failed := re.search(r"translating node %(\w+)", str(error)):  # bessel_j0, of special_bessel_j0
+            nodes = [node for node in program.run_decompositions().graph.nodes if node.name.endswith(failed[1])]
+            error.add_note(min(nodes, key=lambda node: len(node.name)).stack_trace or "" if nodes else "")
+        raise
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
     converted.model.metadata_props.update(texts)
     converted.save(path, external_data=False)
+
+
+def without_places(program: torch.export.ExportedProgram) -> None:
+    """Take out of a program where in the model's code each operation stands: the paths are of this machine."""
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
 
 
 def global_max(images: Tensor, size: list[int]) -> tuple[Tensor, Tensor]:
@@ -74,6 +94,7 @@ def load_onnx(path: Path) -> Callable[[Tensor], Tensor]:
 
 
 def write_torch(program: torch.export.ExportedProgram, facts: dict, path: Path) -> None:
+    without_places(program)
     torch.export.save(program, path, extra_files={FACTS: json.dumps(facts)})
 
 
@@ -117,11 +138,8 @@ def traced(classifier: Classification) -> torch.export.ExportedProgram:
     """The classifier with its preprocessing as a graph, for any batch size."""
     classifier.requires_grad_(False)  # else the file's parameters require gradients, and `.numpy()` of its logits fails
     dtype = getattr(torch, classifier.record["input_dtype"])
-    example = torch.zeros(2, *classifier.record["input_shape"], dtype=dtype)  # one image would fix the size at 1
-    program = torch.export.export(classifier, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # paths of this machine
-    return program
+    example = torch.zeros(EXAMPLE, *classifier.record["input_shape"], dtype=dtype)
+    return torch.export.export(classifier, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
 
 
 @torch.inference_mode()
@@ -154,19 +172,23 @@ def beside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Turns whatever an exporter raises into a UserError of one line that begins with `what`."""
+    """Turns whatever an exporter raises into a UserError that begins with `what` and the reason, and names the place
+    in the model's code where the exporter knows it.
+    """
     try:
         with quiet():
             yield
     except Exception as error:
-        raise UserError(f"{what}: {root_cause(error)}") from error
+        reason = root_cause(error)
+        meaning = [f"  {text}" for start, text in MEANINGS.items() if reason.startswith(start)]
+        raise UserError("\n".join([f"{what}: {reason}", *meaning, *places(error)])) from error
 
 
 def root_cause(error: BaseException) -> str:
     """The first line, of at most 200 characters, of the innermost error: exporters wrap errors in pages of advice."""
     while error.__cause__:
         error = error.__cause__
-    return textwrap.shorten(first_line(error), 200, placeholder="...")
+    return textwrap.shorten(re.split(r" \(unhinted|! For more", first_line(error))[0], 200, placeholder="...")
 
 
 @contextmanager

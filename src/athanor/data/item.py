@@ -1,8 +1,6 @@
 """What an item of a torch Dataset may be, and what is said where it is not or cannot be read."""
 
-import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,15 +14,7 @@ PIXEL_MODES = ("L", "RGB", "I;16", "I", "F")  # of Pillow, which become tensors 
 
 
 class ItemError(RuntimeError):
-    """A Dataset's own code has failed. The first line, which the terminal shows, says where; the traceback follows."""
-
-
-def item_error(name: str, index: int, error: Exception) -> ItemError:
-    frames = traceback.extract_tb(error.__traceback__)[1:]
-    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
-    place = f"{Path(own[-1].filename).name}, line {own[-1].lineno}, in {own[-1].name}" if own else "in C code"
-    lines = "".join(traceback.format_exception(error))
-    return ItemError(f"item {index} of the {name} Dataset: {type(error).__name__}: {error} ({place})\n{lines}")
+    """A Dataset's own code has failed. The terminal shows the first line, and the place from the traceback after it."""
 
 
 def as_input(value: Any) -> Tensor:

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import threading
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from athanor.base.errors import UserError
-from athanor.data.item import ItemError, as_input, as_targets, item_error
+from athanor.data.item import ItemError, as_input, as_targets
 from athanor.data.seeds import global_randomness_kept, mix, seed_item
 
 EVALUATION = (0x6576616C,)  # "eval" in ASCII: the moment of all that is not training, so its items are always the same
@@ -189,7 +190,9 @@ class Reader(Dataset):
         try:
             item = self.dataset[index]
         except Exception as error:
-            raise item_error(self.name, index, error) from error
+            lines = "".join(traceback.format_exception(error))
+            reason = f"{type(error).__name__}: {error}\n{lines}"
+            raise ItemError(f"item {index} of the {self.name} Dataset: {reason}") from error
         if isinstance(item, (tuple, list)) and len(item) == 2:
             return item
         got = f"{len(item)} values" if isinstance(item, (tuple, list)) else f"a {type(item).__name__}"
@@ -212,7 +215,8 @@ class Reader(Dataset):
 
 def whole(batch: ReadBatch | UserError | ItemError) -> ReadBatch:
     if isinstance(batch, Exception):
-        raise type(batch)(*batch.args)  # a new one: a frame that holds what is raised would keep the workers
+        # a new one: a frame that holds what is raised would keep the workers, which send no cause
+        raise type(batch)(*batch.args) from batch.__cause__
     return batch
 
 

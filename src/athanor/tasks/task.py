@@ -10,7 +10,7 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor, nn
 
-from athanor.base.errors import UserError
+from athanor.base.errors import NonFiniteError, UserError
 from athanor.base.lightning_internals import exclude_from_ddp, with_stored_signature
 from athanor.data.preprocess import Preprocess
 from athanor.data.seeds import seed_step
@@ -319,7 +319,7 @@ class Task(Optimized):
 
         place = non_finite.place_of_loss(self, self.loss, None if inputs is None else repeat)
         lr = self.trainer.optimizers[0].param_groups[0]["lr"] if self.trainer.optimizers else math.nan
-        raise FloatingPointError(
+        raise NonFiniteError(
             f"the {stage} loss is {loss} at step {self.global_step} (epoch {self.current_epoch}), "
             f"learning rate {lr:g}; {place}\n"
             "  try a smaller optim.lr, or trainer.gradient_clip_val=1"

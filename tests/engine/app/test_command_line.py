@@ -21,7 +21,7 @@ WRONG = [
     ("logger=tensorbord", "did you mean tensorboard?"),
     ("metrics=recall", "metrics: average_precision, balanced_accuracy, confusion_matrix, macro_f1, per_class, top5"),
     ("experiment=mnist_cnm", "did you mean mnist_cnn?"),
-    ("debug=fst", "debug: anomaly, fast, limit, overfit, profile"),
+    ("debug=fst", "debug: anomaly, fast, limit, overfit, pdb, profile"),
     ("model=cnn -m seed=0 optim=adm", "optim=adm does not exist; did you mean adam?"),
     ("-m optim=sgd,adm", "optim=adm does not exist; did you mean adam?"),
     ("optim=null", "optim", "choose"),
@@ -220,7 +220,9 @@ def test_a_mistake_of_ours_shows_its_name_and_where_the_traceback_is(train, tmp_
     monkeypatch.setattr("athanor.data.sources.digits.digits", broken)
     ran = train("hydra.run.dir=here")
     assert ran.code == 1
-    assert ran.err == "error: RuntimeError: it is broken\n  the traceback is in here/train.log\n"
+    first, place, last = ran.err.splitlines()
+    assert (first, last) == ("error: RuntimeError: it is broken", "  the traceback is in here/train.log")
+    assert place.endswith('raise RuntimeError("it is broken\\nand this is the second line")')
     assert "Traceback (most recent call last)" in (tmp_path / "here" / "train.log").read_text()
     results = json.loads((tmp_path / "here" / "results.json").read_text())
     assert results["status"] == "failed"

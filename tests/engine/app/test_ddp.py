@@ -1,6 +1,7 @@
 """Two processes on this machine (gloo) against one: the same global batches give the same weights."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -83,6 +84,22 @@ def test_a_single_run_on_two_processes_resumes_on_two(train, tmp_path):
     assert (ran.code, ran.err) == (0, "")
     assert {path.name for path in tmp_path.iterdir()} == {"alone", "two", "outputs"}
     assert_equal_runs(Run("alone"), Run("two"))
+
+
+@pytest.mark.slow
+def test_a_bug_of_ones_own_on_two_processes_is_said_once_with_its_place(run_process, tmp_path):
+    (tmp_path / "twice.py").write_text(
+        "from torch import nn\n\nclass Net(nn.Linear):\n    def __init__(self, *, num_classes):\n"
+        "        super().__init__(64, num_classes)\n\n    def forward(self, x):\n        b, c, h = x.shape\n"
+    )
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    words = ["model=linear", "model._target_=twice.Net", *TWO, "logger=csv", "hydra.run.dir=here"]
+    ran = run_process(tmp_path, "train.py", *words, PYTHONPATH=path)
+    place, log = "  twice.py:8: b, c, h = x.shape", "  the traceback is in here/train.log"
+    assert (ran.code, ran.err.splitlines()[1:]) == (1, [place, log])
+    assert ran.err.startswith("error: ValueError: too many values to unpack (expected 3")
+    assert (tmp_path / "here" / "train.log").read_text().count("Traceback (most recent call last)") == 2
+    assert not list((tmp_path / "here").glob(".*"))
 
 
 def test_a_mistake_found_on_two_processes_is_said_once(train):

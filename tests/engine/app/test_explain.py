@@ -1,9 +1,12 @@
+import re
+
 import pytest
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 
-from athanor.base.errors import UserError, nearest
-from athanor.engine.app.explain import explain
+from athanor.base.errors import NonFiniteError, UserError, nearest
+from athanor.base.text import printable
+from athanor.engine.app.explain import FULL, explain
 
 
 def caught(function, *arguments):
@@ -22,7 +25,7 @@ def test_nearest_names_what_is_near_and_lists_all_where_nothing_is():
     [
         UserError("optim.lr=abc: Adam takes float"),
         ValueError("data.batch_size=0 does not fit"),
-        FloatingPointError("the train loss is nan"),
+        NonFiniteError("the train loss is nan"),
         FileNotFoundError("there is no x.png"),
     ],
     ids=repr,
@@ -46,9 +49,35 @@ def test_a_batch_of_one_image_is_named_where_the_data_calls_it_so(data, batch):
     assert text.startswith(f"error: batch norm needs two images a step on each device, and {batch} gives it one")
 
 
-def test_without_a_log_the_traceback_is_shown():
-    text = explain(caught(lambda: {}["absent"]))
-    assert "Traceback" in text and "KeyError: 'absent'" in text
+def test_without_a_log_the_way_to_the_traceback_is_shown(monkeypatch):
+    error = caught(lambda: {}["absent"])
+    first, place, last = explain(error).splitlines()
+    assert first == "error: KeyError: 'absent'"
+    assert re.fullmatch(r"  .*test_explain\.py:\d+: error = caught.*", place)
+    assert last == "  HYDRA_FULL_ERROR=1 before the command prints the traceback"
+    monkeypatch.setenv(FULL, "1")
+    assert explain(error).startswith("Traceback (most recent call last):\n")
+    assert explain(error).endswith("\n".join([first, place, last]))
+
+
+def test_an_error_of_a_gpu_says_how_to_find_its_line():
+    error = RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors might be reported later")
+    lines = explain(error, "here/train.log").splitlines()
+    assert lines[0] == "error: RuntimeError: CUDA error: device-side assert triggered"
+    assert "CUDA_LAUNCH_BLOCKING=1" in lines[1] and lines[2] == "  the traceback is in here/train.log"
+
+
+def test_an_error_of_ours_names_a_line_of_ours_where_there_is_no_other():
+    error = caught(printable, 3)
+    error = error.with_traceback(error.__traceback__.tb_next)  # without this file
+    assert re.match(r"  .*/athanor/base/text\.py:\d+: if text.isprintable", explain(error).splitlines()[1])
+
+
+def test_a_mistake_that_a_worker_of_a_loader_meets_is_told_as_if_it_were_met_here():
+    head, frame = "Traceback (most recent call last):", '  File "x.py", line 1, in f'
+    sent = f"Original {head}\n{frame}\nathanor.base.errors.UserError: no\n  type b"
+    error = UserError(f"Caught UserError in DataLoader worker process 0.\n{sent}")
+    assert explain(error) == "error: no\n  type b"
 
 
 def test_what_was_wrong_inside_an_instantiation_is_what_is_shown():

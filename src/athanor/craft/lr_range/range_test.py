@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from athanor.base.errors import UserError
+from athanor.base.errors import NonFiniteError, UserError
 from athanor.data.batches import Batch, TrainBatches
 from athanor.data.seeds import mix, seed_step
 from athanor.tasks.task import Task
@@ -183,7 +183,7 @@ def run_sweep(
         if smoothed[-1] > DIVERGED * min(smoothed):
             break
     if not losses:
-        raise FloatingPointError(
+        raise NonFiniteError(
             "the loss is not finite before any step is made: there is no learning rate to look for\n"
             "  python train.py debug=anomaly names the operation"
         )

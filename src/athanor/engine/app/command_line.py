@@ -10,7 +10,8 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from athanor.base.errors import UserError
-from athanor.engine.app.explain import explain
+from athanor.engine.app import debugger
+from athanor.engine.app.explain import FULL, explain
 from athanor.engine.config import options, schema, settings
 
 ONCE = ("resume", "run", "weights", "experiment", "study", "debug")  # of two, Hydra would take the last in silence
@@ -24,7 +25,8 @@ SETTINGS = ["hydra/output=athanor", "hydra/job_logging=athanor", "hydra.output_s
 
 
 def start(main: Callable[[], None]) -> None:
-    """Call a Hydra main with our verbs; a failure ends in one or two lines and a non-zero exit code."""
+    """Call a Hydra main with our verbs; a failure ends in one to four lines and a non-zero exit code."""
+    os.environ.setdefault(FULL, os.environ.get("HYDRA_FULL_ERROR", "0"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own traceback and exits
     try:
         if hasattr(main, "__wrapped__"):  # by Hydra; a script has flags and words of its own
@@ -32,14 +34,20 @@ def start(main: Callable[[], None]) -> None:
 
             ranks.check_environment()
             sys.argv[1:] = hydra_words(sys.argv[1:])
+        debugger.check(is_sweep=any(word in MULTIRUN for word in sys.argv))
         main()
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # `python train.py --help | head`
         sys.stdout = None
         sys.exit(1)
+    except SystemExit as end:
+        if end.__cause__:  # a run that has failed, and has told why
+            debugger.stop_at(end.__cause__)
+        raise
     except Exception as error:
         print(explain(error), file=sys.stderr)
+        debugger.stop_at(error)
         sys.exit(1)
     sys.exit(0)
 

@@ -1,22 +1,30 @@
 """What a person reads when something is wrong: what was got, what is allowed, what to type."""
 
+import os
 import re
 import traceback
 from pathlib import Path
 
-from athanor.base.errors import nearest
+from athanor.base.error_place import name_and_text, told, words
+from athanor.base.errors import NonFiniteError, UserError, nearest
 from athanor.base.text import printable
 from athanor.engine.app.machine_errors import machine_error
 from athanor.engine.config import options, schema, settings
 from athanor.engine.config.facts import FACTS
 
+FULL = "ATHANOR_FULL_ERROR"  # environment variable: HYDRA_FULL_ERROR as a person has set it, before Hydra needs it set
+# of libraries that have got a wrong value, where it comes from a setting and no code of a person's own hands it over
+MISTAKES = (ValueError, OSError, ModuleNotFoundError)
+
 
 def explain(error: BaseException, log: Path | None = None, config: dict | None = None) -> str:
-    """One or two lines for the terminal, whichever library met the mistake.
+    """One or two lines for the terminal, whichever library met the mistake; up to four where code of the person's own
+    has failed, with the place. Where HYDRA_FULL_ERROR=1 is typed, the traceback comes first.
 
     log: the file with the traceback, in the run's folder. config: what the run was made from, if it got so far.
     """
-    return printable(explanation(error, log, config), keep="\n\t")
+    lines = traceback.format_exception(error) if os.environ.get(FULL) == "1" else []
+    return printable("".join([*lines, explanation(error, log, config)]), keep="\n\t")
 
 
 def explanation(error: BaseException, log: Path | None, config: dict | None) -> str:
@@ -26,7 +34,7 @@ def explanation(error: BaseException, log: Path | None, config: dict | None) -> 
         error = error.__cause__
     if refused := machine_error(error, log, config):
         return f"error: {refused}"
-    text, module = str(error).strip(), type(error).__module__.partition(".")[0]
+    text, module = name_and_text(error)[1], type(error).__module__.partition(".")[0]
     if module in ("hydra", "omegaconf", "antlr4"):
         return f"error: {shorten(error)}"
     if mark := getattr(error, "problem_mark", None):  # of YAML, in a config of the person's own
@@ -42,12 +50,14 @@ def explanation(error: BaseException, log: Path | None, config: dict | None) -> 
         batch = f"data.batch_size={size}" if size else "the batch"
         remedy = "data.batch_size=2" + (", or model.norm=none" if config and "norm" in (config["model"] or {}) else "")
         return f"error: batch norm needs two images a step on each device, and {batch} gives it one\n  use {remedy}"
-    mistakes = (ValueError, OSError, FloatingPointError, ModuleNotFoundError)
-    if isinstance(error, mistakes) or type(error).__name__ == "MisconfigurationException":
-        return f"error: {text}"
-    if log:
-        return f"error: {type(error).__name__}: {text.partition(chr(10))[0]}\n  the traceback is in {log}"
-    return "".join(traceback.format_exception(error))
+    is_mistake = isinstance(error, MISTAKES) or type(error).__name__ == "MisconfigurationException"
+    place = told(error, everywhere=not is_mistake)
+    if isinstance(error, (UserError, NonFiniteError)) or (is_mistake and not place):
+        return f"error: {text or type(error).__name__}"
+    where = f"the traceback is in {log}" if log else "HYDRA_FULL_ERROR=1 before the command prints the traceback"
+    if text.startswith("CUDA error"):
+        where = f"a GPU fails after the line that is at fault: CUDA_LAUNCH_BLOCKING=1 finds it\n  {where}"
+    return f"error: {place or words(error)}\n  {where}"
 
 
 def strange_repeat(text: str) -> str | None:

@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from athanor.base.error_place import told
 from athanor.base.errors import UserError
 from athanor.base.files import append
 from athanor.base.text import printable
@@ -26,7 +27,7 @@ from athanor.engine.app import resumed_sweep
 from athanor.engine.app.explain import explain
 from athanor.engine.app.logs import set_up_logging
 from athanor.engine.app.outcome import STAGES, logged_metrics, outcome
-from athanor.engine.app.ranks import PARENT, agreed, is_main_process
+from athanor.engine.app.ranks import PARENT, agreed, is_main_process, started_elsewhere
 from athanor.engine.app.resume_point import resume_point
 from athanor.engine.config import built_here, places, schema, secrets
 from athanor.engine.config.settings import REMARKS
@@ -65,6 +66,7 @@ class Job(Run):
         self.secrets: dict[str, str] = {}
         self.settings: dict[str, Any] | None = None  # the checked config, for the message of a failure
         self.before = self.results  # those of the run that is continued, else {}
+        self.is_one_of_several = started_elsewhere()  # asked now, as Lightning deletes WORLD_SIZE at the end
         self.is_again = (self.dir / "config.yaml").is_file()
         self.versions: dict[str, Any] = {}  # the runs of services with which this run goes on, by the names of loggers
         self.begun: float | None = None  # when this process began to write into the run's directory
@@ -179,20 +181,27 @@ class Job(Run):
 
     def fail(self, error: Exception) -> None:
         """Explain the failure, once for all processes of the job, and write down its traceback."""
-        is_mistake = isinstance(error, ValueError)  # every process meets the same one, so the main process reports it
+        is_mistake = isinstance(error, UserError)  # every process meets the same one, so the main process reports it
+        lock = FileLock(self.dir / ".failed.lock")
+        with contextlib.suppress(OSError):  # the disk may be full, or the folder gone, here and below
+            if self.is_one_of_several:  # else two processes that fail at once would both tell it
+                lock.acquire()
         is_first = isinstance(error, ChildProcessError) or self.results.get("status") != "failed"
         if is_main_process() if is_mistake else is_first:
             explanation = explain(error, shown(self.dir / "train.log"), self.settings)
             print(secrets.hide(explanation, self.secrets), file=sys.stderr)
-            text = secrets.hide(f"{type(error).__name__}: {error}", self.secrets)
-            with contextlib.suppress(OSError):  # the disk may be full, or the folder gone
+            place = None if is_mistake else told(error)
+            text = secrets.hide(place or f"{type(error).__name__}: {error}", self.secrets)
+            with contextlib.suppress(OSError):
                 if self.begun is not None:
                     self.write_results({**self.results, "status": "failed", "error": text})
         lines = secrets.hide("".join(traceback.format_exception(error)), self.secrets)
         with contextlib.suppress(OSError):
             append(self.dir / "train.log", printable(lines, keep="\n"))
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
         is_nothing = self.is_single and is_main_process() and not (self.dir / "config.yaml").exists()
-        if isinstance(error, UserError) and is_nothing:
+        if is_mistake and is_nothing:
             shutil.rmtree(self.dir, ignore_errors=True)  # a mistyped override leaves no run behind
 
     def write(self, fresh: bool = False, **values: object) -> None:

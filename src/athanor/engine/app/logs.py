@@ -4,6 +4,7 @@ import logging
 import threading
 import warnings
 
+from athanor.base.error_place import told
 from athanor.base.text import printable
 from athanor.engine.app.ranks import is_main_process
 
@@ -63,5 +64,9 @@ def for_terminal(record: logging.LogRecord) -> bool:
 
 
 def log_thread_error(error: threading.ExceptHookArgs) -> None:
-    """Write the traceback to train.log only: who uses the thread, as TensorBoard's writer, raises the error again."""
+    """Write the traceback to train.log: who uses the thread, as TensorBoard's writer, raises the error again. Nobody
+    may do so for code of a person's own, of which the terminal tells as well.
+    """
     logging.getLogger(__name__).error("in a thread", exc_info=(error.exc_type, error.exc_value, error.exc_traceback))
+    if place := error.exc_value and told(error.exc_value):
+        logging.getLogger("py.warnings").warning("warning: a thread has ended: %s", place)

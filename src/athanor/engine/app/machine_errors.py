@@ -54,7 +54,7 @@ def refused_file(error: OSError, run: Path | None) -> str | None:
     """What became of a file in the run's folder `run` or elsewhere; None where the error's own text says enough."""
     name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else None
     is_in_run = run is not None and (name is None or Path(os.path.abspath(name)).is_relative_to(os.path.abspath(run)))
-    if isinstance(error, FileNotFoundError) and is_in_run and name:
+    if isinstance(error, FileNotFoundError) and is_in_run and name and not (run / "config.yaml").is_file():
         return (
             f"{name if run.is_dir() else run} was removed while the run went on\n  type the command again for a new run"
         )

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from athanor.base.errors import UserError
+from athanor.engine.app import debugger
 from athanor.engine.config import options
 from athanor.engine.runs.run import Run
 from athanor.training import devices
@@ -71,6 +72,8 @@ def spread(config: dict, directory: Path) -> bool:
     if started_elsewhere():
         atexit.register(disconnect)  # else threads of gloo may end the process with an error
     number = devices.count(config["trainer"])
+    if number > 1 and debugger.is_asked():
+        raise UserError("debug=pdb stops in one process; type trainer.devices=1")
     if started_elsewhere() and PARENT not in os.environ:
         refuse_other_number(number, config["trainer"].get("num_nodes") or 1)
     if number < 2 or "spawn" in str(config["trainer"]["strategy"]) or started_elsewhere():

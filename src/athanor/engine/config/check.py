@@ -1,12 +1,14 @@
 """Whether a composed config is right, before anything is built: groups, keys, types and targets."""
 
+import importlib
 import math
 import pkgutil
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from athanor.base.errors import UserError, require
+from athanor.base.error_place import told
+from athanor.base.errors import UserError, first_line, require
 from athanor.engine.config import check_study, facts, monitors, options, refusals, schema, settings
 from athanor.engine.config.secrets import resolve, reveal
 from athanor.engine.config.signatures import check_key, check_value, signature, type_hint
@@ -126,11 +128,16 @@ def node_signature(path: str, node: dict) -> tuple[dict[str, Any], bool]:
 def locate(path: str, target: str) -> Any:
     """The class or function that a `_target_` names. Raises UserError where there is none."""
     try:
-        named = pkgutil.resolve_name(target)
+        try:
+            named = pkgutil.resolve_name(target)
+        except AttributeError:
+            importlib.import_module(target.rpartition(".")[0])  # raises what resolve_name has hidden: an ImportError
+            raise
     except Exception as error:
-        is_missing = isinstance(error, ModuleNotFoundError) and "." not in error.name
-        advice = f"\n  install {error.name}, or let PYTHONPATH name the folder that it lies in" if is_missing else ""
-        reason = f"{str(error).splitlines()[-1]}{advice}"
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        is_missing = missing and "." not in missing
+        advice = f"\n  install {missing}, or let PYTHONPATH name the folder that it lies in" if is_missing else ""
+        reason = f"{told(error) or first_line(error)}{advice}"
         raise UserError(f"{path}._target_={target} cannot be imported: {reason}") from error
     require(callable(named), f"{path}._target_={target} is no class or function; name one that is in it")
     return named

@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from athanor.base.error_place import told
 from athanor.base.errors import UserError, first_line, nearest
 from athanor.engine.config.monitors import logged_metrics
 from athanor.engine.config.signatures import check_key, check_value
@@ -56,7 +57,7 @@ def check_conclude(name: str) -> None:
     try:
         function = pkgutil.resolve_name(name)
     except Exception as error:  # a module may raise anything
-        raise UserError(f"study.conclude={name} cannot be imported: {first_line(error)}") from error
+        raise UserError(f"study.conclude={name} cannot be imported: {told(error) or first_line(error)}") from error
     if not callable(function):
         raise UserError(f"study.conclude={name} is not a function; it takes the study and gives lines and a figure")
 

@@ -49,6 +49,9 @@ def drop_untaken(cfg: dict, typed: list[str], overrides: list[str]) -> None:
         for group, node in (OmegaConf.load(path) if path.is_file() else {}).items():
             if group in schema.GROUPS and "_target_" in (cfg.get(group) or {}):
                 names, _ = node_signature(group, cfg[group])
+                target = locate(group, cfg[group]["_target_"])
+                if group == "data" and not (schema.returns_datasets(target) or schema.is_data_module(target)):
+                    names = names.keys() - schema.READING.keys()
                 for key in (key for key in node if key not in names and f"{group}.{key}" not in typed):
                     cfg[group].pop(key, None)
 

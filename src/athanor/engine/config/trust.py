@@ -23,7 +23,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from athanor.base.errors import UserError, require
+from athanor.base.error_place import told
+from athanor.base.errors import UserError, first_line, require
 from athanor.engine.config import built_here, options, places, schema
 
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
@@ -86,7 +87,7 @@ def refusal(path: str, target: object, shipped: Collection[str], trusted: Collec
     try:
         named = vars(importlib.import_module(module))[name]  # one step only, and no __getattr__ of a module is called
     except Exception as error:
-        return f"{where} cannot be imported: {str(error).partition(chr(10))[0]}"
+        return f"{where} cannot be imported: {told(error) or first_line(error)}"
     home = definition(named)
     if home is None:
         return f"{where} is neither a class nor a function of a module"

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from athanor.base.error_place import told
 from athanor.base.errors import UserError, first_line, require
 from athanor.base.files import refuse_links, write_atomically
 from athanor.engine.config import records, schema, trust
@@ -223,7 +224,8 @@ def load_task(checkpoint: Path) -> "L.LightningModule":
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{checkpoint} does not fit this version of Athanor: {first_line(error)}") from error
+        reason = told(error) or first_line(error)
+        raise UserError(f"{checkpoint} does not fit this version of Athanor: {reason}") from error
     fill(task, contents, checkpoint)
     return task.eval()
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from athanor.base.error_place import told
 from athanor.base.files import write_csv
 from athanor.engine.config.check_study import COURSES
 from athanor.engine.runs.repeats import REPEATS, groups, mean_and_deviation, numbers_of, settings
@@ -152,7 +153,7 @@ def conclude_study(name: str, node: dict[str, Any], sweep: Sweep) -> list[str]:
         else:
             lines.append("  nothing to draw: no job has what the study shows")
     except Exception as error:
-        print(f"error: the study is not drawn: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: the study is not drawn: {told(error) or ' '.join(str(error).split())}", file=sys.stderr)
     return lines
 
 
