@@ -29,6 +29,7 @@ def train_job(cfg: DictConfig) -> float:
         trainer = assemble.trainer(config, str(job.dir), data, task, step)
         job.record_origin(config, data, task, checkpoint)
         job.extend(trainer)
+        job.announce(config, trainer, data, task)
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
         job.load_chosen(task, trainer)
         if config["eval"]["test"]:
