@@ -4,6 +4,8 @@ import re
 import traceback
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from athanor.base.errors import nearest
 from athanor.base.text import printable
 from athanor.engine.app.machine_errors import machine_error
@@ -86,8 +88,12 @@ def shorten(error: BaseException) -> str:
         row = schema.group_of(group)
         if row and key in row.facts:
             return f"there is no {path}: {key} is {FACTS[key]} and is handed over; leave it out"
-        advice = f"(+{path}=<value> adds a key that is not in the YAML)"
-        return f"there is no {path}; {nearest(key, map(str, node.keys()))}\n  {advice}"
+        config = OmegaConf.to_container(node._get_root(), resolve=False)
+        paths = [other for other in settings.paths_of(config) if other.partition(".")[0] != "hydra"]
+        value = re.search(rf"use \+{re.escape(path)}(=.*)", text)
+        advice = settings.advice(path, paths, value[1] if value else "")
+        more = f"\n  (+{path}=<value> adds a key that is not in the YAML)" if group else ""
+        return f"there is no {path}; {advice}{more}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     unread = ("full_key", "object_type", "See https", "reference_type", "Error when parsing index")
     lines = [line for line in lines if not line.startswith(unread)]

@@ -24,9 +24,9 @@ from athanor.base.errors import UserError
 from athanor.base.files import append
 from athanor.base.text import printable
 from athanor.engine.app import resumed_sweep
+from athanor.engine.app.announcement import announcement
 from athanor.engine.app.explain import explain
 from athanor.engine.app.logs import set_up_logging
-from athanor.engine.app.opening import opening
 from athanor.engine.app.outcome import STAGES, logged_metrics, outcome
 from athanor.engine.app.ranks import PARENT, agreed, is_main_process
 from athanor.engine.app.resume_point import resume_point
@@ -241,7 +241,7 @@ class Job(Run):
         """Say what begins, from the main process."""
         if is_main_process():
             resumed = self.dir if self.is_single else self.dir.parent
-            log.info("%s", opening(config, trainer, data, task, shown(self.dir), shown(resumed)))
+            log.info("%s", announcement(config, trainer, data, task, shown(self.dir), shown(resumed)))
 
     def load_chosen(self, task: "L.LightningModule", trainer: "L.Trainer") -> None:
         """Give the task the weights that are to be tested."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from athanor.data.module import ArrayData
 
 
-def opening(
+def announcement(
     config: dict[str, Any],
     trainer: "L.Trainer",
     data: "ArrayData | AnyDataModule",
