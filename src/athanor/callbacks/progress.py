@@ -8,14 +8,13 @@ import time
 from typing import Any
 
 import lightning.pytorch as L
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ProgressBar, Timer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from athanor.base.errors import require
+from athanor.base.errors import UserError
 from athanor.callbacks.checkpoints import checkpoints_of
 from athanor.callbacks.stopwatch import Stopwatch
-from athanor.callbacks.time_left import TimeLeft
 from athanor.tasks.measure import LOSS, stage_and_name, whole_epochs, written
 from athanor.tasks.task import Task
 
@@ -37,19 +36,16 @@ class EpochProgress(ProgressBar):
 
     def __init__(self, refresh_seconds: float, line_seconds: float | None) -> None:
         super().__init__()
-        require(
-            line_seconds is None or line_seconds > 0,
-            f"callbacks.progress.line_seconds={line_seconds}: use more than 0, or null for no line within an epoch",
-        )
+        if line_seconds is not None and line_seconds <= 0:
+            raise UserError(f"callbacks.progress.line_seconds={line_seconds}: use more than 0, or null")
         self.refresh_seconds, self.line_seconds = refresh_seconds, line_seconds or math.inf
         self.enabled = True
         self.bar: Progress | None = None  # while it is shown
-        self.next_look = math.inf  # the time on the clock from which a step shows something
         self.line: str | None = None  # of the epoch that has ended, until its metrics are complete
         self.stages = ["train"]  # that have metrics of this epoch
         self.live = {"loss": "", "val": ""}  # what the bar shows
-        self.left = TimeLeft()
-        self.closer = BarCloser(self._close_bar)
+        self.closer = logging.Handler()  # a line that is logged would be written behind the bar
+        self.closer.emit = lambda record: self._close_bar()
 
     def disable(self) -> None:
         self.enabled = False
@@ -57,39 +53,34 @@ class EpochProgress(ProgressBar):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         self.console = Console(stderr=True)
-        is_terminal = self.console.is_interactive and sys.stderr.isatty()
-        self.has_bar = self.console.is_jupyter or is_terminal
-        self.watch = next((callback for callback in trainer.callbacks if isinstance(callback, Stopwatch)), None)
-        self.counted = 0, 0.0  # images, and seconds of training, when the last line was logged
+        self.has_bar = self.console.is_jupyter or (self.console.is_interactive and sys.stderr.isatty())
         self._wait()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.started = time.monotonic()  # a run that is resumed within an epoch has no start of that epoch
-        self.left.start(trainer)
+        self.started = self.began = time.monotonic()  # a run that is resumed within an epoch has no start of that epoch
+        self.batches_before = trainer.fit_loop.total_batch_idx + 1
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._log_line(trainer)
         self.started = time.monotonic()
-        self.left.start_epoch(trainer)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
         if time.monotonic() > self.next_look:
             loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
             self.live["loss"] = "" if loss is None else f"loss {float(loss):.4f}"
-            self._show(trainer, epoch_of(trainer), "step", batch_idx + 1, trainer.num_training_batches)
+            self._show(trainer, epoch_of(trainer), batch_idx + 1, trainer.num_training_batches)
 
     def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         if time.monotonic() > self.next_look:
-            total = trainer.num_val_batches[dataloader_idx]
-            self._show(trainer, epoch_of(trainer), "validation", batch_idx + 1, total)
+            name = f"{epoch_of(trainer)} validation" if trainer.validating or trainer.training else "test"
+            totals = trainer.num_test_batches if trainer.testing else trainer.num_val_batches
+            self._show(trainer, name, batch_idx + 1, totals[dataloader_idx])
 
-    def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
-        if time.monotonic() > self.next_look:
-            self._show(trainer, "test", "batch", batch_idx + 1, trainer.num_test_batches[dataloader_idx])
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.stages = ["train", "val"]
-        self.live["val"] = self._headline(trainer)
+        self.live["val"] = self._written(trainer, "val", most=1)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._close_bar()
@@ -108,22 +99,24 @@ class EpochProgress(ProgressBar):
     # what is shown within an epoch
 
     def _wait(self) -> None:
+        """Set the time on the clock from which a batch shows something."""
         seconds = self.refresh_seconds if self.has_bar else self.line_seconds
         self.next_look = time.monotonic() + seconds if self.enabled else math.inf
 
-    def _show(self, trainer: L.Trainer, name: str, unit: str, done: int, total: float) -> None:
-        """Draw the bar, or log a line: `unit` number `done` of `total`, which is inf where nobody knows it."""
-        left = "" if trainer.testing else self.left.told(trainer, done if unit == "step" else None)
+    def _show(self, trainer: L.Trainer, name: str, done: int, total: float) -> None:
+        """Draw the bar, or log a line. total: of the batches, inf where nobody knows it."""
+        left = "" if trainer.testing else self._left(trainer, trainer.num_training_batches - done)
         if self.has_bar:
-            self._draw(name if unit == "step" else f"{name} {unit}", done, total, left)
+            self._draw(name, completed=done, total=None if math.isinf(total) else total, left=left, **self.live)
         else:
-            of = "" if math.isinf(total) else f"/{total:,.0f}"
-            parts = name, f"{unit} {done:,}{of}", self.live["loss"], self._speed(trainer), left
-            log.info("%s", "   ".join(filter(None, parts)))
+            count = f"batch {done:,}" if math.isinf(total) else f"batch {done:,}/{total:,}"
+            watch = next((callback for callback in trainer.callbacks if isinstance(callback, Stopwatch)), None)
+            speed = watch and watch.images_per_second
+            rate = f"{speed:,.0f} {noun_of(trainer.datamodule)}/s" if speed else ""
+            log.info("%s", "   ".join(filter(None, [name, count, self.live["loss"], rate, left])))
         self._wait()
 
-    def _draw(self, name: str, done: int, total: float, left: str) -> None:
-        state = dict(completed=done, total=None if math.isinf(total) else total, left=left, **self.live)
+    def _draw(self, name: str, **state: Any) -> None:
         if self.bar is None:
             fields = [TextColumn(f"{{task.fields[{field}]}}") for field in ("loss", "val", "left")]
             columns = TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), *fields
@@ -135,24 +128,26 @@ class EpochProgress(ProgressBar):
                 logging.getLogger().handlers.insert(0, self.closer)
         self.bar.update(self.shown, description=name, refresh=True, **state)
 
+    def _left(self, trainer: L.Trainer, batches: float) -> str:
+        """`left 0:40, run 12:30`: of the `batches` of this epoch, and until the first limit of the run, at the speed of
+        this process so far, validations included. Early stopping may end it before.
+        """
+        made = trainer.fit_loop.total_batch_idx + 1
+        pace = (time.monotonic() - self.began) / max(made - self.batches_before, 1)
+        ends = [timer.time_remaining() for timer in trainer.callbacks if isinstance(timer, Timer)]
+        if trainer.max_epochs not in (None, -1):
+            ends.append(pace * (trainer.max_epochs * trainer.num_training_batches - made))
+        if trainer.max_steps != -1:
+            ends.append(pace * (trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches)
+        run = min((end for end in ends if end is not None), default=math.inf)
+        times = {"left ": min(pace * batches, run), "run ": run}
+        return ", ".join(f"{name}{clock(seconds)}" for name, seconds in times.items() if math.isfinite(seconds))
+
     def _close_bar(self) -> None:
         if self.bar:
             logging.getLogger().removeHandler(self.closer)
             self.bar.stop()
             self.bar = None
-
-    def _speed(self, trainer: L.Trainer) -> str:
-        """Inputs a second in the training steps since the last line."""
-        if self.watch is None or self.watch.train_seconds <= self.counted[1]:
-            return ""
-        images, seconds = self.watch.images - self.counted[0], self.watch.train_seconds - self.counted[1]
-        self.counted = self.watch.images, self.watch.train_seconds
-        return f"{images / seconds:,.0f} {noun_of(trainer.datamodule)}/s"
-
-    def _headline(self, trainer: L.Trainer) -> str:
-        """What the bar shows of the validation: the first that the task measures, or that its module has logged."""
-        text = self._written(trainer, "val", most=1)
-        return text if text.startswith("val") or not text else f"val {text}"
 
     # the line of an epoch
 
@@ -168,24 +163,13 @@ class EpochProgress(ProgressBar):
         self.line, self.stages = None, ["train"]
 
     def _written(self, trainer: L.Trainer, stage: str, most: int | None = None) -> str:
-        """The measures of a stage, or the first of them; of a module that is no Task, all that it has logged of it."""
+        """The first `most` measures of a stage; of a module that is no Task, of all that it has logged of it."""
         module, metrics = trainer.lightning_module, trainer.callback_metrics
         if isinstance(module, Task):
             measures = dict(list(type(module).measures.items())[:most])
             return f"{stage} {written({name: metrics[f'{stage}/{name}'] for name in measures}, measures)}"
         values = {name: value for name, value in metrics.items() if stage_and_name(name)[0] == stage}
         return written(values, dict.fromkeys(whole_epochs(values)[:most], LOSS))
-
-
-class BarCloser(logging.Handler):
-    """Takes the bar away before a line is logged, which would else be written behind it; the next drawing is below."""
-
-    def __init__(self, close: Any) -> None:
-        super().__init__()
-        self.close_bar = close
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.close_bar()
 
 
 class NotebookProgress(Progress):
@@ -221,3 +205,9 @@ def epoch_of(trainer: L.Trainer) -> str:
 def noun_of(data: Any) -> str:
     """What one input of a data module is called: pictures have three dimensions, and rows of a table one."""
     return {3: "images", 1: "rows"}.get(len(getattr(data, "input_shape", ())), "inputs")
+
+
+def clock(seconds: float) -> str:
+    """A duration in hours, minutes and seconds: `0:07`, `12:30`, `26:03:00`."""
+    minutes, rest = divmod(max(round(seconds), 0), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
