@@ -3,7 +3,6 @@
 import io
 import logging
 import math
-import sys
 import time
 from typing import Any
 
@@ -11,6 +10,7 @@ import lightning.pytorch as L
 from lightning.pytorch.callbacks import ProgressBar, Timer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from torch import Tensor
 
 from athanor.base.errors import UserError
 from athanor.callbacks.checkpoints import checkpoints_of
@@ -53,7 +53,7 @@ class EpochProgress(ProgressBar):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         self.console = Console(stderr=True)
-        self.has_bar = self.console.is_jupyter or (self.console.is_interactive and sys.stderr.isatty())
+        self.has_bar = self.console.is_jupyter or (self.console.is_interactive and self.console.file.isatty())
         self._wait()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -67,7 +67,8 @@ class EpochProgress(ProgressBar):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
         if time.monotonic() > self.next_look:
             loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-            self.live["loss"] = "" if loss is None else f"loss {float(loss):.4f}"
+            is_number = isinstance(loss, Tensor) and loss.numel() == 1  # a module of one's own may give anything
+            self.live["loss"] = f"loss {loss.item():.4f}" if is_number else ""
             self._show(trainer, epoch_of(trainer), batch_idx + 1, trainer.num_training_batches)
 
     def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
