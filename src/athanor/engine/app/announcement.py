@@ -27,15 +27,13 @@ def announcement(
 
     targets = [(config.get(group) or {}).get("_target_", "") for group in ("task", "model", "data", "optim")]
     names = ", ".join(target.rpartition(".")[2] for target in targets if target)
-    # those of lazy layers have no shape yet
-    parameters = [p for p in task.parameters() if not torch.nn.parameter.is_lazy(p)]
     device, count = trainer.strategy.root_device, torch.get_num_threads()
     is_gpu = device.type == "cuda"
     hardware = torch.cuda.get_device_name(device) if is_gpu else f"{cpu_name()}, {count} thread{'s' * (count > 1)}"
     number = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
     rows = {
         "run": f"{config['name']}: {names}, seed {config['seed']}",
-        "size": f"{sum(p.numel() for p in parameters):,} parameters",
+        "size": f"{sum(p.numel() for p in task.parameters()):,} parameters",
         "data": described_data(data, config["eval"]["test"]),
         "device": f"{number}{device.type} ({hardware}), precision {trainer.precision}",
         "folder": str(run),

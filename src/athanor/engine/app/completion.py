@@ -26,9 +26,9 @@ def newest(verb: str) -> list[str]:
     """The runs below outputs/, the newest first; for resume those that have not finished, sweeps, and `last`."""
     outputs, paths = Path("outputs"), []
     for path in outputs.glob("**/config.yaml"):
-        with suppress(OSError, ValueError):  # of something else, or torn
-            results = json.loads(path.with_name("results.json").read_text())
-            if verb != "resume" or results["status"] != "finished":
+        with suppress(OSError, ValueError, LookupError, TypeError):  # of something else, or torn
+            status = json.loads(path.with_name("results.json").read_text())["status"]
+            if verb != "resume" or status != "finished":
                 paths.append(path)
     paths += outputs.glob("sweeps/*/*/sweep.json") if verb == "resume" else ()
     paths.sort(key=lambda path: path.stat().st_mtime, reverse=True)
