@@ -33,6 +33,10 @@ def test_it_promises_nothing_that_this_run_does_not_do(train):
     assert list(rows) == ["run", "size", "data", "device", "folder"]
 
 
+def test_a_trial_of_one_batch_does_not_say_that_it_saves(train):
+    assert list(opening(train("debug=fast", "model=linear").out)) == ["run", "size", "data", "device", "folder", "edit"]
+
+
 def test_jobs_of_a_sweep_name_the_sweep_to_resume(train, tmp_path):
     ran = train(*SHORT, "-m", "seed=3", "model=linear", "hydra.sweep.dir=s")
     rows = opening(ran.out)

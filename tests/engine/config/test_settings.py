@@ -38,3 +38,7 @@ def test_the_places_of_a_config_are_its_nodes_and_values():
 )
 def test_the_same_name_comes_first_then_a_similar_one_here_and_elsewhere(path, expected):
     assert advice(path, PATHS, "=1") == expected
+
+
+def test_a_name_that_is_there_is_no_synonym():
+    assert advice("model.epochs", [*PATHS, "scheduler.epochs"]) == "did you mean scheduler.epochs?"

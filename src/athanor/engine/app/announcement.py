@@ -42,7 +42,7 @@ def announcement(
         rows["watch"] = f"tensorboard --logdir {run}"
     if any(isinstance(callback, Control) for callback in trainer.callbacks):
         rows["edit"] = f"{run / 'control.yaml'}, with a line like lr: 0.01"
-    if checkpoints_of(trainer):
+    if checkpoints_of(trainer) and not trainer.fast_dev_run:
         rows["stop"] = f"Ctrl-C saves first; python train.py resume={resumed} goes on"
     return "\n" + "\n".join(f"  {name:8} {text}" for name, text in rows.items()) + "\n"
 

@@ -56,8 +56,8 @@ def answer(typed: list[str]) -> str | None:
         return help_text([word for word in typed if not word.startswith("-")])
     if typed == ["-sc", "install=bash"]:
         return completion.INSTALL.read_text()
-    if typed[:1] == ["-sc"] and typed[1].startswith("query="):
-        return "\n".join(completion.completions(os.environ["COMP_LINE"])) or None  # None: Hydra may know more
+    if " ".join(typed).startswith("-sc query="):
+        return "\n".join(completion.completions(os.environ.get("COMP_LINE", ""))) or None  # None: Hydra may know more
     return None
 
 

@@ -35,7 +35,10 @@ class Option:
         self.group, self.path = group, options.CONFIGS / group / f"{name}.yaml"
         self.text = self.path.read_text(encoding="utf-8")
         self.lines = [line for line in self.text.splitlines() if not line.startswith("# @package")]
-        self.root = yaml.compose("\n".join(self.lines)) or yaml.MappingNode("", [])
+
+    @cached_property
+    def root(self) -> yaml.MappingNode:
+        return yaml.compose("\n".join(self.lines)) or yaml.MappingNode("", [])
 
     @cached_property
     def head(self) -> list[str]:

@@ -63,7 +63,7 @@ def advice(path: str, paths: Iterable[str], value: str = "") -> str:
     for other in dict.fromkeys(paths):
         by_name.setdefault(other.rpartition(".")[2], []).append(other)
     here = [name for name, places in by_name.items() if f"{node}.{name}".lstrip(".") in places]
-    name = SYNONYMS.get(key.lower(), key)
+    name = key if key in by_name else SYNONYMS.get(key.lower(), key)
     if same := closest(name, by_name, 1):
         return f"did you mean {' or '.join(other + value for other in by_name[same][:3])}?"
     if similar := closest(name, here):
