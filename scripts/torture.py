@@ -1,4 +1,4 @@
-"""Kill training runs, damage their checkpoints, resume them, and compare them with undisturbed runs.
+"""Kill training runs, damage their checkpoints, resume and compare them: python scripts/torture.py [--kills 50]
 
     python scripts/torture.py [--kills 50] [--torn 20] [--places new] [--only plateau,ddp] [--seed 0]
 

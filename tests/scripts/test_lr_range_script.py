@@ -63,7 +63,7 @@ def test_a_setting_with_several_values_is_compared(axis, values, run_here, tmp_p
     [
         (["data.batch_size=16,32", "seed=1,2"], "data.batch_size=16,32 seed=1,2: one setting at a time may have"),
         (["optim=nothing"], "optim=nothing does not exist"),
-        (["optim.lrr=1"], "there is no optim.lrr; did you mean lr?"),
+        (["optim.lrr=1"], "there is no optim.lrr; did you mean optim.lr=1?"),
         (["optim=lbfgs"], "callbacks=lr_range: optim=lbfgs finds the length of each step itself"),
         (["callbacks.lr_range.max_lr=1e-9"], "callbacks.lr_range.min_lr=1e-06 and max_lr=1e-09 are no range"),
         (["optim.lr=0"], "optim.lr=0: a range test keeps the ratios of groups; use a rate above 0"),

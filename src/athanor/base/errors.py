@@ -24,11 +24,21 @@ def require(condition: object, message: str) -> None:
         raise UserError(message)
 
 
+def closest(name: str, choices: Iterable[str], least: float = 0.6) -> str | None:
+    """The most similar of the choices, in small or capital letters; None where none is as similar as `least`.
+
+    least: from 0 to 1, which is the same name; see difflib.SequenceMatcher.ratio.
+    """
+    by_letters = {choice.lower(): choice for choice in sorted(choices)}
+    close = difflib.get_close_matches(name.lower(), by_letters, n=1, cutoff=least)
+    return by_letters[close[0]] if close else None
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Advice on a name that does not exist: `did you mean x?` where one is similar, else the list of all choices."""
     choices = sorted(choices)
-    close = difflib.get_close_matches(name, choices, n=1)
-    return f"did you mean {close[0]}?" if close else f"choose from: {', '.join(choices)}"
+    close = closest(name, choices)
+    return f"did you mean {close}?" if close else f"choose from: {', '.join(choices)}"
 
 
 def first_line(error: BaseException) -> str:

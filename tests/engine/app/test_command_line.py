@@ -9,6 +9,8 @@ import sys
 import pytest
 import torch
 
+from athanor.engine.config import options
+
 # what is typed, and what the message must say (all of it, where there are several texts)
 WRONG = [
     # unknown options
@@ -38,17 +40,26 @@ WRONG = [
     ("tags=paper", "tags=paper: train.yaml takes a list of str"),
     ("'notes=[a]'", "notes=['a']: train.yaml takes str or null"),
     ("resume=old extra.x=1", "for a new run with changes type run=old ++extra.x=1"),
-    ("optm=adam", "there is no optm; did you mean optim?"),
-    ("sede=1", "there is no sede; did you mean seed?"),
+    ("optm=adam", "there is no optm; did you mean optim=adam?"),
+    ("sede=1", "there is no sede; did you mean seed=1?"),
     ("+sede=1", "sede: train.yaml has no 'sede'; did you mean seed?"),
-    ("optim.lrr=1", "there is no optim.lrr; did you mean lr?"),
+    ("optim.lrr=1", "there is no optim.lrr; did you mean optim.lr=1?"),
     ("+optim.lrr=1", "optim.lrr: Adam has no 'lrr'; did you mean lr?"),
-    ("model.widhts=[1]", "did you mean widths?"),
+    ("model.widhts=[1]", "did you mean model.widths=[1]?"),
     ("+trainer.max_epoch=1", "trainer.max_epoch: Trainer has no 'max_epoch'; did you mean max_epochs?"),
     ("eval.foo=1", "there is no eval.foo; choose from: test, tta"),
     ("+eval.foo=1", "eval.foo: train.yaml has no 'foo'; choose from: test, tta"),
     ("+data.augment.flips=true", "data.augment.flips: Augment has no 'flips'; did you mean flip?"),
-    ("callbacks.erly_stopping=null", "did you mean early_stopping?"),
+    ("callbacks.erly_stopping=null", "did you mean callbacks.early_stopping=null?"),
+    ("lr=0.1", "there is no lr; did you mean optim.lr=0.1?"),
+    ("-m lr=0.1,0.2", "there is no lr; did you mean optim.lr=0.1?"),
+    ("+lr=0.1", "lr: train.yaml has no 'lr'; did you mean optim.lr?"),
+    ("batch_size=64", "did you mean data.batch_size=64?"),
+    ("epochs=3", "did you mean trainer.max_epochs=3?"),
+    ("max_epochs=3", "did you mean trainer.max_epochs=3?"),
+    ("gpus=2", "did you mean trainer.devices=2?"),
+    ("model.lr=1", "there is no model.lr; did you mean optim.lr=1?"),
+    ("optim=ADM", "optim=ADM does not exist; did you mean adam?"),
     # wrong types and choices
     ("optim.lr=fast", "optim.lr=fast: Adam takes float"),
     ("optim.lr=null", "optim.lr=null: Adam takes float"),
@@ -246,7 +257,7 @@ def test_a_wrong_setting_fails_before_data_is_loaded(train, monkeypatch):
     assert "Adam has no 'lrr'" in train("+optim.lrr=1").err
 
 
-@pytest.mark.parametrize("words", [["--cfg", "job"], ["--cfg", "job", "--resolve"], ["--help"]], ids=" ".join)
+@pytest.mark.parametrize("words", [["--cfg", "job"], ["--help"], ["--help", "optim=adam"]], ids=" ".join)
 def test_looking_at_the_config_imports_no_torch(words, repo, tmp_path):
     command = [sys.executable, "-X", "importtime", str(repo / "train.py"), *words]
     done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, timeout=60)
@@ -274,3 +285,27 @@ def test_flags_of_hydra_may_stand_before_or_after_the_settings(words, train):
     ran = train(*words.split())
     assert (ran.code, ran.err) == (0, "")
     assert ("seed: 3" if "seed=3" in words else "seed: 0") in ran.out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("typed", "chosen"),
+    [
+        ("optim=AdamW", "optim: adamw"),
+        ("model=ResNet", "model: resnet"),
+        ("data.preprocess=ZCA", "data/preprocess: zca"),
+        ("logger=[CSV]", "logger: ['csv']"),
+    ],
+)
+def test_options_are_found_in_small_and_capital_letters(typed, chosen, train):
+    ran = train("--cfg", "hydra", "-p", "hydra.runtime.choices", typed)
+    assert (ran.code, ran.err) == (0, "")
+    assert chosen in ran.out.splitlines() or chosen.startswith("logger")
+
+
+def test_words_that_are_no_options_stay_as_they_are():
+    assert [options.spelled("optim", value) for value in ("SGD,adamW", "[Muon]", "ADM")] == [
+        "sgd,adamw",
+        "[muon]",
+        "ADM",
+    ]
+    assert options.spelled("name", "AdamW") == "AdamW"

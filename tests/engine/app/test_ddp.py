@@ -73,7 +73,7 @@ def test_every_line_of_two_processes_is_said_once(sweep):
     logs = [path.read_text() for path in cwd.rglob("train.log")]
     assert len(logs) == 2
     for text in [*logs, *ran.out.split("#1 : ")]:
-        assert text.count("epoch   1/2") == 1
+        assert text.count("epoch   1/2") == text.count("  stop ") == 1
 
 
 def test_a_single_run_on_two_processes_resumes_on_two(train, tmp_path):

@@ -97,12 +97,12 @@ def test_an_option_that_does_not_exist_gets_the_nearest_and_the_list(compose):
 
 def test_a_key_that_does_not_exist_gets_the_nearest_and_the_way_to_add_one(compose):
     first, second = explain(caught(compose, "optim.lrr=1")).splitlines()
-    assert first == "error: there is no optim.lrr; did you mean lr?"
+    assert first == "error: there is no optim.lrr; did you mean optim.lr=1?"
     assert second == "  (+optim.lrr=<value> adds a key that is not in the YAML)"
 
 
 def test_a_key_of_a_list_or_of_the_top_level_is_named_too(compose):
-    assert explain(caught(compose, "sed=1")).startswith("error: there is no sed; did you mean seed?")
+    assert explain(caught(compose, "sed=1")).startswith("error: there is no sed; did you mean seed=1?")
     assert explain(caught(compose, "trainer.max_epoch=1")).startswith("error: there is no trainer.max_epoch; did you")
 
 

@@ -313,7 +313,7 @@ def test_a_wrong_key_beside_a_list_is_what_is_blamed(train):
     for word in "optim.lrr=0.1", "optim.lrr=0.1,0.2":
         ran = train("study=learning_rates", *TINY, "seed=0,1", word)
         assert ran.code == 1
-        assert ran.err.startswith("error: there is no optim.lrr; did you mean lr?\n")
+        assert ran.err.startswith("error: there is no optim.lrr; did you mean optim.lr=0.1")
 
 
 def test_a_wrong_key_of_a_single_run_is_found_too(train):

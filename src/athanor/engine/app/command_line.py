@@ -10,14 +10,16 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from athanor.base.errors import UserError
-from athanor.engine.app import debugger
+from athanor.engine.app import completion, debugger
 from athanor.engine.app.explain import FULL, explain
+from athanor.engine.app.help_text import help_text
 from athanor.engine.config import options, schema, settings
 
 ONCE = ("resume", "run", "weights", "experiment", "study", "debug")  # of two, Hydra would take the last in silence
 RECORDED = "_recorded_run"  # the name under which Hydra finds the config of the run that a command names
 FLAGS = ("--help", "--hydra", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--shell")
 FLAGS += ("--config", "--info", "--exp")  # of Hydra's command line
+HELP = {"--help", "-h"}
 MULTIRUN = ("-m", "--multirun")
 CONFIG_DIR = ("-cd", "--config-d")  # a folder of more options
 WITHOUT_OUTPUT = ("--shell", "-sc", "--config-n", "-cn", "--config-p", "-cp")  # no configs/hydra/output/athanor.yaml
@@ -30,6 +32,9 @@ def start(main: Callable[[], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own traceback and exits
     try:
         if hasattr(main, "__wrapped__"):  # by Hydra; a script has flags and words of its own
+            if (text := answer(sys.argv[1:])) is not None:
+                print(text, flush=True)
+                sys.exit(0)
             from athanor.engine.app import ranks
 
             ranks.check_environment()
@@ -50,6 +55,17 @@ def start(main: Callable[[], None]) -> None:
         debugger.stop_at(error)
         sys.exit(1)
     sys.exit(0)
+
+
+def answer(typed: list[str]) -> str | None:
+    """What is said instead of a training, before Hydra begins: for --help, and for tab completion; else None."""
+    if HELP.intersection(typed):
+        return help_text([word for word in typed if not word.startswith("-")])
+    if typed == ["-sc", "install=bash"]:
+        return completion.INSTALL.read_text()
+    if " ".join(typed).startswith("-sc query="):
+        return "\n".join(completion.completions(os.environ.get("COMP_LINE", ""))) or None  # None: Hydra may know more
+    return None
 
 
 def hydra_words(typed: list[str]) -> list[str]:
@@ -150,8 +166,8 @@ def words_of_sweep(words: list[str]) -> list[str]:
 
 
 def to_group(word: str) -> str:
-    """`data.preprocess=zca` to `data/preprocess=zca`, `logger=null` to `logger=[]`, `callbacks=null` to none at all,
-    and `extra.site=lab3` to `++extra.site=lab3`: a key that may be new.
+    """`data.preprocess=zca` to `data/preprocess=zca`, `optim=AdamW` to `optim=adamw`, `logger=null` to `logger=[]`,
+    `callbacks=null` to none at all, and `extra.site=lab3` to `++extra.site=lab3`: a key that may be new.
     """
     key, equals, value = word.partition("=")
     if equals and re.match(r"\+*extra(\.|$)", key):
@@ -159,6 +175,8 @@ def to_group(word: str) -> str:
     if equals and "." in key and (options.CONFIGS / key.replace(".", "/")).is_dir():
         key = key.replace(".", "/")
         word = f"{key}={value}"
+    if equals and (spelled := options.spelled(key.lstrip("+"), value)) != value:  # optim=adamW
+        value, word = spelled, f"{key}={spelled}"
     if (key, value) == ("callbacks", "null"):
         return "callbacks/base@callbacks=none"
     if key in ("logger", "metrics") and value == "null":

@@ -5,6 +5,9 @@ import re
 import traceback
 from pathlib import Path
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
 from athanor.base.error_place import name_and_text, told, words
 from athanor.base.errors import NonFiniteError, UserError, nearest
 from athanor.base.text import printable
@@ -83,19 +86,8 @@ def shorten(error: BaseException) -> str:
         return f"{group}={name} does not exist; {nearest(name, listed)}\n  {group}: {', '.join(listed)}"
     if refused := strange_repeat(text):
         return refused
-    node = getattr(error.__cause__, "parent_node", None)
-    if node is not None and hasattr(node, "keys"):
-        path, key = re.sub(r"\[.*", "", str(error.__cause__.full_key)), str(error.__cause__.key)
-        group = path.rpartition(".")[0]
-        if not node and (choices := options.options(group.replace(".", "/"))):
-            return f"there is no {path}: the chosen {group} has no settings\n  {group}: {', '.join(choices)}"
-        if renamed := settings.renamed([path]):  # in the words of a study's YAML; others are found before Hydra begins
-            return f"{renamed}; type {settings.RENAMED[path]}=<value>"
-        row = schema.group_of(group)
-        if row and key in row.facts:
-            return f"there is no {path}: {key} is {FACTS[key]} and is handed over; leave it out"
-        advice = f"(+{path}=<value> adds a key that is not in the YAML)"
-        return f"there is no {path}; {nearest(key, map(str, node.keys()))}\n  {advice}"
+    if hasattr(getattr(error.__cause__, "parent_node", None), "keys"):
+        return missing_key(error.__cause__, text)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     unread = ("full_key", "object_type", "See https", "reference_type", "Error when parsing index")
     lines = [line for line in lines if not line.startswith(unread)]
@@ -110,3 +102,21 @@ def shorten(error: BaseException) -> str:
             "type key=value without spaces; a value with a space or one of ;~( needs quotes in quotes: \"key='value'\""
         )
     return f"cannot read {override!r}\n  {reason}"
+
+
+def missing_key(error: OmegaConfBaseException, text: str) -> str:
+    """What is said of a key that the composed config does not have. text: Hydra's message."""
+    node, path, key = error.parent_node, re.sub(r"\[.*", "", str(error.full_key)), str(error.key)
+    group = path.rpartition(".")[0]
+    if not node and (choices := options.options(group.replace(".", "/"))):
+        return f"there is no {path}: the chosen {group} has no settings\n  {group}: {', '.join(choices)}"
+    if renamed := settings.renamed([path]):  # in the words of a study's YAML; others are found before Hydra begins
+        return f"{renamed}; type {settings.RENAMED[path]}=<value>"
+    row = schema.group_of(group)
+    if row and key in row.facts:
+        return f"there is no {path}: {key} is {FACTS[key]} and is handed over; leave it out"
+    config = OmegaConf.to_container(node._get_root(), resolve=False)
+    paths = [other for other in settings.paths_of(config) if other.partition(".")[0] != "hydra"]
+    value = re.search(rf"use \+{re.escape(path)}(=.*)", text)
+    more = f"\n  (+{path}=<value> adds a key that is not in the YAML)" if group else ""
+    return f"there is no {path}; {settings.advice(path, paths, value[1] if value else '')}{more}"

@@ -24,6 +24,7 @@ from athanor.base.errors import UserError
 from athanor.base.files import append
 from athanor.base.text import printable
 from athanor.engine.app import resumed_sweep
+from athanor.engine.app.announcement import announcement
 from athanor.engine.app.explain import explain
 from athanor.engine.app.logs import set_up_logging
 from athanor.engine.app.outcome import STAGES, logged_metrics, outcome
@@ -250,6 +251,12 @@ class Job(Run):
 
         if checkpoints := checkpoints_of(trainer):
             checkpoints.is_extended = self.is_extended
+
+    def announce(self, config: dict, trainer: "L.Trainer", data: "ArrayData", task: "L.LightningModule") -> None:
+        """Say what begins, from the main process."""
+        if is_main_process():
+            resumed = self.dir if self.is_single else self.dir.parent
+            log.info("%s", announcement(config, trainer, data, task, shown(self.dir), shown(resumed)))
 
     def load_chosen(self, task: "L.LightningModule", trainer: "L.Trainer") -> None:
         """Give the task the weights that are to be tested."""

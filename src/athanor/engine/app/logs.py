@@ -1,8 +1,10 @@
 """Which log lines go to the terminal and to train.log."""
 
 import logging
+import os
 import threading
 import warnings
+from typing import Any
 
 from athanor.base.error_place import told
 from athanor.base.text import printable
@@ -29,6 +31,8 @@ FILE_ONLY = (
     "All distributed processes",
 )
 
+COLOURS = {logging.WARNING: 33, logging.ERROR: 31}  # yellow and red
+
 
 def set_up_logging() -> None:
     """Send Lightning's lines and Python's warnings to train.log, without advertisements, from the main process only."""
@@ -44,9 +48,26 @@ def set_up_logging() -> None:
     for handler in logging.getLogger().handlers:
         handler.addFilter(without_control_characters)
         handler.addFilter(for_file if isinstance(handler, logging.FileHandler) else for_terminal)
+        if has_colours(getattr(handler, "stream", None)):
+            handler.setFormatter(Coloured())
     logging.raiseExceptions = False  # else `python train.py | head` prints a traceback
     threading.excepthook = log_thread_error
     warnings.showwarning = lambda message, *_, **__: logging.getLogger("py.warnings").warning("warning: %s", message)
+
+
+class Coloured(logging.Formatter):
+    """The message alone, in the colour that its record asks for (`extra={"colour": <code>}`) or that of its level."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        colour = getattr(record, "colour", COLOURS.get(record.levelno))
+        text = super().format(record)
+        return f"\x1b[{colour}m{text}\x1b[0m" if colour else text
+
+
+def has_colours(stream: Any) -> bool:
+    """Whether it is a terminal with colours, whose person has not set NO_COLOR (no-color.org)."""
+    is_terminal = stream is not None and stream.isatty()
+    return is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def without_control_characters(record: logging.LogRecord) -> bool:

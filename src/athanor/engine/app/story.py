@@ -30,6 +30,7 @@ def train_job(cfg: DictConfig) -> float:
         job.record_loggers(trainer)
         job.record_origin(config, data, task, checkpoint)
         job.extend(trainer)
+        job.announce(config, trainer, data, task)
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
         job.load_chosen(task, trainer)
         if config["eval"]["test"]:

@@ -36,8 +36,11 @@ def check(cfg: dict) -> None:
     cfg = reveal(cfg)
     if renamed := settings.renamed(cfg):
         raise UserError(f"{renamed}; rename it in the YAML file that has it")
+    here = {*schema.top_level(), *schema.UNRECORDED}
     for key in cfg:
-        check_key(key, {*schema.top_level(), *schema.UNRECORDED}, "train.yaml")
+        if key not in here:
+            paths = [*here, *(path for path in settings.paths_of(cfg) if path.partition(".")[0] != key)]
+            raise UserError(f"{key}: train.yaml has no {key!r}; {settings.advice(key, paths)}")
     check_settings(cfg)
     if "study" in cfg:
         check_study.check_keys(cfg["study"])

@@ -1,5 +1,6 @@
 """The config groups and their options, as the files below configs/."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -21,6 +22,12 @@ sys.path += [str(place) for place in (CONFIGS.parent, CONFIGS.parent / "src") if
 def options(group: str) -> list[str]:
     """The names of a group's options; empty where there is no such group."""
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")) if group else []
+
+
+def spelled(group: str, value: str) -> str:
+    """A choice, or several, as the files are called: `adamw` for AdamW. What is no option in any letters stays."""
+    names = {name.lower(): name for name in options(group)}
+    return re.sub(r"[\w.-]+", lambda match: names.get(match[0].lower(), match[0]), value) if names else value
 
 
 def target(group: str, option: str) -> str | None:
