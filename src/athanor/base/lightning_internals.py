@@ -284,3 +284,32 @@ def names_of_rates(scheduler: LRScheduler) -> list[str]:
 def parts_of_scheduler(scheduler: LRScheduler) -> list[LRScheduler]:
     """The schedulers that a SequentialLR or a ChainedScheduler is made of: only its `_schedulers` has them."""
     return list(getattr(scheduler, "_schedulers", ()))
+
+
+# torch: what was computed
+
+
+def computed(run: Callable[[], object]) -> list[tuple[str, str]] | None:
+    """Each operation of torch that `run` makes, with its module and the shapes of its inputs, and a hash of its result.
+
+    None where this torch does not have DebugMode (2.10 and later), which is in a private module. Two hashes are taken,
+    as its default, a norm, is blind to signs.
+    """
+    try:
+        from torch.utils._debug_mode import DebugMode
+    except ImportError:
+        return None
+    if not hasattr(DebugMode, "log_tensor_hashes"):
+        return None
+    with DebugMode(record_nn_module=True) as mode, DebugMode.log_tensor_hashes(hash_fn=["norm", "hash_tensor"]):
+        run()
+    found, modules = [], {}
+    for call in mode.logs:
+        if not hasattr(call, "op"):  # the beginning of a module's forward
+            modules = {depth: name for depth, name in modules.items() if depth < call.call_depth}
+            modules[call.call_depth] = call.header
+        else:
+            within = [name for depth, name in modules.items() if depth < call.call_depth]
+            text = call.render([]).partition("  # ")[0].partition("  ->")[0]
+            found.append((f"{text} in {within[-1]}" if within else text, str((call.log or {}).get("hash"))))
+    return found
