@@ -9,7 +9,8 @@ from athanor.craft.checks.subject import EXAMPLES, Pair, Subject, is_pair
 FAST = False
 STEPS = 40
 RATE = 3e-3  # of Adam, with which any network learns something in so few steps, whatever the training's optimizer is
-GAIN = 0.02  # share of the loss with shuffled labels, by which that with true labels is lower
+GAIN = 0.02  # share of the loss with shuffled labels, by which that with true labels is lower, else it is wrong;
+SMALL_GAIN = 0.05  # and else suspicious
 
 
 def check(subject: Subject) -> Finding:
@@ -27,12 +28,9 @@ def check(subject: Subject) -> Finding:
     true, random = loss_on(subject, network, unseen), loss_on(subject, control, unseen)
     blank = loss_on(subject, learned(subject, blanked(seen)), blanked(unseen))
     figure = f"loss on new examples {true:.4g}, with shuffled labels {random:.4g}, blank inputs {blank:.4g}"
-    if true > (1 - GAIN) * min(random, blank):
-        return Finding(
-            "wrong" if true > (1 - GAIN) * random else "suspicious",
-            figure,
-            "labels do not belong to inputs, shuffled or shifted, or inputs say nothing: look at the picture",
-        )
+    if true > (1 - SMALL_GAIN) * min(random, blank):
+        advice = "labels do not belong to inputs, shuffled or shifted, or inputs say nothing: look at the picture"
+        return judged(figure, wrong=true > (1 - GAIN) * random, suspicious=True, advice=advice)
     return of_validation(subject, network, figure, true, random)
 
 
