@@ -94,5 +94,7 @@ def run_one(each: ModuleType, subject: Subject) -> Finding:
         return each.check(subject)
     except DoesNotApplyError as reason:
         return Finding("skipped", str(reason))
+    except FloatingPointError as error:
+        return Finding("wrong", first_line(error), "the loss is not finite: try a smaller learning rate")
     except Exception as error:  # of a module or of data that this check is not made for
         return Finding("skipped", f"it ended with {type(error).__name__}: {first_line(error)}")

@@ -41,11 +41,6 @@ def expected_loss(module: nn.Module, outputs: Tensor, targets: Tensor) -> tuple[
     return math.nan, ""
 
 
-def bounds(is_of_classes: bool) -> tuple[float, float]:
-    """Times the expected loss, below which and above which a first loss is suspicious."""
-    return (LOW[0] if is_of_classes else 0.0), HIGH[is_of_classes][0]
-
-
 def check(subject: Subject) -> Finding:
     module, batch = subject.copy(), subject.batch
     try:
@@ -83,20 +78,29 @@ def not_a_mean(subject: Subject, batch: tuple[Tensor, Tensor]) -> float | None:
 
 
 def compare(subject: Subject, module: nn.Module, loss: float) -> Finding:
-    is_task, targets = isinstance(module, Task), subject.targets
     try:
-        outputs = subject.outputs(module, subject.batch[0]).detach()
-        expected, formula = expected_loss(module, outputs.float(), targets)
+        outputs = subject.outputs(module, subject.batch[0]).detach().float()
+        return judge_first_loss(module, outputs, subject.targets, loss)
     except Exception:  # of a module whose forward takes something else
         return Finding("ok", f"{loss:.4g}, finite; what it should be is not known")
+
+
+def judge_first_loss(module: nn.Module, outputs: Tensor, targets: Tensor, loss: float) -> Finding:
+    """Whether a first loss is what outputs of this shape would have that know nothing; targets: as the loss takes them.
+
+    The hinge of a module that is no Task is known by its value.
+    """
+    expected, formula = expected_loss(module, outputs, targets)
+    count = outputs.shape[-1]
+    if not isinstance(module, Task) and abs(loss / max(count - 1, 1) - 1) < 0.5:
+        expected, formula = count - 1, f"{count} - 1 of the hinge"
     if math.isnan(expected):
         return Finding("ok", f"{loss:.4g}, finite; what it should be is not known")
     figure = f"{loss:.4g}, expected about {expected:.4g} = {formula}"
-    is_of_classes = not targets.is_floating_point()
-    ratio, (most, worst) = loss / max(expected, 1e-12), HIGH[is_of_classes]
-    is_hinge_like = not is_task and abs(loss / max(outputs.shape[-1] - 1, 1) - 1) < 0.5
-    if is_of_classes and ratio < LOW[0] and not is_hinge_like:
+    is_of_classes, ratio = not targets.is_floating_point(), loss / max(expected, 1e-12)
+    if is_of_classes and ratio < LOW[0]:
         advice = "it is lower than guessing: look for labels among the inputs, and for a sign or factor of the loss"
         return judged(figure, wrong=ratio < LOW[1], suspicious=True, advice=advice)
-    high = ratio > most and not is_hinge_like
-    return judged(figure, wrong=high and ratio > worst, suspicious=high, advice=START)
+    # the square of a margin grows with the square of the outputs
+    high, worst = (limit ** getattr(getattr(module, "loss", None), "power", 1) for limit in HIGH[is_of_classes])
+    return judged(figure, wrong=ratio > worst, suspicious=ratio > high, advice=START)

@@ -70,12 +70,18 @@ def has_equal_units(module: nn.Module, name: str, parameter: Tensor) -> bool:
 
 
 def of_frozen(subject: Subject, module: nn.Module, parameters: dict[str, nn.Parameter]) -> Finding:
-    """Parameters that no setting has frozen, and that are not trained all the same."""
-    asked = {id(p) for part in getattr(module, "frozen_parts", []) for p in part.parameters()}
-    frozen = [name for name, p in module.named_parameters() if not p.requires_grad and id(p) not in asked]
+    """Layers that no setting has frozen, and of which nothing is trained all the same. Of a layer some of whose
+    parameters are trained, as a norm layer without a gain, the others are meant to be as they are.
+    """
+    asked = {id(each) for part in getattr(module, "frozen_parts", []) for each in part.modules()}
+    frozen = []
+    for name, part in module.named_modules():
+        own = list(part.parameters(recurse=False))
+        if own and not any(parameter.requires_grad for parameter in own) and id(part) not in asked:
+            frozen.append(name)
     moved = f"all of {len(parameters)} parameters get gradients and move"
     return judged(
-        f"{moved}; {len(frozen)} are frozen: {', '.join(frozen[:3])}" if frozen else moved,
+        f"{moved}; {len(frozen)} layers are frozen: {', '.join(frozen[:3])}" if frozen else moved,
         suspicious=frozen,
         advice="somebody has set requires_grad to False: if that was not meant, look for a freeze() that is left",
     )

@@ -39,7 +39,7 @@ def penalty_slopes(subject: Subject, module: nn.Module) -> dict[str, float]:
 
     def cut(part: nn.Module, inputs: object, output: object) -> object:
         called.add(part)
-        return output.detach().requires_grad_() if isinstance(output, torch.Tensor) else output
+        return output.detach().requires_grad_().clone() if isinstance(output, torch.Tensor) else output
 
     hooks = [part.register_forward_hook(cut) for part in own]
     loss = subject.loss(module, subject.batch)

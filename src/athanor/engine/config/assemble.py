@@ -14,6 +14,7 @@ from torch import nn
 
 from athanor.base.errors import UserError, require
 from athanor.callbacks.any_module import AnyModule
+from athanor.callbacks.first_loss import FirstLoss
 from athanor.callbacks.stopwatch import Stopwatch
 from athanor.craft.ensembles.network import Ensemble, EnsembleClassifier
 from athanor.data.any_data_module import AnyDataModule
@@ -292,7 +293,7 @@ def trainer(
     agreement = Agreement()
     built = (build(node, "callbacks", agreement=agreement, seed=cfg["seed"]) for node in callback_nodes.values())
     is_task = isinstance(module, Task)
-    callbacks = [*([] if is_task else [AnyModule(cfg["monitor"]["metric"])]), *built, Stopwatch()]
+    callbacks = [*([] if is_task else [AnyModule(cfg["monitor"]["metric"])]), *built, FirstLoss(), Stopwatch()]
     overhead.skip_empty_hooks(callbacks)
     handed = {
         "callbacks": callbacks,
