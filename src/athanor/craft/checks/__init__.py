@@ -5,17 +5,17 @@ first line says what it looks at, FAST whether it takes a second or so on a smal
 where there is nothing to look at. What it trains is a copy (`subject.copy()`); generators are restored after it.
 """
 
+import contextlib
 import copy
 import importlib
 import logging
 import pkgutil
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import lightning.pytorch as L
-import torch
 from torch.utils.data import DataLoader
 
 from athanor.base.errors import UserError, first_line, nearest
@@ -55,7 +55,7 @@ def check(
     for name in only:
         if name not in checks:
             raise UserError(f"there is no check {name}; {nearest(name, checks)}")
-    chosen = {n: c for n, c in checks.items() if (n in only if only else c.FAST or not fast)}
+    chosen = {name: each for name, each in checks.items() if (name in only if only else each.FAST or not fast)}
 
     def run(trainer: L.Trainer, module: L.LightningModule) -> Report:
         subject, report = Subject(module, trainer, folder), Report()
@@ -67,18 +67,24 @@ def check(
                 break
         return report
 
-    threads, before = torch.get_num_threads(), getattr(data, "trainer", None)
+    with unnoticed(module, data):
+        return at_first_step(trainer or plain_trainer(), copy.deepcopy(module), data, run)
+
+
+@contextlib.contextmanager
+def unnoticed(module: L.LightningModule, data: L.LightningDataModule | DataLoader) -> Iterator[None]:
+    """Keep the generators, and the trainer of the data, and say nothing of devices, rates and loaders within."""
+    before = getattr(data, "trainer", None)
     loggers = {logger: logger.level for logger in map(logging.getLogger, ("lightning.pytorch", "athanor.tasks"))}
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)  # their lines on devices and rates belong to the training
     try:
         with warnings.catch_warnings(), global_randomness_kept(module.device):
-            warnings.simplefilter("ignore")  # of Lightning, about loaders and logging, which are not looked at here
-            return at_first_step(trainer or plain_trainer(), copy.deepcopy(module), data, run)
+            warnings.simplefilter("ignore")
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
     finally:
         for logger, level in loggers.items():
             logger.setLevel(level)
-        torch.set_num_threads(threads)
         if isinstance(data, L.LightningDataModule):
             data.trainer = before
 

@@ -26,11 +26,18 @@ class Finding:
         return f"{self.verdict:<10}  {name:<17} {self.figure}" + (f"\n{'':12}{self.advice}" if self.advice else "")
 
 
-def judged(figure: str, *, wrong: object = False, suspicious: object = False, advice: str) -> Finding:
-    """The finding of a check that has one advice for both verdicts; `wrong` counts before `suspicious`."""
-    if wrong or suspicious:
-        return Finding("wrong" if wrong else "suspicious", figure, advice)
+def ok(figure: str) -> Finding:
     return Finding("ok", figure)
+
+
+def wrong(figure: str, advice: str) -> Finding:
+    return Finding("wrong", figure, advice)
+
+
+def judged(figure: str, advice: str, *, wrong: object = False, suspicious: object = False) -> Finding:
+    """The finding of a check that has one advice for both verdicts; `wrong` counts before `suspicious`."""
+    verdict = "wrong" if wrong else "suspicious" if suspicious else "ok"
+    return Finding(verdict, figure, "" if verdict == "ok" else advice)
 
 
 @dataclass
@@ -41,7 +48,7 @@ class Report:
 
     @property
     def is_wrong(self) -> bool:
-        return any(finding.verdict == "wrong" for finding in self.findings.values())
+        return bool(self.names("wrong"))
 
     def names(self, *verdicts: Verdict) -> list[str]:
         """The checks with one of these verdicts."""

@@ -4,10 +4,11 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from lightning.fabric.utilities.apply_func import apply_to_collection
+from torch import Tensor, nn
 
 from athanor.craft.checks.finding import DoesNotApplyError, Finding, judged
-from athanor.craft.checks.subject import Subject, as_dtype, is_pair
+from athanor.craft.checks.subject import Subject, is_pair
 
 FAST = False
 EXAMPLES = 3
@@ -20,58 +21,49 @@ SECONDS = 20  # at most; what is left of the parameters is then counted
 
 
 def check(subject: Subject) -> Finding:
-    if not subject.module.automatic_optimization:
-        raise DoesNotApplyError("the module optimizes by hand")
-    module = subject.copy()
+    module = subject.single_optimizer()
     for step in range(BURN_IN):
         subject.step(module, subject.batch, step)
     module = module.to(torch.float64)
-    batch = as_dtype(subject.batch, torch.float64)
-    batch = tuple(part[:EXAMPLES] for part in batch) if is_pair(batch) else batch
+    batch = tuple(part[:EXAMPLES] for part in subject.batch) if is_pair(subject.batch) else subject.batch
+    batch = apply_to_collection(batch, Tensor, lambda part: part.double() if part.is_floating_point() else part)
     module.zero_grad()
     loss = subject.loss(module, batch)
     if loss.dtype != torch.float64:
         raise DoesNotApplyError("the loss is not in float64, where the module casts to float32")
     loss.backward()
-    return compare(subject, module, lambda: subject.loss(module, batch).item())
+    parameters = {name: p for name, p in subject.trained(module) if p.grad is not None}
+    return compare(parameters, lambda: subject.loss(module, batch).item())
 
 
-def compare(subject: Subject, module: nn.Module, value: Callable[[], float]) -> Finding:
-    errors: dict[str, float] = {}
-    analytic, numeric = [], []
-    kinks = skipped = 0
-    end = time.monotonic() + SECONDS
-    with torch.no_grad():
-        base = value()
-        for name, parameter in subject.trained(module):
-            if parameter.grad is None:
-                continue
-            if time.monotonic() > end:
-                skipped += 1
-                continue
-            generator = torch.Generator().manual_seed(parameter.numel())
-            for place in torch.randperm(parameter.numel(), generator=generator)[:DIMENSIONS].tolist():
-                a = parameter.grad.flatten()[place].item()
-                n, is_kink = derivative(parameter, place, a, base, value)
-                if is_kink:
-                    kinks += 1
-                    continue
-                analytic.append(a)
-                numeric.append(n)
-                errors[name] = max(errors.get(name, 0.0), error(a, n))
-    if not errors:
+@torch.no_grad()
+def compare(parameters: dict[str, nn.Parameter], value: Callable[[], float]) -> Finding:
+    pairs: list[tuple[float, float]] = []  # of gradient and centred difference
+    worst, at, kinks, left = 0.0, "none", 0, 0
+    end, base = time.monotonic() + SECONDS, value()
+    for name, parameter in parameters.items():
+        if time.monotonic() > end:
+            left += 1
+            continue
+        generator = torch.Generator().manual_seed(parameter.numel())
+        for place in torch.randperm(parameter.numel(), generator=generator)[:DIMENSIONS]:
+            index = torch.unravel_index(place, parameter.shape)
+            a = parameter.grad[index].item()
+            n, is_kink = derivative(parameter, index, a, base, value)
+            kinks += is_kink
+            if not is_kink:
+                pairs.append((a, n))
+                worst, at = max((worst, at), (error(a, n), name))
+    if not pairs:
         raise DoesNotApplyError("no parameter has a gradient that can be compared")
-    worst = max(errors, key=errors.get)
-    a, n = torch.tensor(analytic, dtype=torch.float64), torch.tensor(numeric, dtype=torch.float64)
-    distance = ((a - n).norm() / (a.norm() + n.norm()).clamp_min(1e-300)).item()
+    a, n = torch.tensor(pairs, dtype=torch.float64).T
+    distance = (a - n).norm() / (a.norm() + n.norm()).clamp_min(1e-300)
     return judged(
-        f"largest relative error {errors[worst]:.1e} ({worst}), of the vectors {distance:.1e}, "
-        f"{len(analytic)} numbers, {kinks} kinks skipped"
-        + f", {skipped} parameters not reached in {SECONDS} s"
-        * bool(skipped),
-        wrong=errors[worst] > WRONG,
-        suspicious=errors[worst] > UNCOMFORTABLE,
-        advice="a gradient is not that of the loss: look at backward functions of your own, at detach() and .data",
+        f"largest relative error {worst:.1e} ({at}), of the vectors {distance:.1e}, {len(pairs)} numbers, "
+        f"{kinks} kinks skipped" + f", {left} parameters not reached in {SECONDS} s" * bool(left),
+        "a gradient is not that of the loss: look at backward functions of your own, at detach() and .data",
+        wrong=worst > WRONG,
+        suspicious=worst > UNCOMFORTABLE,
     )
 
 
@@ -80,23 +72,20 @@ def error(a: float, n: float) -> float:
 
 
 def derivative(
-    parameter: nn.Parameter, place: int, a: float, base: float, value: Callable[[], float]
+    parameter: nn.Parameter, index: tuple[Tensor, ...], a: float, base: float, value: Callable[[], float]
 ) -> tuple[float, bool]:
     """The centred difference that is nearest to the gradient `a`, and whether there is a kink instead: the differences
     to both sides are then apart, however small the step is.
     """
-    index = torch.unravel_index(torch.tensor(place), parameter.shape)
-    before, best, kinks = parameter[index].item(), None, 0
+    before, found, kinks = parameter[index].item(), [], 0
     for h in STEPS:
         sides = []
-        for sign in 1, -1:
-            parameter[index] = before + sign * h
+        for moved in before + h, before - h:
+            parameter[index] = moved
             sides.append(value())
         parameter[index] = before
-        n = (sides[0] - sides[1]) / (2 * h)
-        best = n if best is None or error(a, n) < error(a, best) else best
-        if error(a, n) < UNCOMFORTABLE:
-            return n, False
-        forward, backward = (sides[0] - base) / h, (base - sides[1]) / h
-        kinks += abs(forward - backward) > 0.1 * abs(n - a)
-    return best, kinks == len(STEPS)
+        found.append((sides[0] - sides[1]) / (2 * h))
+        if error(a, found[-1]) < UNCOMFORTABLE:
+            return found[-1], False
+        kinks += abs(sides[0] + sides[1] - 2 * base) / h > 0.1 * abs(found[-1] - a)
+    return min(found, key=lambda n: error(a, n)), kinks == len(STEPS)

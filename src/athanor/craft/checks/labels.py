@@ -1,7 +1,7 @@
 """Inputs say something about labels: a network learns more from them than from shuffled labels or from blank inputs."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from athanor.craft.checks.finding import DoesNotApplyError, Finding, judged
 from athanor.craft.checks.subject import EXAMPLES, Pair, Subject, is_pair
@@ -9,51 +9,43 @@ from athanor.craft.checks.subject import EXAMPLES, Pair, Subject, is_pair
 FAST = False
 STEPS = 40
 RATE = 3e-3  # of Adam, with which any network learns something in so few steps, whatever the training's optimizer is
-GAIN = 0.02  # share of the loss with shuffled labels, by which that with true labels is lower, else it is wrong;
-SMALL_GAIN = 0.05  # and else suspicious
+GAIN = (
+    0.05,
+    0.02,
+)  # share of the loss with shuffled labels, by which that with true ones is lower: else suspicious, wrong
+WORSE = 3  # times the loss on new training examples, above which that of validation is suspicious
 
 
 def check(subject: Subject) -> Finding:
-    _ = subject.labels
-    if getattr(subject.module, "views", 1) > 1:
-        raise DoesNotApplyError("targets are not used")
-    batches = subject.small_batches
-    if len(batches) < 2:
+    if not len(subject.labels) or subject.views > 1:
+        raise DoesNotApplyError("labels are not used")
+    batches = [subject.small(batch) for batch in subject.raw_batches]
+    split = len(batches) - (len(batches) // 4 or 1)
+    seen, unseen = batches[:split], batches[split:]
+    if not seen:
         raise DoesNotApplyError("there is one training batch, and none to try what was learned")
-    seen, unseen = batches[: -(len(batches) // 4 or 1)], batches[-(len(batches) // 4 or 1) :]
-    order = torch.randperm(sum(len(labels) for _, labels in seen), generator=torch.Generator().manual_seed(0))
-    labels = torch.cat([labels for _, labels in seen])[order.to(subject.device)].split([len(b[1]) for b in seen])
-    shuffled = [(inputs, part) for (inputs, _), part in zip(seen, labels, strict=True)]
-    network, control = learned(subject, seen), learned(subject, shuffled)
+    network, control = learned(subject, seen), learned(subject, shuffled(seen))
     true, random = loss_on(subject, network, unseen), loss_on(subject, control, unseen)
     blank = loss_on(subject, learned(subject, blanked(seen)), blanked(unseen))
     figure = f"loss on new examples {true:.4g}, with shuffled labels {random:.4g}, blank inputs {blank:.4g}"
-    if true > (1 - SMALL_GAIN) * min(random, blank):
+    if true > (1 - GAIN[0]) * min(random, blank):
         advice = "labels do not belong to inputs, shuffled or shifted, or inputs say nothing: look at the picture"
-        return judged(figure, wrong=true > (1 - GAIN) * random, suspicious=True, advice=advice)
-    return of_validation(subject, network, figure, true, random)
-
-
-def of_validation(subject: Subject, network: nn.Module, figure: str, true: float, random: float) -> Finding:
-    """Whether validation is like training: what was learned there helps here."""
-    loader = subject.loader("val")
-    batch = next(iter(loader), None) if loader is not None else None
+        return judged(figure, advice, wrong=true > (1 - GAIN[1]) * random, suspicious=True)
+    batch = next(iter(subject.loader("val") or ()), None)
     if not is_pair(batch):
-        return Finding("ok", figure)
-    inputs, labels = (part[:: max(len(part) // (4 * EXAMPLES), 1)] for part in batch)  # they may be sorted by class
-    loss = loss_on(subject, network, [subject.trainer.strategy.batch_to_device((inputs, labels))])
+        return judged(figure, "")
+    few = tuple(part[:: max(len(part) // (4 * EXAMPLES), 1)] for part in batch)  # they may be sorted by class
+    loss = loss_on(subject, network, [subject.trainer.strategy.batch_to_device(few)])
     return judged(
         f"{figure}, in validation {loss:.4g}",
-        wrong=loss > (1 - GAIN) * random,
-        suspicious=loss > 3 * true and loss > 0.5 * random,
-        advice="validation is not like training: look at its labels and at its preprocessing, with the picture",
+        "validation is not like training: look at its labels and at its preprocessing, with the picture",
+        wrong=loss > (1 - GAIN[1]) * random,
+        suspicious=loss > WORSE * true and loss > random / 2,
     )
 
 
 def learned(subject: Subject, batches: list[Pair]) -> nn.Module:
-    module = subject.copy()
-    if not module.automatic_optimization:
-        raise DoesNotApplyError("the module optimizes by hand")
+    module = subject.single_optimizer()
     optimizer = torch.optim.Adam([parameter for _, parameter in subject.trained(module)], RATE)
     for step in range(STEPS):
         subject.step(module, batches[step % len(batches)], step, optimizer)
@@ -65,5 +57,12 @@ def loss_on(subject: Subject, module: nn.Module, batches: list[Pair]) -> float:
     return sum(subject.loss(module, batch).item() for batch in batches) / len(batches)
 
 
-def blanked(batches: list[Pair]) -> list[tuple[Tensor, Tensor]]:
+def shuffled(batches: list[Pair]) -> list[Pair]:
+    labels = torch.cat([labels for _, labels in batches])
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).to(labels.device)
+    parts = labels[order].split([len(labels) for _, labels in batches])
+    return [(inputs, part) for (inputs, _), part in zip(batches, parts, strict=True)]
+
+
+def blanked(batches: list[Pair]) -> list[Pair]:
     return [(torch.zeros_like(inputs), labels) for inputs, labels in batches]

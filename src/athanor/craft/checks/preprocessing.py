@@ -6,35 +6,29 @@ import torch
 from torch import Tensor, nn
 
 from athanor.craft.checks.finding import DoesNotApplyError, Finding, judged
-from athanor.craft.checks.subject import Subject
+from athanor.craft.checks.subject import LAYERS, Subject
 from athanor.data.module import ArrayData
 from athanor.data.preprocess import Preprocess
-from athanor.data.streamed import Items, statistics_index
+from athanor.data.streamed import statistics_index
 
 FAST = True
-LEAST, MOST, FAR = 0.02, 10, 100  # of the deviation of what the first layer gets: suspicious, and above FAR wrong
-OTHER, ANOTHER = 1e-4, 0.2  # relative difference of statistics: suspicious, wrong
+LEAST, MOST = (0.02, 0.002), (10, 100)  # of mean and deviation of what the first layer gets: suspicious, wrong
+OTHER = (1e-4, 0.2)  # relative difference of statistics: suspicious, wrong
 
 
 def check(subject: Subject) -> Finding:
     first = first_layer_input(subject)
-    mean, std = first.mean().item(), first.std().item()
-    figure = f"the first layer gets {mean:.3g} +- {std:.3g}"
-    if not LEAST < std < MOST or abs(mean) > MOST:
-        return judged(
-            figure,
-            wrong=std > FAR or abs(mean) > FAR or std < LEAST / 10,
-            suspicious=True,
-            advice="pixels are not normalised, normalised twice, or with the statistics of other data",
-        )
+    std, size = first.std().item(), max(first.std().item(), first.mean().abs().item())
+    figure = f"the first layer gets {first.mean():.3g} +- {std:.3g}"
+    if std < LEAST[0] or size > MOST[0]:
+        advice = "pixels are not normalised, normalised twice, or with the statistics of other data"
+        return judged(figure, advice, wrong=std < LEAST[1] or size > MOST[1], suspicious=True)
     difference = from_fitted(subject)
-    if difference is None:
-        return Finding("ok", figure)
     return judged(
         f"{figure}; statistics differ by {difference:.1e} from those of the train split",
-        wrong=difference > ANOTHER,
-        suspicious=difference > OTHER,
-        advice="statistics come from other data than the train split: of all images, or of another data set",
+        "statistics come from other data than the train split: of all images, or of another data set",
+        wrong=difference > OTHER[1],
+        suspicious=difference > OTHER[0],
     )
 
 
@@ -42,25 +36,21 @@ def first_layer_input(subject: Subject) -> Tensor:
     """What the first layer with weights gets of a batch of training."""
     module, seen = subject.copy(), []
     for part in module.modules():
-        if isinstance(part, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        if isinstance(part, (*LAYERS, nn.Embedding)):
             part.register_forward_pre_hook(lambda part, inputs: seen.append(inputs[0]))
     with torch.no_grad():
-        subject.loss(module.eval(), subject.batch) if module.automatic_optimization else module(subject.pair[0])
-    if not seen:
-        raise DoesNotApplyError("the module has no linear or convolutional layers")
-    if any(isinstance(part, nn.Embedding) for part in module.modules()):
-        raise DoesNotApplyError("the inputs are indices, which have no scale")
+        subject.loss(module, subject.batch) if module.automatic_optimization else module(subject.pair[0])
+    if not seen or not seen[0].is_floating_point():
+        raise DoesNotApplyError("no linear or convolutional layer gets the inputs")
     return seen[0].float()
 
 
-def from_fitted(subject: Subject) -> float | None:
+def from_fitted(subject: Subject) -> float:
     """The largest relative difference of the buffers of our preprocessing from those that the train split gives."""
     preprocess = getattr(subject.module, "preprocess", None)
-    if not (isinstance(preprocess, Preprocess) and isinstance(subject.data, ArrayData) and list(preprocess.buffers())):
-        return None
+    if not isinstance(preprocess, Preprocess) or not isinstance(subject.data, ArrayData):
+        return 0.0
     fitted, inputs = copy.deepcopy(preprocess).cpu(), subject.data.source.train_inputs
-    if not isinstance(inputs, Items) and inputs.nbytes > 2**30:
-        return None
     fitted.fit(inputs, statistics_index(inputs, subject.data.train_index))
     pairs = zip(preprocess.buffers(), fitted.buffers(), strict=True)
-    return max(((a.cpu() - b).abs().max() / b.abs().max().clamp_min(1e-6)).item() for a, b in pairs)
+    return max((((a.cpu() - b).abs().max() / b.abs().max().clamp_min(1e-6)).item() for a, b in pairs), default=0.0)

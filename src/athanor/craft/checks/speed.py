@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from athanor.craft.checks.finding import Finding, judged
-from athanor.craft.checks.subject import Pair, Subject, is_pair
+from athanor.craft.checks.subject import Subject, is_pair
 
 FAST = False
 STEPS = 5
 WAITING = 0.5  # share of a step, above which data is too slow
+SHORT = 0.01  # seconds; less is not worth a word
 
 
 def check(subject: Subject) -> Finding:
@@ -22,21 +23,19 @@ def check(subject: Subject) -> Finding:
     module = subject.copy()
     subject.step(module, batch, 0)  # the first one allocates
     started = time.perf_counter()
-    for step in range(STEPS):
-        subject.step(module, batch, step)
-    if subject.device.type == "cuda":
-        torch.cuda.synchronize(subject.device)
+    for number in range(STEPS):
+        subject.step(module, batch, number)  # which reads the loss, and so waits for a GPU
     step = (time.perf_counter() - started) / STEPS
-    started, read = time.perf_counter(), 0
-    for each in islice(iter(subject.trainer.train_dataloader), STEPS):
-        subject.trainer.strategy.batch_to_device(each)
-        read += 1
-    waiting = (time.perf_counter() - started) / max(read, 1)
+    started = time.perf_counter()
+    read = [subject.trainer.strategy.batch_to_device(b) for b in islice(iter(subject.trainer.train_dataloader), STEPS)]
+    waiting = (time.perf_counter() - started) / len(read)
     share = waiting / (waiting + step)
     figure = f"{step:.3g} s a step, {share:.0%} of the time for data, at most {used(subject.device) / 2**30:.2f} GiB"
-    figure += largest_batch(subject, batch) if is_pair(batch) else ""
+    if is_pair(batch) and module.automatic_optimization:
+        fits = max(int(free(subject.device) / kept_for_backward(subject, batch) * len(batch[0])), 1)
+        figure += f", a batch of {2 ** (fits.bit_length() - 1)} would fit"
     advice = "training waits for data: more data.workers, data.in_memory=true, or less work for each input"
-    return judged(figure, suspicious=share > WAITING and waiting > 0.01, advice=advice)
+    return judged(figure, advice, suspicious=share > WAITING and waiting > SHORT)
 
 
 def used(device: torch.device) -> int:
@@ -46,26 +45,24 @@ def used(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def largest_batch(subject: Subject, batch: Pair) -> str:
-    """A power of two, from what a batch keeps for its backward pass, twice, as gradients of it are as large."""
-    kept: dict[int, int] = {}
+def free(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
+    return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def kept_for_backward(subject: Subject, batch: tuple[Tensor, Tensor]) -> int:
+    """Bytes that a batch keeps for its backward pass, twice, as gradients of them are as large."""
+    module, kept = subject.copy(), {}
 
     def keep(tensor: Tensor) -> Tensor:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    module = subject.copy()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = subject.loss(module, batch)  # held, so that each storage has an address of its own
-    parts = [*module.parameters(), *module.buffers()]
-    own = {part.untyped_storage().data_ptr() for part in parts}
-    each = sum(size for place, size in kept.items() if place not in own) / len(batch[0])
+    for part in module.parameters():
+        kept.pop(part.untyped_storage().data_ptr(), None)
     del loss
-    if subject.device.type == "cuda":
-        free = torch.cuda.mem_get_info(subject.device)[0]
-    elif "SC_AVPHYS_PAGES" in os.sysconf_names:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    else:
-        return ""
-    fits = max(int(free / (2 * each)), 1) if each else 1
-    return f", a batch of {2 ** (fits.bit_length() - 1)} would fit"
+    return 2 * max(sum(kept.values()), 1)

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import lightning.pytorch as L
 import torch
-from lightning.fabric.utilities.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -20,6 +19,8 @@ from athanor.data.seeds import seed_all
 from athanor.data.streamed import Items, at_distances
 from athanor.tasks.task import Task
 
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 BATCHES = 8  # of training that are read, at most
 EXAMPLES = 64  # of a batch that is trained on, at most, so that a check of a large network ends
 SAMPLED = 2000  # inputs of a stage that are read where they are not in memory
@@ -54,15 +55,11 @@ class Subject:
 
     @cached_property
     def batch(self) -> Any:
-        """The first training batch on the device, with at most EXAMPLES inputs where it is a pair."""
+        """The first training batch, as `small` gives it."""
         return self.small(self.raw_batches[0])
 
-    @property
-    def small_batches(self) -> list[Pair]:
-        """Training batches on the device, of at most EXAMPLES inputs."""
-        return [self.small(batch) for batch in self.raw_batches]
-
     def small(self, batch: Any) -> Any:
+        """A batch on the device, with at most EXAMPLES inputs where it is a pair."""
         batch = self.trainer.strategy.batch_to_device(batch)
         if is_pair(batch) and len(batch[0]) == len(batch[1]):
             return tuple(part[:EXAMPLES] for part in batch)
@@ -71,14 +68,19 @@ class Subject:
     @property
     def pair(self) -> Pair:
         """Inputs and targets of `batch`. Raises DoesNotApplyError where it is no pair of tensors."""
-        if not is_pair(self.batch):
-            raise DoesNotApplyError("batches are no pairs of inputs and targets")
-        return self.batch
+        return require_pair(self.batch)
 
     @property
     def targets(self) -> Tensor:
         """What the outputs for `batch` are compared with."""
-        return self.module.targets_of(*self.pair) if isinstance(self.module, Task) else self.pair[1]
+        return self.targets_of(self.pair)
+
+    def targets_of(self, pair: Pair) -> Tensor:
+        return self.module.targets_of(*pair) if isinstance(self.module, Task) else pair[1]
+
+    @property
+    def views(self) -> int:
+        return getattr(self.module, "views", 1)
 
     @property
     def labels(self) -> Tensor:
@@ -93,20 +95,16 @@ class Subject:
         """
         if isinstance(self.data, ArrayData):
             inputs, targets, index = self.data.part(stage)
-            most = most or (SAMPLED if isinstance(inputs, Items) else None)
-            index = at_distances(index, most) if most and len(index) > most else index
+            most = most or (SAMPLED if isinstance(inputs, Items) else len(index))
+            index = at_distances(index, most) if most else index
             return (inputs[index], targets[index]) if len(index) else None
-        loader = self.trainer.train_dataloader if stage == "train" else self.loader(stage)
-        inputs, targets, count = [], [], 0
-        for batch in loader or ():
-            if not is_pair(batch):
-                raise DoesNotApplyError("batches are no pairs of inputs and targets")
-            inputs.append(batch[0])
-            targets.append(batch[1])
+        batches, count = [], 0
+        for batch in (self.trainer.train_dataloader if stage == "train" else self.loader(stage)) or ():
+            batches.append(require_pair(batch))
             count += len(batch[0])
             if count >= (most or SAMPLED):
                 break
-        return (torch.cat(inputs), torch.cat(targets)) if inputs else None
+        return tuple(map(torch.cat, zip(*batches, strict=True))) if batches else None
 
     def loader(self, stage: Literal["val", "test"]) -> Any:
         """The loader of a stage, or None."""
@@ -121,12 +119,18 @@ class Subject:
 
     # the module
 
-    def copy(self, dtype: torch.dtype | None = None) -> L.LightningModule:
+    def copy(self) -> L.LightningModule:
         """A copy of the module as it was before any step, in train mode as training would have it."""
         module = copy.deepcopy(self.module)
         module.trainer = self.trainer
         module.log = module.log_dict = lambda *args, **kwargs: None
-        return module.to(dtype) if dtype else module
+        return module
+
+    def single_optimizer(self) -> L.LightningModule:
+        """A copy. Raises DoesNotApplyError where its steps are not those of one optimizer that Lightning makes."""
+        if not self.module.automatic_optimization or len(self.optimizers) != 1:
+            raise DoesNotApplyError("the module has no optimizer, several ones, or optimizes by hand")
+        return self.copy()
 
     def outputs(self, module: L.LightningModule, inputs: Tensor) -> Tensor:
         """What the module answers, [N, ...]. Raises DoesNotApplyError where its `forward` takes something else."""
@@ -167,15 +171,12 @@ class Subject:
         if hasattr(module, "_checked_optimizers"):
             return module._checked_optimizers
         made = module.configure_optimizers()
-        if isinstance(made, tuple) and isinstance(made[0], (list, tuple)):
-            made = made[0]
+        made = made[0] if isinstance(made, tuple) and isinstance(made[0], (list, tuple)) else made
         made = made if isinstance(made, (list, tuple)) else [made]
         module._checked_optimizers = [each["optimizer"] if isinstance(each, dict) else each for each in made if each]
         for optimizer in module._checked_optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group.get("initial_lr", group["lr"])
-        if not module._checked_optimizers:
-            raise DoesNotApplyError("nothing is trained by an optimizer")
         return module._checked_optimizers
 
     def step(self, module: L.LightningModule, batch: Any, number: int, optimizer: Optimizer | None = None) -> float:
@@ -215,10 +216,11 @@ def is_pair(batch: Any) -> bool:
     return isinstance(batch, (tuple, list)) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)
 
 
+def require_pair(batch: Any) -> Pair:
+    if not is_pair(batch):
+        raise DoesNotApplyError("batches are no pairs of inputs and targets")
+    return batch
+
+
 def has_gradients(module: nn.Module) -> bool:
     return any(p.grad is not None and bool(p.grad.any()) for p in module.parameters())
-
-
-def as_dtype(batch: Any, dtype: torch.dtype) -> Any:
-    """A batch whose floating-point tensors have this type."""
-    return apply_to_collection(batch, Tensor, lambda part: part.to(dtype) if part.is_floating_point() else part)
