@@ -268,7 +268,7 @@ def every_option() -> list[str]:
     return words
 
 
-@pytest.mark.parametrize("words", SOME)
+@pytest.mark.parametrize("words", [*SOME, "model=cnn model.freeze=all_but_head"])
 def test_no_fast_check_complains_of_what_is_shipped(words, built):
     assert_no_alarm(built, words, fast=True)
 

@@ -22,7 +22,8 @@ def check(subject: Subject) -> Finding:
             dead[name] = (output.detach().transpose(0, 1).flatten(1) <= 0).all(1).float().mean().item()
             return
         deviations[name] = output.detach().float().std().item()
-        output.register_hook(lambda grad: gradients.update({name: grad.float().norm().item()}))
+        if output.requires_grad:  # nothing before it may be trained
+            output.register_hook(lambda grad: gradients.update({name: grad.float().norm().item()}))
 
     for name, part in module.named_modules():
         if isinstance(part, (*LAYERS, nn.ReLU)):
