@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 import lightning.pytorch as L
+import torch
 from torch.utils.data import DataLoader
 
 from athanor.base.errors import UserError, first_line, nearest
@@ -67,17 +68,18 @@ def check(
                 break
         return report
 
-    with unnoticed(module, data):
-        return at_first_step(trainer or plain_trainer(), copy.deepcopy(module), data, run)
+    trainer = trainer or plain_trainer()
+    with unnoticed(trainer.strategy.root_device, data):
+        return at_first_step(trainer, copy.deepcopy(module), data, run)
 
 
 @contextlib.contextmanager
-def unnoticed(module: L.LightningModule, data: L.LightningDataModule | DataLoader) -> Iterator[None]:
+def unnoticed(device: torch.device, data: L.LightningDataModule | DataLoader) -> Iterator[None]:
     """Keep the generators, and the trainer of the data, and say nothing of devices, rates and loaders within."""
     before = getattr(data, "trainer", None)
     loggers = {logger: logger.level for logger in map(logging.getLogger, ("lightning.pytorch", "athanor.tasks"))}
     try:
-        with warnings.catch_warnings(), global_randomness_kept(module.device):
+        with warnings.catch_warnings(), global_randomness_kept(device):
             warnings.simplefilter("ignore")
             for logger in loggers:
                 logger.setLevel(logging.ERROR)

@@ -20,7 +20,7 @@ ADVICE = {
 def check(subject: Subject) -> Finding:
     if finding := of_optimizers(subject):
         return finding
-    module, alive = subject.copy(), set[str]()
+    module, alive, subject.stale_gradients = subject.copy(), set[str](), False
     first = {name: parameter.detach().clone() for name, parameter in subject.trained(module)}
     for step in range(STEPS):
         subject.step(module, subject.batch, step)

@@ -20,7 +20,7 @@ def check(subject: Subject) -> Finding:
         return wrong(figure, "examples of one group have to be on one side: give the groups to the split")
     train = contents(inputs)
     known, worst = set(train), 0.0
-    figures = [f"{len(train) - len(known)} duplicates within train"]
+    figures = [f"{len(train) - len(known)} duplicates among {len(train)} of train"]
     for stage in "val", "test":
         if (pair := subject.examples(stage, MOST)) is None:
             continue

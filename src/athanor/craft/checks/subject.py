@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import islice
@@ -24,6 +25,7 @@ DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout
 BATCHES = 8  # of training that are read, at most
 EXAMPLES = 64  # of a batch that is trained on, at most, so that a check of a large network ends
 SAMPLED = 2000  # inputs of a stage that are read where they are not in memory
+BYTES = 2**29  # of inputs of a stage that are read where they are, as those of a memory-mapped array
 Pair = tuple[Tensor, Tensor]
 
 
@@ -90,14 +92,17 @@ class Subject:
         return targets
 
     def examples(self, stage: Literal["train", "val", "test"], most: int | None = None) -> Pair | None:
-        """Inputs and targets of a stage as they lie in memory, before augmentation; of a stream or of a loader about
-        `most` or SAMPLED. None where there are none.
+        """Inputs and targets of a stage, before the augmentation of ours: all, or at equal distances as many as `most`,
+        SAMPLED of a stream or a loader, or BYTES allow. None where there are none.
         """
         if isinstance(self.data, ArrayData):
             inputs, targets, index = self.data.part(stage)
-            most = most or (SAMPLED if isinstance(inputs, Items) else len(index))
-            index = at_distances(index, most) if most else index
-            return (inputs[index], targets[index]) if len(index) else None
+            if not len(index):
+                return None
+            size = math.prod(inputs.shape[1:]) * inputs.dtype.itemsize
+            most = min(most or (SAMPLED if isinstance(inputs, Items) else len(index)), max(BYTES // size, 1))
+            index = at_distances(index, most)
+            return inputs[index], targets[index]
         batches, count = [], 0
         for batch in (self.trainer.train_dataloader if stage == "train" else self.loader(stage)) or ():
             batches.append(require_pair(batch))
@@ -112,9 +117,7 @@ class Subject:
             return None
         try:
             return getattr(self.data, f"{stage}_dataloader")()
-        except (
-            Exception
-        ):  # Lightning's own, of a data module without that stage, and of those that are not set up for it
+        except Exception:  # of a data module without that stage, or that is not set up for it
             return None
 
     # the module
