@@ -361,3 +361,18 @@ def test_the_parts_of_a_composed_scheduler_are_known(make):
     parts = [lr_scheduler.LinearLR(optimizer, 0.1, total_iters=2), lr_scheduler.ExponentialLR(optimizer, 0.9)]
     assert internals.parts_of_scheduler(make(optimizer, parts)) == parts
     assert internals.parts_of_scheduler(parts[0]) == []
+
+
+@needed_by(internals.computed)
+def test_each_operation_is_told_with_its_module_and_a_hash_that_sees_signs():
+    network = nn.Sequential(nn.Linear(4, 3), nn.Tanh())
+
+    def run(sign: float) -> list[tuple[str, str]]:
+        return internals.computed(lambda: network[1](sign * torch.ones(2, 3)))
+
+    first, same, other = run(1.0), run(1.0), run(-1.0)
+    if first is None:
+        pytest.skip("this torch has no DebugMode that hashes")
+    assert first == same
+    assert [name for name, _ in first][-1] == "aten::tanh(t: f32[2, 3]) in Tanh"
+    assert first[-1][1] != other[-1][1]

@@ -5,7 +5,9 @@ tests/base/test_lightning_internals.py says for each what breaks if a new versio
 Lightning is not imported here, because models may import this file and work without Lightning.
 """
 
+import hashlib
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -284,3 +286,42 @@ def names_of_rates(scheduler: LRScheduler) -> list[str]:
 def parts_of_scheduler(scheduler: LRScheduler) -> list[LRScheduler]:
     """The schedulers that a SequentialLR or a ChainedScheduler is made of: only its `_schedulers` has them."""
     return list(getattr(scheduler, "_schedulers", ()))
+
+
+# torch: what was computed
+
+
+def hash_of_bytes(tensor: Tensor) -> str:
+    values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return hashlib.sha256(values.numpy().tobytes()).hexdigest()
+
+
+def computed(run: Callable[[], object]) -> list[tuple[str, str]] | None:
+    """Each operation of torch that `run` makes, with its module and the shapes of its inputs, and a hash of its result.
+
+    Made by torch's DebugMode, which is in a private module; None where an older torch does not have it. The hash is of
+    the bytes: torch's norm is blind to signs and its hash_tensor, an XOR, to equal changes of an even number of values.
+    """
+    try:
+        from torch.utils._debug_mode import DebugMode
+
+        mode = DebugMode(record_nn_module=True)
+        hashing = DebugMode.log_tensor_hashes(hash_fn=hash_of_bytes)
+        hashing.__enter__()
+    except (ImportError, AttributeError, NotImplementedError, TypeError):
+        return None
+    try:
+        with mode:
+            run()
+    finally:
+        hashing.__exit__(None, None, None)
+    found, modules = [], {}
+    for call in mode.logs:
+        if not hasattr(call, "op"):  # the beginning of a module's forward
+            modules = {depth: name for depth, name in modules.items() if depth < call.call_depth}
+            modules[call.call_depth] = call.tag
+        else:
+            within = [name for depth, name in modules.items() if depth < call.call_depth]
+            text = re.sub(r" at 0x\w+", "", call.render([])).partition("  # ")[0].partition("  ->")[0]
+            found.append((f"{text} in {within[-1]}" if within else text, str((call.log or {}).get("hash"))))
+    return found

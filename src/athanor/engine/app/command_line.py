@@ -167,10 +167,11 @@ def words_of_sweep(words: list[str]) -> list[str]:
 
 def to_group(word: str) -> str:
     """`data.preprocess=zca` to `data/preprocess=zca`, `optim=AdamW` to `optim=adamw`, `logger=null` to `logger=[]`,
-    `callbacks=null` to none at all, and `extra.site=lab3` to `++extra.site=lab3`: a key that may be new.
+    `callbacks=null` to none at all, and `extra.site=lab3` to `++extra.site=lab3`: a key that may be new, as
+    `check` is to a recorded config.
     """
     key, equals, value = word.partition("=")
-    if equals and re.match(r"\+*extra(\.|$)", key):
+    if equals and re.match(r"\+*(extra(\.|$)|check$)", key):
         return f"++{word.lstrip('+')}"
     if equals and "." in key and (options.CONFIGS / key.replace(".", "/")).is_dir():
         key = key.replace(".", "/")

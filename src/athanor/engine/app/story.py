@@ -8,6 +8,7 @@ def train_job(cfg: DictConfig) -> float:
     # imported here, so that `--cfg job`, `--help` and tab completion need not load torch
     import lightning.pytorch as L
 
+    from athanor.engine.app.checked import check_before
     from athanor.engine.app.job import Job
     from athanor.engine.app.ranks import spread
     from athanor.engine.config import assemble
@@ -26,6 +27,8 @@ def train_job(cfg: DictConfig) -> float:
         checkpoint, step = job.resume_point
         if config["weights"] and not checkpoint:
             load_weights(task, config["weights"])
+        if cfg.get("check") and not checkpoint:
+            check_before(config, job.dir, data, task)
         trainer = assemble.trainer(config, str(job.dir), data, task, step, job.versions)
         job.record_loggers(trainer)
         job.record_origin(config, data, task, checkpoint)

@@ -17,6 +17,7 @@ from torch import nn
 
 from athanor.base.errors import UserError, require
 from athanor.callbacks.any_module import AnyModule
+from athanor.callbacks.first_loss import FirstLoss
 from athanor.callbacks.progress import EpochProgress
 from athanor.callbacks.stopwatch import Stopwatch
 from athanor.craft.ensembles.network import Ensemble, EnsembleClassifier
@@ -308,7 +309,7 @@ def trainer(
     if sum(isinstance(callback, ProgressBar) for callback in built.values()) > 1:  # a person's replaces ours
         built = {name: callback for name, callback in built.items() if type(callback) is not EpochProgress}
     is_task = isinstance(module, Task)
-    callbacks = [*([] if is_task else [AnyModule(cfg["monitor"]["metric"])]), *built.values(), Stopwatch()]
+    callbacks = [*([] if is_task else [AnyModule(cfg["monitor"]["metric"])]), *built.values(), FirstLoss(), Stopwatch()]
     overhead.skip_empty_hooks(callbacks)
     handed = {
         "callbacks": callbacks,

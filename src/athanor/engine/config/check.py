@@ -65,6 +65,7 @@ def check_settings(cfg: dict) -> None:
         if key:
             check_value(top, cfg[top], dict, "train.yaml")
         check_value(path, cfg[top].get(key) if key else cfg[top], type_hint(hint), "train.yaml")
+    check_value("check", cfg.get("check", False), bool, "train.yaml")
     for top in settings.EXAMPLES:
         names = [path.partition(".")[2] for path in settings.SETTINGS if path.startswith(f"{top}.")]
         for key in cfg[top]:

@@ -32,7 +32,7 @@ MADE = (
     "groups",
     "frozen",
 )  # what a task takes
-UNRECORDED = ("launcher", "study", "trust")  # on which no result depends, so no run records them
+UNRECORDED = ("launcher", "study", "trust", "check")  # on which no result depends, so no run records them
 NODE_KEYS: dict[str, Any] = {"_target_": str, "_partial_": bool, "_args_": list}  # that are no arguments by name
 
 
