@@ -267,3 +267,17 @@ def test_a_terminal_that_cannot_draw_gets_lines(term, monkeypatch):
 def test_the_best_epoch_is_green_where_lines_have_colours():
     record = logging.makeLogRecord({"msg": "epoch", "levelno": logging.INFO, **progress.BEST})
     assert Coloured().format(record) == "\x1b[32mepoch\x1b[0m"
+
+
+def test_in_a_notebook_the_bar_stays_while_lines_are_logged(shown, now, monkeypatch):
+    monkeypatch.setattr(progress, "Console", lambda **knobs: Console(**{"force_jupyter": True} | knobs))
+    bar, trainer = EpochProgress(0.2, 30), stand_in()
+    bar.setup(trainer, None, "fit")
+    bar.began, bar.batches_before = 96.0, 0
+    now[0] += 1
+    bar.on_train_batch_end(trainer, None, {"loss": torch.tensor(0.5)}, None, 3)
+    logging.getLogger("anybody").warning("a line")
+    assert isinstance(bar.bar, NotebookProgress)
+    assert re.search(r"epoch   1/2 .* 4/10 loss 0\.5000 ", re.sub("<[^>]*>", "", shown.pages[-1]))
+    bar.on_exception(trainer, None, KeyboardInterrupt())
+    assert (bar.bar, shown.pages[-1]) == (None, "")
