@@ -136,6 +136,7 @@ class Sweep:
             scores = written(row, dict.fromkeys(names, run.measures[run.headline]), gap="   ")
             differing = " ".join(word for word in row["overrides"].split() if word not in shared)
             lines.append(f"  {row['job']:>3}  {row['status']:9} {scores}   {differing}")
+            lines += [f"       {line.strip()}" for line in row["error"].splitlines()[:2]]  # what failed, and where
         lines += repeats.repeat_lines(self.runs, shared)
         failed = sum(row["status"] != "finished" for row in rows)
         end = f"{len(rows)} jobs, {failed} failed" if failed else f"{len(rows)} jobs"
