@@ -212,6 +212,7 @@ def test_a_job_of_a_sweep_that_fails_is_told_with_its_own_log(own, train, tmp_pa
     assert (ran.code, lines.count("error: AssertionError: small"), lines.count(f"  {place}")) == (1, 2, 2)
     assert len(lines) == 6 and len(set(logs)) == 2
     assert (tmp_path / "many" / "results.csv").read_text().count("AssertionError: small") == 2
+    assert ran.out.count(f"\n       AssertionError: small\n       {place}\n") == 2  # below the job's line of the table
 
 
 def test_from_python_the_error_itself_is_raised(own, tmp_path, monkeypatch, capsys):

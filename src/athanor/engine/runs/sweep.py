@@ -183,6 +183,7 @@ class Sweep:
             differing = " ".join(word for word in row["overrides"].split() if word not in shared)
             end = "" if run.dir in repeated else marks.get(run.dir, "")
             lines.append(f"  {row['job']:>3}  {row['status']:9} {written(row, measures, gap='   ')}   {differing}{end}")
+            lines += [f"       {line.strip()}" for line in row["error"].splitlines()[:2]]  # what failed, and where
         return lines + repeats.repeat_lines(groups, shared, marks)
 
     def test_lines(self) -> list[str]:
