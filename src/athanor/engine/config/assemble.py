@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import lightning.pytorch as L
@@ -285,7 +286,7 @@ def trainer(
     data: ArrayData,
     module: L.LightningModule,
     resume_step: int | None = None,
-    versions: Mapping[str, str | int] | None = None,
+    versions: Mapping[str, str | int] = MappingProxyType({}),
 ) -> L.Trainer:
     """The trainer of this module, with its callbacks and loggers, which write into `directory`.
 
@@ -296,12 +297,11 @@ def trainer(
     cfg = reveal(cfg)
     callback_nodes = {name: node for name, node in (cfg.get("callbacks") or {}).items() if node}
     refuse(cfg, data, callback_nodes)
-    logger_nodes = {name: node for name, node in (cfg.get("logger") or {}).items() if node}
-    loggers = [logger(name, node, facts, (versions or {}).get(name)) for name, node in logger_nodes.items()]
+    logger_nodes = (cfg.get("logger") or {}).items()
+    loggers = [logger(name, node, facts, versions.get(name)) for name, node in logger_nodes if node]
     agreement = Agreement()
     built = (build(node, "callbacks", agreement=agreement, seed=cfg["seed"]) for node in callback_nodes.values())
-    is_task = isinstance(module, Task)
-    callbacks = [*([] if is_task else [AnyModule(cfg["monitor"]["metric"])]), *built, Stopwatch()]
+    callbacks = [*([] if isinstance(module, Task) else [AnyModule(cfg["monitor"]["metric"])]), *built, Stopwatch()]
     overhead.skip_empty_hooks(callbacks)
     handed = {
         "callbacks": callbacks,
@@ -312,7 +312,13 @@ def trainer(
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
-    own = {"profiler": cfg["trainer"].get("profiler") or overhead.NoProfiler()}
+    own = own_settings(cfg, data, module)
+    return build({**cfg["trainer"], **own}, "trainer", **handed, dirpath=directory)
+
+
+def own_settings(cfg: dict, data: ArrayData, module: L.LightningModule) -> dict[str, Any]:
+    """Settings of the trainer that follow from the device, the data and the module; the machine is set as well."""
+    is_task, own = isinstance(module, Task), {"profiler": cfg["trainer"].get("profiler") or overhead.NoProfiler()}
     device = devices.device_type(cfg["trainer"]["accelerator"])
     use_machine(cfg, device)
     if cfg["trainer"]["precision"] == "auto":
@@ -323,7 +329,7 @@ def trainer(
         own["strategy"] = "ddp_find_unused_parameters_true"
     if not len(data.val_index) or not is_overridden("validation_step", module):
         own["limit_val_batches"] = 0
-    return build({**cfg["trainer"], **own}, "trainer", **handed, dirpath=directory)
+    return own
 
 
 def logger(name: str, node: dict, facts: dict[str, Any], version: str | int | None) -> Logger:
