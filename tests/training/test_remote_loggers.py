@@ -11,6 +11,7 @@ import pytest
 
 from athanor.engine.config import built_here
 from athanor.engine.runs.run import Run
+from athanor.engine.runs.sweep import Sweep
 from athanor.training.remote_loggers import log_once, versions_in
 
 WORDS = ["model=mlp", "model.widths=[8]", "optim=momentum", "data.limit=200", "data.batch_size=32", "eval.test=false"]
@@ -141,7 +142,7 @@ def test_a_run_that_is_interrupted_and_resumed_is_one_run_of_the_service(name, t
     steps = {(key, int(step)) for key, values in Run("run").history.items() if "/" in key for step in values[0]}
     assert set(counts) == steps
     assert train(*words, "-m", "seed=1,2", "hydra.sweep.dir=sweep").code == 0
-    versions = [Run(f"sweep/{job}").results["loggers"][name] for job in "01"]
+    versions = [run.results["loggers"][name] for run in Sweep("sweep").runs]
     assert len({version, *versions}) == 3
 
 

@@ -67,13 +67,14 @@ def test_jobs_are_submitted_without_waiting_and_collected_and_one_that_is_preemp
     assert "job 1 seed=1 is in the queue as 100_1" in ran.out and "job 1 seed=1 finished" in ran.out
     assert "2 jobs; sweep/results.csv" in ran.out
     assert not (slurm / "101.sh").exists()
-    logs = [Path(f"sweep/{number}/train.log").read_text() for number in "01"]
+    first, second = Sweep("sweep").runs
+    logs = [(run.dir / "train.log").read_text() for run in (first, second)]
     assert "resuming from" not in logs[0]
     assert "SIGUSR2: saving at the end of this step" in logs[1] and "resuming from" in logs[1]
     assert Sweep("sweep").queue == {}
-    before = Path("sweep/0/results.json").read_bytes()
+    before = (first.dir / "results.json").read_bytes()
     assert train("resume=sweep").code == 0  # with nothing left to do
-    assert Path("sweep/0/results.json").read_bytes() == before and not (slurm / "101.sh").exists()
+    assert (first.dir / "results.json").read_bytes() == before and not (slurm / "101.sh").exists()
 
 
 @pytest.mark.slow
@@ -84,11 +85,11 @@ def test_a_job_over_two_nodes_is_one_run_with_a_process_for_each_device(slurm, t
     assert (ran.code, ran.err) == (0, "")
     assert "#SBATCH --ntasks-per-node=1\n" in (slurm / "100.sh").read_text()
     assert train(*WORDS, "seed=1", "hydra.run.dir=alone").code == 0
-    run, alone = Run("sweep/0"), Run("alone")
+    [run], alone = Sweep("sweep").runs, Run("alone")
     assert run.results["devices"] == 2
     for stage in "train", "val", "test":
         assert run.results[stage] == pytest.approx(alone.results[stage], abs=1e-5)
-    assert Path("sweep/0/train.log").read_text().count("epoch   2/2") == 1
+    assert (run.dir / "train.log").read_text().count("epoch   2/2") == 1
 
 
 @pytest.mark.slow
@@ -112,11 +113,11 @@ def test_ctrl_c_in_the_terminal_lets_the_jobs_save_once_and_the_sweep_goes_on(tm
     said, _ = process.communicate(timeout=200)
     assert process.returncode == 130, said
     assert said.endswith("go on with python train.py resume=sweep\n")
-    ended = [Run(tmp_path / "sweep" / number) for number in "01"]
+    ended = Sweep(tmp_path / "sweep").runs
+    assert len(ended) == 2
     for run in ended:
         assert run.results["status"] == "interrupted"
         assert (run.dir / "train.log").read_text().count("saving at the end of this step") == 1
-    assert not (tmp_path / "sweep" / "2").exists()
     ran = run_process(tmp_path, "train.py", "resume=sweep")
     assert (ran.code, ran.err) == (0, "")
     assert "job 2 seed=2 finished" in ran.out and "3 jobs; sweep/results.csv" in ran.out

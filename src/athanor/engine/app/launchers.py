@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides, run_job, setup_globals
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, open_dict, read_write
 
 from athanor.base.errors import UserError, require
 from athanor.base.text import printable
@@ -75,7 +75,10 @@ class SweepJob:
         with open_dict(self.config.hydra.job):
             self.config.hydra.job.num, self.config.hydra.job.id = number, str(number)
         with as_hydras_job(self.config):
-            self.run = Run(Path(self.config.hydra.sweep.dir, str(self.config.hydra.sweep.subdir)))
+            folder = str(self.config.hydra.sweep.subdir)
+        with read_write(self.config.hydra):
+            self.config.hydra.sweep.subdir = folder  # its process has not to find the name again
+        self.run = Run(Path(self.config.hydra.sweep.dir, folder))
 
     def is_missing(self) -> bool:
         """Whether it has something left to do: it has not finished, or is given other limits of its training."""

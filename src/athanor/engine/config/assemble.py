@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import lightning.pytorch as L
@@ -289,7 +290,7 @@ def trainer(
     data: ArrayData,
     module: L.LightningModule,
     resume_step: int | None = None,
-    versions: Mapping[str, str | int] | None = None,
+    versions: Mapping[str, str | int] = MappingProxyType({}),
 ) -> L.Trainer:
     """The trainer of this module, with its callbacks and loggers, which write into `directory`.
 
@@ -300,8 +301,8 @@ def trainer(
     cfg = reveal(cfg)
     callback_nodes = {name: node for name, node in (cfg.get("callbacks") or {}).items() if node}
     refuse(cfg, data, callback_nodes)
-    logger_nodes = {name: node for name, node in (cfg.get("logger") or {}).items() if node}
-    loggers = [logger(name, node, facts, (versions or {}).get(name)) for name, node in logger_nodes.items()]
+    logger_nodes = (cfg.get("logger") or {}).items()
+    loggers = [logger(name, node, facts, versions.get(name)) for name, node in logger_nodes if node]
     agreement = Agreement()
     facts = {"agreement": agreement, "seed": cfg["seed"]}
     built = {name: build(node, "callbacks", **facts) for name, node in callback_nodes.items()}
@@ -320,7 +321,13 @@ def trainer(
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
-    own = {"profiler": cfg["trainer"].get("profiler") or overhead.NoProfiler()}
+    own = own_settings(cfg, data, module)
+    return build({**cfg["trainer"], **own}, "trainer", **handed, dirpath=directory)
+
+
+def own_settings(cfg: dict, data: ArrayData, module: L.LightningModule) -> dict[str, Any]:
+    """Settings of the trainer that follow from the device, the data and the module; the machine is set as well."""
+    is_task, own = isinstance(module, Task), {"profiler": cfg["trainer"].get("profiler") or overhead.NoProfiler()}
     device = devices.device_type(cfg["trainer"]["accelerator"])
     use_machine(cfg, device)
     if cfg["trainer"]["precision"] == "auto":
@@ -331,7 +338,7 @@ def trainer(
         own["strategy"] = "ddp_find_unused_parameters_true"
     if not len(data.val_index) or not is_overridden("validation_step", module):
         own["limit_val_batches"] = 0
-    return build({**cfg["trainer"], **own}, "trainer", **handed, dirpath=directory)
+    return own
 
 
 def logger(name: str, node: dict, facts: dict[str, Any], version: str | int | None) -> Logger:
