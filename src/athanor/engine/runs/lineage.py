@@ -119,7 +119,7 @@ def load_weights(task: L.LightningModule, source: str) -> None:
     else:
         given, is_other_task = checkpoint_state(task, path)
     own = network_of(task).state_dict()
-    part = next(iter(own)).partition(".")[0]
+    part = next(iter(own), "").partition(".")[0]
     if {f"{part}.{name}" for name in given} == own.keys():  # of the network of torchvision or timm that ours is made of
         given = {f"{part}.{name}": value for name, value in given.items()}
     strange = sorted(own.keys() ^ given.keys())
