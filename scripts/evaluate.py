@@ -33,8 +33,6 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     refuse_settings_of_weights(arguments.overrides)
 
-    from athanor.base.text import file_name
-    from athanor.craft.matrix_figure import save_matrix
     from athanor.engine.app.logs import set_up_logging
     from athanor.engine.config import assemble
     from athanor.engine.runs.provenance import count_test_read, describe_data, told_reads
@@ -57,10 +55,7 @@ def main() -> None:
     for name, value in metrics.items():
         before = recorded.get(name)
         print(f"{arguments.stage}/{name}  {value!r}" + ("" if before is None else f"  (recorded {before!r})"))
-    for name, matrix in getattr(task, "matrices", {}).items():
-        figure = run.dir / "figures" / f"evaluated_{file_name(name.replace('/', '_'))}.png"
-        save_matrix(matrix, task.record["class_names"], name, figure)
-        print(f"{name}  {shown(figure)}, {shown(figure.with_suffix('.csv'))}")
+    draw_matrices(task, run.dir / "figures")
     if arguments.stage == "test":
         described = describe_data(data, True)
         reads = count_test_read(described["test_hash"], shown(path))
@@ -83,6 +78,18 @@ def evaluated(
     if read < len(index):
         print(f"of {read:,} of {len(index):,} images: the batches are limited")
     return {stage_and_name(name)[1]: value for name, value in values[0].items()}, read
+
+
+def draw_matrices(task: "L.LightningModule", folder: Path) -> None:
+    """Draw the metrics of the evaluation that are matrices, if any, and say into which files."""
+    from athanor.base.text import file_name
+    from athanor.craft.matrix_figure import save_matrix
+    from athanor.engine.runs.run import shown
+
+    for name, matrix in getattr(task, "matrices", {}).items():
+        path = folder / f"evaluated_{file_name(name.replace('/', '_'))}.png"
+        save_matrix(matrix, task.record["class_names"], name, path)
+        print(f"{name}  {shown(path)}, {shown(path.with_suffix('.csv'))}")
 
 
 def data_changes(path: Path, record: dict, data: "ArrayData", stage: str) -> list[str]:

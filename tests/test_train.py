@@ -508,7 +508,7 @@ def test_two_sweeps_never_share_a_folder(train, tmp_path):
     for _ in range(2):
         assert train("-m", *TINY, "seed=0,1", "hydra.sweep.dir=here").code == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "here-2", "outputs"]
-    assert len(list(tmp_path.glob("here*/[01]/results.json"))) == 4
+    assert len(list(tmp_path.glob("here*/[01]_seed=[01]/results.json"))) == 4
 
 
 # the test set

@@ -338,9 +338,10 @@ def test_the_folds_of_a_cross_validation_teach_what_each_says_of_images_that_it_
     first = assemble.data(Run(folds / "0_fold=0").trusted_config)
     assert not targets[0][first.val_index].any()
     for fold in "12":  # what the first one trains on is what the others were validated on
-        index = assemble.data(Run(folds / fold).trusted_config).val_index
+        taught = Run(folds / f"{fold}_fold={fold}")
+        index = assemble.data(taught.trusted_config).val_index
         with torch.no_grad():
-            expected = (Run(folds / fold).classifier()(first.source.train_inputs[index]) / 4).softmax(1)
+            expected = (taught.classifier()(first.source.train_inputs[index]) / 4).softmax(1)
         torch.testing.assert_close(targets[0][index], expected, rtol=0, atol=1e-5)
 
 

@@ -90,9 +90,6 @@ class Task(Optimized):
         self.measures = {**type(self).measures, **{name: metric_measure(m) for name, m in self.metrics.items()}}
         # settings
         self.record = record
-        if record.keys() >= {"input_shape", "input_dtype"}:  # by which ModelSummary counts operations
-            dtype = getattr(torch, record["input_dtype"])
-            self.example_input_array = torch.zeros(1, *record["input_shape"], dtype=dtype)
         self.tta = tta
         self.seed = seed
         # torch's L-BFGS takes contiguous parameters only

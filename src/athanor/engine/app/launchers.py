@@ -28,6 +28,7 @@ from athanor.engine.app.resumed_sweep import has_new_limits
 from athanor.engine.runs.claim import hold
 from athanor.engine.runs.run import Run, shown
 from athanor.engine.runs.sweep import Sweep
+from athanor.tasks.measure import written
 from athanor.training import slurm
 
 if TYPE_CHECKING:
@@ -95,6 +96,9 @@ class SweepJob:
             self.run.dir.mkdir(parents=True, exist_ok=True)
             self.run.write_results(results)
         ended = {"running": "was killed", "failed": f"failed: {results.get('error')}"}
+        headline = self.run.headline
+        if headline in results.get("val", {}):
+            ended["finished"] = f"finished: val {written(results['val'], {headline: self.run.measures[headline]})}"
         say(f"{self.name} {ended.get(results['status'], results['status'])}")
 
     def returned(self) -> JobReturn:

@@ -143,7 +143,8 @@ def task(cfg: dict, data: ArrayData) -> L.LightningModule:
         module.fresh_network = lambda: set_first_weights(module, preprocess, model(record), cfg, data)
     if network:
         set_first_weights(module, preprocess, network, cfg, data)
-    if isinstance(module, Task):
+    if isinstance(module, Task):  # ModelSummary counts operations by the example
+        module.example_input_array = torch.zeros(1, *data.input_shape, dtype=data.source.train_inputs.dtype)
         refuse_metrics(module, data, cfg["monitor"]["metric"])
     return module
 
@@ -304,13 +305,9 @@ def trainer(
     logger_nodes = (cfg.get("logger") or {}).items()
     loggers = [logger(name, node, facts, versions.get(name)) for name, node in logger_nodes if node]
     agreement = Agreement()
-    facts = {"agreement": agreement, "seed": cfg["seed"]}
-    built = {name: build(node, "callbacks", **facts) for name, node in callback_nodes.items()}
-    refuse_twins(built)
-    if sum(isinstance(callback, ProgressBar) for callback in built.values()) > 1:  # a person's replaces ours
-        built = {name: callback for name, callback in built.items() if type(callback) is not EpochProgress}
+    built = callback_objects(callback_nodes, agreement=agreement, seed=cfg["seed"])
     is_task = isinstance(module, Task)
-    callbacks = [*([] if is_task else [AnyModule(cfg["monitor"]["metric"])]), *built.values(), FirstLoss(), Stopwatch()]
+    callbacks = [*([] if is_task else [AnyModule(cfg["monitor"]["metric"])]), *built, FirstLoss(), Stopwatch()]
     overhead.skip_empty_hooks(callbacks)
     handed = {
         "callbacks": callbacks,
@@ -350,6 +347,14 @@ def logger(name: str, node: dict, facts: dict[str, Any], version: str | int | No
     if version is None:
         made.log_hyperparams(facts["parameters"])
     return made
+
+
+def callback_objects(nodes: dict[str, dict], **facts: object) -> list[L.Callback]:
+    """The callbacks of a config by their names, without our progress bar where there is another."""
+    built = {name: build(node, "callbacks", **facts) for name, node in nodes.items()}
+    refuse_twins(built)
+    bars = sum(isinstance(callback, ProgressBar) for callback in built.values())
+    return [callback for callback in built.values() if bars < 2 or type(callback) is not EpochProgress]
 
 
 def use_machine(cfg: dict, device: str) -> None:
