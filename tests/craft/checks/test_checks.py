@@ -199,10 +199,12 @@ def test_a_check_that_does_not_apply_or_fails_says_why_and_the_others_run(built,
     module, data, trainer = built(*SMALL)
     said = []
     report = check(module, data, trainer=trainer, tell=said.append)
-    assert report.findings["failing"] == Finding("skipped", "it ended with KeyError: 'no such thing'")
+    failed = report.findings["failing"]  # of a bug in a person's own code the place is told
+    assert (failed.verdict, failed.figure) == ("wrong", "KeyError: 'no such thing'")
+    assert failed.advice.endswith('raise KeyError("no such thing")') and "test_checks.py:" in failed.advice
     assert report.findings["refusing"] == Finding("skipped", "there is nothing to see")
     assert report.names("ok") == ["fine"]
-    assert said == str(report).splitlines()
+    assert "\n".join(said) == str(report)
 
 
 def test_an_unknown_check_is_refused_with_the_nearest_name(built):

@@ -19,6 +19,7 @@ import lightning.pytorch as L
 import torch
 from torch.utils.data import DataLoader
 
+from athanor.base.error_place import places, words
 from athanor.base.errors import UserError, first_line, nearest
 from athanor.craft.checks.finding import DoesNotApplyError, Finding, Report
 from athanor.craft.checks.subject import Subject
@@ -104,5 +105,9 @@ def run_one(each: ModuleType, subject: Subject) -> Finding:
         return Finding("skipped", str(reason))
     except FloatingPointError as error:
         return Finding("wrong", first_line(error), "the loss is not finite: try a smaller learning rate")
-    except Exception as error:  # of a module or of data that this check is not made for
-        return Finding("skipped", f"it ended with {type(error).__name__}: {first_line(error)}")
+    except UserError as error:
+        return Finding("wrong", first_line(error))
+    except Exception as error:
+        if place := places(error):  # a bug in the module, in its data or in a check of the person's own
+            return Finding("wrong", words(error), place[-1].strip())
+        return Finding("skipped", f"it ended with {words(error)}")  # on something that this check is not made for

@@ -4,7 +4,7 @@ import torch
 
 from athanor.craft.checks.finding import Finding, judged, wrong
 from athanor.craft.checks.subject import Subject, require_pair
-from athanor.data.augment import Augment
+from athanor.data.augmentation.augment import Augment
 
 FAST = True
 TILTED = 45  # degrees, beyond which 6 and 9, or N and Z, become each other
