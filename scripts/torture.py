@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from kills.outcome import differences, outcome
 
 from athanor.engine.runs.run import Run
 
+SAVING = "os.rename checkpoints/last.ckpt"  # of a place
 OFTEN = "callbacks.checkpoints.every_minutes=1e-9"  # at each step
 SMALL = """data.limit=200 data.batch_size=32 compute.threads=1 trainer=cpu trainer.deterministic=true
     trainer.log_every_n_steps=2"""  # 5 steps an epoch; on a GPU, only deterministic algorithms give equal runs
@@ -137,7 +139,7 @@ class Torture:
                     self.torn += self.kill(name) and self.damage_checkpoint(name)
                 elif self.ended_with(self.start(name)):
                     break
-            self.compare(name, "at random")
+            self.compare(name)
 
     def kill(self, name: str) -> bool:
         """Start or resume the run and kill it at a random moment; False where it ended before."""
@@ -189,7 +191,7 @@ class Torture:
                 if len(plan) == 1:
                     plans += [[*plan, kill] for kill in kills_at({key: places[key] for key in places - known.keys()})]
                     known |= places
-            self.compare(name, " | ".join(f"{kill['place']} ({kill['nth']})" for kill in plan))
+            self.compare(name, plan)
 
     def places_of(self, name: str) -> Counter[tuple[str, bool]]:
         """How often a run, since it was last started, came to each place, and whether a file may be new there."""
@@ -198,7 +200,7 @@ class Torture:
 
     # runs
 
-    def start(self, name: str, kill: dict[str, Any] | None = None) -> Any:
+    def start(self, name: str, kill: dict[str, Any] | None = None, **simulated: Any) -> Any:
         """Start the run of this name, or resume it."""
         folder = self.folder / name
         script, typed = "train.py", [f"resume={folder}"]
@@ -211,7 +213,7 @@ class Torture:
         plan = {"folder": str(folder), "trace": str(trace), "kill": kill}
         run = self.forks.Process(
             target=process.run,
-            args=(script, typed, self.folder, self.folder / f"{name}.out", plan, self.simulated),
+            args=(script, typed, self.folder, self.folder / f"{name}.out", plan, self.simulated | simulated),
         )
         run.start()
         return run
@@ -220,8 +222,8 @@ class Torture:
         run.join()
         return run.exitcode
 
-    def compare(self, name: str, killed: str) -> None:
-        """Count the run, and note what differs from the undisturbed one."""
+    def compare(self, name: str, plan: Sequence[dict[str, Any]] = ()) -> None:
+        """Count the run, and note what differs from the undisturbed one. plan: where it was killed; none: at random."""
         self.ended += 1
         said = self.said(name)
         if self.has_finished(name):
@@ -229,8 +231,32 @@ class Torture:
         else:
             different = [" | ".join(said.splitlines()[-3:])]
         self.identical += not different
-        self.differences += [f"{name}: {', '.join(different)}; killed {killed}"] if different else []
+        if different:
+            killed = " | ".join(f"{kill['place']} ({kill['nth']})" for kill in plan) or "at random"
+            self.differences.append(f"{name}: {', '.join(different)}; killed {killed}; {self.first_difference(plan)}")
         shutil.rmtree(self.folder / name)
+
+    def first_difference(self, plan: Sequence[dict[str, Any]]) -> str:
+        """The first operation that differs from the undisturbed run's where a run is killed like this, and resumed.
+
+        A moment does not come again, so of one that was killed at random the place is a saving in its middle.
+        """
+        savings = [(place, times) for (place, _), times in self.places_of("undisturbed").items() if SAVING in place]
+        plan = plan or [{"place": place, "nth": (times + 1) // 2, "opened": False} for place, times in savings[:1]]
+        steps: list[dict[int, list]] = []
+        for name, kills in ("watched", ()), ("killed", plan):
+            file = self.folder / f"{name}.operations"
+            for kill in (*kills, None):
+                self.ended_with(self.start(name, kill, operations=str(file)))
+            shutil.rmtree(self.folder / name)
+            lines = file.read_text().splitlines() if file.is_file() else ()  # none of processes that a run starts
+            steps.append({number: operations or [] for number, operations in map(json.loads, lines)})
+            file.unlink(missing_ok=True)
+        for number in sorted(steps[0].keys() & steps[1].keys()):
+            for first, second in zip(steps[0][number], steps[1][number], strict=False):
+                if first != second:
+                    return f"differs first in step {number}, {first[0]}"
+        return "no operation differs in one that is killed there again"
 
     def said(self, name: str) -> str:
         return (self.folder / f"{name}.out").read_text()

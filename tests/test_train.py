@@ -145,6 +145,7 @@ def test_a_recorded_config_is_plain_values_and_enough_to_compose_again(main_job,
     _, run = main_job
     assert "${" not in (run.dir / "config.yaml").read_text()
     composed = check.plain(compose("model=cnn", "optim=adam", "trainer.max_epochs=2", "eval.test=true"))  # of auto
+    assert composed.pop("check") is False  # of this start alone
     assert run.config == composed
 
 

@@ -120,5 +120,21 @@ def simulate_clock() -> None:
     timer.Timer.on_train_batch_end = tick
 
 
+def record_operations(path: str) -> None:
+    """Append each optimizer step to a file, as a line of JSON: number, operations and hashes of their results."""
+    from athanor.base.lightning_internals import computed
+    from athanor.tasks.task import Task
+
+    original = Task.optimizer_step
+
+    def step(self: Task, *arguments: Any, **keywords: Any) -> None:
+        number = self.trainer.global_step
+        operations = computed(lambda: original(self, *arguments, **keywords))
+        with open(path, "a") as file:
+            file.write(json.dumps([number, operations]) + "\n")
+
+    Task.optimizer_step = step
+
+
 if PLAN in os.environ:  # in a process that the run has started
     watch(json.loads(os.environ[PLAN]))

@@ -46,6 +46,8 @@ def run(script: str, words: list[str], cwd: Path, out: Path, plan: dict[str, Any
         hook.simulate_person(simulated["edits"], plan["folder"])
     if simulated.get("clock"):
         hook.simulate_clock()
+    if simulated.get("operations"):
+        hook.record_operations(simulated["operations"])
     os.environ[hook.PLAN] = json.dumps(plan)
     hook.watch(plan)
     sys.argv = [str(REPO / script), *words]

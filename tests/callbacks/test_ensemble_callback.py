@@ -132,6 +132,7 @@ def test_a_persons_own_network_is_averaged_as_well(train, tmp_path, monkeypatch)
     assert Run("run").results["ensemble"]["test"]["ensemble"]["acc"] > 0
 
 
+@pytest.mark.slow
 def test_two_processes_ask_the_members_once(train):
     two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
     ran = train(*TINY, *THREE, *two)

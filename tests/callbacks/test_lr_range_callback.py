@@ -162,6 +162,7 @@ def test_lbfgs_is_refused_with_a_sentence(train):
     )
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds(train, tmp_path):
     words = [*TINY, *FIND, "model.norm=none", "optim=momentum", "trainer.max_epochs=1"]
     assert train(*words, "hydra.run.dir=one").code == 0

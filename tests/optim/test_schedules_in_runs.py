@@ -213,6 +213,7 @@ class Watch(L.Callback):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_rates_of_one(run_process, tmp_path):
     (tmp_path / "watching.py").write_text(WATCHING)
     words = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=4", "eval.test=false"]

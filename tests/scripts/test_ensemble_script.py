@@ -320,6 +320,7 @@ def folds(tmp_path_factory, run_process):
     return folder / "cv"
 
 
+@pytest.mark.slow
 def test_the_folds_of_a_cross_validation_teach_what_each_says_of_images_that_it_has_not_seen(
     folds, ensemble, monkeypatch
 ):

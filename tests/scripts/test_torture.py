@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -61,6 +62,43 @@ def test_each_operation_on_the_files_of_a_run_is_a_place_and_the_run_is_killed_t
     opened = next(place for place, may_be_new in places if may_be_new)
     assert worked(place=opened, nth=2, opened=False)[0] == {"results.json": "0"}
     assert worked(place=opened, nth=2, opened=True)[0] == {".results.json.part": "", "results.json": "0"}
+
+
+PLANTED = """
+from athanor.models.mlp import MLP
+
+class Planted(MLP):
+    calls = 0  # which no checkpoint holds
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x) * (1 + 1e-3 * self.calls)
+"""
+TORTURE = """
+import sys
+import torture
+
+def saving(kills):
+    return [kill for kill in kills if torture.SAVING in kill["place"] and kill["nth"] > 1][:1]
+
+if __name__ == "__main__":
+    torture.RUNS = {"planted": torture.MLP + " model._target_=planted.Planted " + torture.OFTEN}
+    every, torture.kills_at = torture.kills_at, lambda places: saving(every(places))
+    sys.argv[1:] = ["--kills", "0", "--torn", "0", "--places", "new"]
+    torture.main()
+"""
+
+
+@pytest.mark.slow
+def test_where_a_resumed_run_differs_the_first_operation_is_named(repo, tmp_path):
+    (tmp_path / "planted.py").write_text(PLANTED)
+    (tmp_path / "run_torture.py").write_text(TORTURE)
+    paths = os.pathsep.join([str(tmp_path), str(repo / "scripts"), str(repo / "src")])
+    command = [sys.executable, "run_torture.py"]
+    environment = {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert re.search(r"differs first in step \d+, aten::mul", done.stdout), done.stdout
 
 
 @pytest.mark.slow

@@ -320,7 +320,7 @@ def computed(run: Callable[[], object]) -> list[tuple[str, str]] | None:
         if not hasattr(call, "op"):  # the beginning of a module's forward
             modules = {depth: name for depth, name in modules.items() if depth < call.call_depth}
             modules[call.call_depth] = call.tag
-        else:
+        elif "aten.set_" not in str(call.op):  # it computes nothing, and its text is the bytes of a storage
             within = [name for depth, name in modules.items() if depth < call.call_depth]
             text = re.sub(r" at 0x\w+", "", call.render([])).partition("  # ")[0].partition("  ->")[0]
             found.append((f"{text} in {within[-1]}" if within else text, str((call.log or {}).get("hash"))))

@@ -127,7 +127,7 @@ def test_its_export_takes_raw_inputs(kind, form, run_kind, run_here):
 def test_an_official_validation_set_judges_an_ensemble_whose_members_saw_all_of_train(run_kind, run_here):
     ran = run_kind("validated", "-m", "seed=0,1", "hydra.sweep.dir=sweep", "trainer.max_epochs=1")
     assert ran.code == 0, ran.err
-    data = Run("sweep/0").results["data"]
+    data = Run("sweep/0_seed=0").results["data"]
     assert (data["train"], data["val"], data["test"]) == (200, 50, 50) and "val_hash" in data
     ran = run_here("scripts/ensemble.py", "sweep", "--select", "greedy")
     assert ran.code == 0, ran.err

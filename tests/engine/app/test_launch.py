@@ -172,7 +172,10 @@ class Faulty(L.Callback):
 
 @pytest.mark.parametrize(
     "how, said",
-    [("raises", "RuntimeError: the second process had enough"), ("dies", "process 1 of 2 was killed by SIGKILL")],
+    [
+        ("raises", "RuntimeError: the second process had enough"),
+        pytest.param("dies", "process 1 of 2 was killed by SIGKILL", marks=pytest.mark.slow),
+    ],
 )
 def test_a_rank_that_dies_ends_its_job_with_the_reason_and_the_multirun_goes_on(how, said, tmp_path, run_process):
     (tmp_path / "faulty.py").write_text(FAULTY)

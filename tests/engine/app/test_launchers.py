@@ -93,6 +93,7 @@ def test_a_job_over_two_nodes_is_one_run_with_a_process_for_each_device(slurm, t
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_ctrl_c_in_the_terminal_lets_the_jobs_save_once_and_the_sweep_goes_on(tmp_path, repo, run_process):
     pytest.importorskip("submitit")
     words = [*WORDS, "trainer.max_epochs=100", "callbacks.early_stopping=null", "eval.test=false"]

@@ -229,13 +229,15 @@ def test_a_study_of_which_all_jobs_failed_says_that_there_is_nothing_to_draw(tra
     assert not (tmp_path / "sweep" / "figures").exists()
 
 
-def test_a_figure_that_cannot_be_drawn_costs_one_line(train, tmp_path, monkeypatch):
+def test_a_figure_that_cannot_be_drawn_costs_two_lines(train, tmp_path, monkeypatch):
     def conclude(study):
         raise RuntimeError("no font\nat all")
 
     monkeypatch.setattr(study_figure, "conclude", conclude)
     ran = train("study=learning_rates", *TINY, "optim.lr=0.1", "seed=0")
-    assert (ran.code, ran.err) == (0, "error: the study is not drawn: no font at all\n")
+    first, second = ran.err.splitlines()
+    assert (ran.code, first) == (0, "error: the study is not drawn: RuntimeError: no font")
+    assert second.endswith('raise RuntimeError("no font\\nat all")')
     assert (tmp_path / "sweep" / "results.csv").is_file() and (tmp_path / "sweep" / "study.csv").is_file()
 
 

@@ -201,7 +201,7 @@ def test_a_check_that_does_not_apply_or_fails_says_why_and_the_others_run(built,
     report = check(module, data, trainer=trainer, tell=said.append)
     failed = report.findings["failing"]  # of a bug in a person's own code the place is told
     assert (failed.verdict, failed.figure) == ("wrong", "KeyError: 'no such thing'")
-    assert failed.advice.endswith('raise KeyError("no such thing")') and "test_checks.py:" in failed.advice
+    assert failed.advice.endswith('raise KeyError("no such thing")') and "test_craft_checks.py:" in failed.advice
     assert report.findings["refusing"] == Finding("skipped", "there is nothing to see")
     assert report.names("ok") == ["fine"]
     assert "\n".join(said) == str(report)
