@@ -256,7 +256,7 @@ class Torture:
             for first, second in zip(steps[0][number], steps[1][number], strict=False):
                 if first != second:
                     return f"differs first in step {number}, {first[0]}"
-        return "no operation differs in one that is killed there again"
+        return "no operation of the main process differs in one that is killed there again"
 
     def said(self, name: str) -> str:
         return (self.folder / f"{name}.out").read_text()

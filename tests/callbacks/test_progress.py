@@ -141,7 +141,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def stand_in(**values: object) -> SimpleNamespace:
     """A trainer in the first of two epochs with 10 batches each, of which this process has made 4."""
     settings = dict(max_epochs=2, max_steps=-1, global_step=4, accumulate_grad_batches=1, num_training_batches=10)
-    state = dict(callbacks=[], datamodule=None, testing=False, current_epoch=0, is_global_zero=True)
+    state = dict(callbacks=[], datamodule=None, training=True, testing=False, current_epoch=0, is_global_zero=True)
     return SimpleNamespace(**settings | state | values, fit_loop=SimpleNamespace(total_batch_idx=3))
 
 

@@ -106,7 +106,7 @@ class EpochProgress(ProgressBar):
 
     def _show(self, trainer: L.Trainer, name: str, done: int, total: float) -> None:
         """Draw the bar, or log a line. total: of the batches, inf where nobody knows it."""
-        left = "" if trainer.testing else self._left(trainer, trainer.num_training_batches - done)
+        left = "" if not trainer.training else self._left(trainer, trainer.num_training_batches - done)
         if self.has_bar:
             self._draw(name, completed=done, total=None if math.isinf(total) else total, left=left, **self.live)
         else:

@@ -239,9 +239,9 @@ class ArrayData(L.LightningDataModule):
         if isinstance(images, Items):
             self.streams.append(images.to(device))
             return Part(self.streams[-1], targets, index)
-        if device.type != "cuda" or images.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
-            return part
         if id(images) not in self.on_gpu:  # train and validation share one array
+            if device.type != "cuda" or images.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
+                return part
             self.on_gpu[id(images)] = images.to(device), targets.to(device)
         return Part(*self.on_gpu[id(images)], index)
 

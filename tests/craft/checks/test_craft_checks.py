@@ -292,3 +292,37 @@ def assert_no_alarm(built, words, fast):
     report = check(module, data, trainer=trainer, fast=fast)
     assert report.names("wrong", "suspicious") == [], report
     assert not [finding for finding in report.findings.values() if "it ended with" in finding.figure], report
+
+
+class Binary(L.LightningModule):
+    """Integer targets, and one output for both classes; a bias before batch norm, which gets no gradient but noise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 1))
+
+    def forward(self, x):
+        return self.network(x)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return nn.functional.binary_cross_entropy_with_logits(self(x).squeeze(1), y.float())
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.05)
+
+
+class Density(Binary):
+    """A loss that is negative."""
+
+    def training_step(self, batch, batch_idx):
+        return -torch.cosine_similarity(self(batch[0]).squeeze(1), batch[1] - 0.5, dim=0) - 1
+
+
+@pytest.mark.parametrize("kind", [Binary, Density])
+def test_a_sound_module_whose_integers_are_no_classes_is_not_wrong(kind):
+    torch.manual_seed(0)
+    inputs = torch.randn(512, 6)
+    loader = DataLoader(TensorDataset(inputs, (inputs[:, 0] > 0).long()), batch_size=64, shuffle=True)
+    report = check(kind(), loader, fast=True)
+    assert not report.is_wrong, report

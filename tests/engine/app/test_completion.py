@@ -76,6 +76,10 @@ def test_the_command_line_answers_and_leaves_the_rest_to_hydra(train, runs, monk
 def test_bash_completes_the_part_behind_the_equals_sign(runs, repo):
     shutil.copy(repo / "train.py", runs / "train.py")
     shutil.copytree(repo / "configs", runs / "configs")
+    sent = runs / "outputs" / "$(touch evil)"  # a run that somebody sends
+    sent.mkdir()
+    (sent / "config.yaml").touch()
+    (sent / "results.json").write_text('{"status": "running"}')
     script = f"""
         source {INSTALL}
         complete -p python3
@@ -91,4 +95,5 @@ def test_bash_completes_the_part_behind_the_equals_sign(runs, repo):
     assert (done.returncode, done.stderr) == (0, "")
     first, *rest = done.stdout.splitlines()
     assert first.startswith("complete ") and first.endswith("-F _athanor_completion python3")
+    assert not (runs / "evil").exists()
     assert rest == ["<last>", "<outputs/sweeps/2026-01-02/9>", "<outputs/2026-01-01/11-00-00_b>", "<>"]

@@ -153,6 +153,14 @@ def test_a_job_that_has_finished_or_is_in_the_queue_is_not_submitted_again(jobs,
     assert capsys.readouterr().out == "job 1 is in the queue as 7_1\njob 2 is submitted as 8\n"
 
 
+def test_a_sweep_of_slurm_goes_on_here_only_when_none_of_its_jobs_is_in_the_queue(jobs, monkeypatch, capsys):
+    with pytest.raises(UserError, match="jobs 1 are in SLURM's queue; first type scancel 7_1"):
+        launchers.run_here(jobs, Sweep("."), None, 1)
+    monkeypatch.setattr(slurm_commands, "queued", lambda numbers: set())
+    launchers.run_here(jobs[:1], Sweep("."), None, 1)
+    assert Sweep(".").queue == {}
+
+
 def test_nothing_is_submitted_where_slurm_does_not_say_what_is_in_its_queue(jobs, monkeypatch):
     def queued(numbers):
         raise OSError("squeue: Unable to contact slurm controller")

@@ -503,6 +503,7 @@ def test_the_words_of_ones_own_sweep_are_all_taken(place, tmp_path):
     words = ["-m", "launcher=slurm", "launcher.partition=gpu", "weights=/mine", "logger=wandb"]
     Sweep(tmp_path).record(words, None, {})
     assert Sweep(tmp_path).words() == [*words[1:], "-m"]
+    assert Sweep(tmp_path).words(["launcher=local"]) == [*words[3:], "launcher=local", "-m"]
 
 
 @pytest.mark.parametrize("text", ["[]", '{"typed": 3}', "3"])

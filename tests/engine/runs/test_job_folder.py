@@ -54,6 +54,11 @@ def test_a_job_that_is_there_keeps_its_folder(there, tmp_path):
     assert job_folder(tmp_path, 1, ["optim.lr=0.3"], ["optim.lr"]) == there
 
 
+def test_a_folder_that_hydra_would_resolve_is_not_taken(tmp_path):
+    (tmp_path / "0_${oc.env:HOME}").mkdir()
+    assert job_folder(tmp_path, 0, ["optim.lr=0.1"], ["optim.lr"]) == "0_lr=0.1"
+
+
 def test_jobs_are_in_the_order_of_their_numbers_however_they_are_named(tmp_path):
     for name in "10_lr=0.1", "2", "1_a", "notes", "0_z":
         (tmp_path / name).mkdir()

@@ -2,7 +2,9 @@
 
 A check is one file of this folder with a function `check(subject: Subject) -> Finding`, and is found by that. Its
 first line says what it looks at, FAST whether it takes a second or so on a small network. It raises DoesNotApplyError
-where there is nothing to look at. What it trains is a copy (`subject.copy()`); generators are restored after it.
+where there is nothing to look at. With TAKES_CLASSES = True it takes integer targets for classes and outputs for their
+logits; only a Task says that they are, so of another module it calls nothing worse than suspicious. What it trains is
+a copy (`subject.copy()`); generators are restored after it.
 """
 
 import contextlib
@@ -12,6 +14,7 @@ import logging
 import pkgutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -24,6 +27,7 @@ from athanor.base.errors import UserError, first_line, nearest
 from athanor.craft.checks.finding import DoesNotApplyError, Finding, Report
 from athanor.craft.checks.subject import Subject
 from athanor.data.seeds import global_randomness_kept
+from athanor.tasks.task import Task
 from athanor.training.at_first_step import at_first_step
 
 
@@ -100,7 +104,14 @@ def plain_trainer() -> L.Trainer:
 def run_one(each: ModuleType, subject: Subject) -> Finding:
     subject.seed_anew()
     try:
-        return each.check(subject)
+        finding = each.check(subject)
+        if (
+            finding.verdict == "wrong"
+            and getattr(each, "TAKES_CLASSES", False)
+            and not isinstance(subject.module, Task)
+        ):
+            return replace(finding, verdict="suspicious")
+        return finding
     except DoesNotApplyError as reason:
         return Finding("skipped", str(reason))
     except FloatingPointError as error:

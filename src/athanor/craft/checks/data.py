@@ -5,6 +5,7 @@ from torch import Tensor
 
 from athanor.craft.checks.finding import Finding, judged, wrong
 from athanor.craft.checks.subject import Subject, is_pair
+from athanor.data.module import ArrayData
 
 FAST = True
 CONSTANT = (0.01, 0.5)  # share of the inputs: suspicious, wrong; some data sets have a few empty pictures
@@ -34,7 +35,9 @@ def of_classes(subject: Subject, labels: Tensor, figure: str) -> Finding:
     figure = f"{figure}; {counts.min()} to {counts.max()} of each of {len(counts)} classes"
     if missing := (counts == 0).nonzero().flatten().tolist():
         told = ", ".join(names[i] if i < len(names) else str(i) for i in missing[:3])
-        return wrong(f"{figure}; none of {told}", "a class is missing from training: look at split and labels")
+        is_sample = not isinstance(subject.data, ArrayData) or len(labels) < len(subject.data.train_index)
+        advice = "a class is missing from training: look at split and labels"
+        return judged(f"{figure}; none of {told}", advice, wrong=not is_sample, suspicious=True)
     batches = [batch[1] for batch in subject.raw_batches if is_pair(batch)]
     if batches and batches[0].ndim == 1:
         # classes in a batch, over the number expected of one that is drawn at random

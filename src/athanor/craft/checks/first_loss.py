@@ -11,6 +11,7 @@ from athanor.tasks.losses import Hinge, OneVsAll
 from athanor.tasks.task import Task
 
 FAST = True
+TAKES_CLASSES = True
 HIGH = {True: (3, 10), False: (30, 1e4)}  # times the expected loss: suspicious, wrong; for classes, and for numbers
 LOW = (0.7, 0.3)  # the same below it, for classes
 UNEQUAL = (0.1, 0.5)  # relative difference of the loss of a batch from the mean of its halves: suspicious, wrong

@@ -32,7 +32,8 @@ def check(subject: Subject) -> Finding:
         is_silent = name not in alive
         by_problem["not finite"] += [name] * (not parameter.isfinite().all())
         by_problem["without a gradient"] += [name] * (is_silent and is_known)
-        by_problem["not moving"] += [name] * (torch.equal(parameter, first[name]) and not is_silent)
+        is_still = torch.equal(parameter, first[name]) and not is_silent
+        by_problem["not moving"] += [name] * (is_still and should_move(subject, module, parameter))
         by_problem["with equal rows"] += [name] * has_equal_units(module, name, parameter)
     for problem, names in by_problem.items():
         if names:
@@ -61,6 +62,15 @@ def of_optimizers(subject: Subject) -> Finding | None:
     figure = f"in no optimizer: {', '.join(missing[:3]) or 'none'}; in an optimizer and no module: {len(foreign)}"
     advice = "the optimizer was built before a part was replaced, or lacks one: build it in configure_optimizers"
     return judged(figure, advice, wrong=missing, suspicious=True)
+
+
+def should_move(subject: Subject, module: nn.Module, parameter: Tensor) -> bool:
+    """Whether its rate is 0, or an update is no smaller than its rounding, as that of a bias before batch norm."""
+    groups = (group for optimizer in subject.optimizers_of(module) for group in optimizer.param_groups)
+    rate = next((float(group["lr"]) for group in groups if any(p is parameter for p in group["params"])), 0.0)
+    if not rate or parameter.grad is None:
+        return True
+    return bool(rate * parameter.grad.abs().max() > torch.finfo(parameter.dtype).eps * parameter.abs().max())
 
 
 def has_equal_units(module: nn.Module, name: str, parameter: Tensor) -> bool:

@@ -7,6 +7,7 @@ from athanor.craft.checks.finding import DoesNotApplyError, Finding, judged
 from athanor.craft.checks.subject import EXAMPLES, Pair, Subject, is_pair
 
 FAST = False
+TAKES_CLASSES = True
 STEPS = 40
 RATE = 3e-3  # of Adam, with which any network learns something in so few steps, whatever the training's optimizer is
 GAIN = (

@@ -8,6 +8,7 @@ from athanor.craft.checks.finding import DoesNotApplyError, Finding, judged, ok,
 from athanor.craft.checks.subject import Subject
 
 FAST = True
+TAKES_CLASSES = True
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from athanor.craft.checks.finding import DoesNotApplyError, Finding, ok, wrong
 from athanor.craft.checks.subject import DROPOUT, Pair, Subject
 
 FAST = False
+TAKES_CLASSES = True
 EXAMPLES = 20
 STEPS = 500
 FLOOR = 1e-2  # of the loss, where targets are classes;

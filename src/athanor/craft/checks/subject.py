@@ -95,19 +95,20 @@ class Subject:
         """Inputs and targets of a stage, before the augmentation of ours: all, or at equal distances as many as `most`,
         SAMPLED of a stream or a loader, or BYTES allow. None where there are none.
         """
+        sampled = min(most or SAMPLED, SAMPLED)
         if isinstance(self.data, ArrayData):
             inputs, targets, index = self.data.part(stage)
             if not len(index):
                 return None
             size = math.prod(inputs.shape[1:]) * inputs.dtype.itemsize
-            most = min(most or (SAMPLED if isinstance(inputs, Items) else len(index)), max(BYTES // size, 1))
+            most = min(sampled if isinstance(inputs, Items) else most or len(index), max(BYTES // size, 1))
             index = at_distances(index, most)
             return inputs[index], targets[index]
         batches, count = [], 0
         for batch in (self.trainer.train_dataloader if stage == "train" else self.loader(stage)) or ():
             batches.append(require_pair(batch))
             count += len(batch[0])
-            if count >= (most or SAMPLED):
+            if count >= sampled:
                 break
         return tuple(map(torch.cat, zip(*batches, strict=True))) if batches else None
 
@@ -156,7 +157,8 @@ class Subject:
             module.toggle_optimizer = module.untoggle_optimizer = lambda *_, **__: None
             module.manual_backward = lambda loss, *_, **__: self._backward(module, loss, backward)
         takes_index = len(inspect.signature(module.training_step).parameters) > 1
-        answer = module.training_step(batch, step) if takes_index else module.training_step(batch)
+        # always as the first batch: the last ones of an epoch have another share in an accumulated step
+        answer = module.training_step(batch, 0) if takes_index else module.training_step(batch)
         answer = answer["loss"] if isinstance(answer, dict) else answer
         if answer is None and backward:
             answer = backward[0]

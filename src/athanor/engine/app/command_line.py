@@ -141,7 +141,7 @@ def in_quotes(word: str) -> str:
     quotes.
     """
     key, equals, value = word.partition("=")
-    if not equals or key in ("resume", "run") or word.startswith("-") or re.search(r"['\"\[\]{}()$]", value):
+    if not equals or key in ("resume", "run") or word.startswith("-") or re.search(r"['\"\[\]{}()$\\]", value):
         return word
     values = [part if part.isascii() and "=" not in part else quoted(part) for part in value.split(",")]
     return f"{key}={','.join(values)}"

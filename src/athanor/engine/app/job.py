@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from athanor.base.error_place import told
+from athanor.base.error_place import name_and_text, told
 from athanor.base.errors import UserError
 from athanor.base.files import append
 from athanor.base.text import printable
@@ -106,8 +106,10 @@ class Job(Run):
         config["eval"]["test"] = bool(config["eval"]["test"])  # auto: a multirun has told its jobs, so this is no job
         self.settings = config
         is_own = self.is_again and built_here.is_listed(self.config)
-        if is_own:  # another's file could name a run of this person's
+        if is_own:
             self.versions = versions_in(self.before.get("loggers"))
+        elif self.before.get("loggers"):  # another's file could name a run of this person's
+            self.write(loggers={})
         recorded = {key: value for key, value in config.items() if key not in schema.UNRECORDED}
         if not self.is_resumed or is_own:
             built_here.add(recorded)
@@ -192,7 +194,7 @@ class Job(Run):
             explanation = explain(error, shown(self.dir / "train.log"), self.settings)
             print(secrets.hide(explanation, self.secrets), file=sys.stderr)
             place = None if is_mistake else told(error)
-            text = secrets.hide(place or f"{type(error).__name__}: {error}", self.secrets)
+            text = secrets.hide(place or ": ".join(name_and_text(error)), self.secrets)
             with contextlib.suppress(OSError):
                 if self.begun is not None:
                     self.write_results({**self.results, "status": "failed", "error": text})
@@ -214,6 +216,8 @@ class Job(Run):
         """Write down, at once, in which runs of services this run is logged, so that it goes on there when killed."""
         from athanor.training.remote_loggers import versions_in
 
+        if trainer.fast_dev_run:  # Lightning has taken the loggers away
+            return
         names = [name for name, node in (self.settings.get("logger") or {}).items() if node]
         versions = [logger.version for logger in trainer.loggers]
         self.write(loggers=versions_in(dict(zip(names, versions, strict=True))))

@@ -5,6 +5,7 @@ is read from its folder. The pickles that submitit writes are read by the proces
 """
 
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -88,6 +89,8 @@ class SweepJob:
 
     def tell_end(self, log: Path) -> None:
         """Say how its process ended; one that has left no results is recorded as failed, with the end of its log."""
+        if self.run.dir.is_dir():
+            os.listdir(self.run.dir)  # NFS then looks again at what it has there
         results = self.run.results
         if not results:
             lines = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
@@ -122,7 +125,7 @@ def launch(launcher: "AthanorLauncher", job_overrides: Sequence[Sequence[str]], 
     is_basic = launcher.config.hydra.sweeper._target_.endswith(".BasicSweeper")
     require(waits or is_basic, "launcher.wait=false: this sweeper chooses jobs by the results of others; leave it out")
     if settings.get("nodes", 1) > 1:  # a process of ours starts those of its own node only
-        settings["tasks_per_node"] = max(settings["gpus_per_node"], 1)
+        settings["tasks_per_node"] = settings["gpus_per_node"] or 1
         settings["cpus_per_task"] = max(settings["cpus_per_task"] // settings["tasks_per_node"], 1)
     restarts = {name: settings.pop(name) for name in ("slurm_max_num_timeout",) if name in settings}
     executor = submitit.AutoExecutor(sweep.dir / ".submitit" / "%j", launcher.cluster, **restarts)
@@ -143,8 +146,12 @@ def run_here(jobs: list[SweepJob], sweep: Sweep, start: Any, limit: int) -> None
 
     start: starts submitit's process of a config and a slot.
     """
+    if there := still_queued(sweep):
+        raise UserError(f"jobs {', '.join(there)} are in SLURM's queue; first type scancel {' '.join(there.values())}")
     lock, gpus = FileLock(sweep.dir / ".lock"), slots.visible_gpus()
     hold(lock, sweep.dir)
+    if sweep.queue:
+        sweep.record_queue({})
     free = [slots.Slot(slots.share_of(gpus, number, limit), Path(lock.lock_file)) for number in range(limit)]
     waiting, running = [job for job in jobs if job.is_missing()], []
 
@@ -192,20 +199,26 @@ def submit_missing(jobs: list[SweepJob], sweep: Sweep, submit: Any) -> None:
     submit: makes one array of a list of jobs. Raises UserError where SLURM does not say what is in its queue, as a job
     could be in it twice.
     """
+    queue = still_queued(sweep)
+    missing = [job for job in jobs if str(job.number) not in queue and job.is_missing()]
+    with without_interrupts():  # between both a job would be in the queue, and nobody knew it
+        submitted = submit(missing) if missing else []
+        queue |= {str(job.number): process.job_id for job, process in zip(missing, submitted, strict=True)}
+        sweep.record_queue(queue)
+    for job in jobs:
+        if str(job.number) in queue:
+            state = "is submitted" if job in missing else "is in the queue"
+            say(f"{job.name} {state} as {queue[str(job.number)]}")
+
+
+def still_queued(sweep: Sweep) -> dict[str, str]:
+    """The part of `sweep.queue` that waits or runs. Raises UserError where SLURM does not say it."""
     queue = sweep.queue
     try:
         queued = slurm.queued(queue.values())
     except OSError as error:
         raise UserError(f"{error}; jobs {', '.join(queue)} may be in the queue still; try again later") from error
-    queue = {number: job_id for number, job_id in queue.items() if job_id in queued}
-    missing = [job for job in jobs if str(job.number) not in queue and job.is_missing()]
-    submitted = submit(missing) if missing else []
-    queue |= {str(job.number): process.job_id for job, process in zip(missing, submitted, strict=True)}
-    sweep.record_queue(queue)
-    for job in jobs:
-        if str(job.number) in queue:
-            state = "is submitted" if job in missing else "is in the queue"
-            say(f"{job.name} {state} as {queue[str(job.number)]}")
+    return {number: job_id for number, job_id in queue.items() if job_id in queued}
 
 
 def collect(jobs: list[SweepJob], sweep: Sweep) -> None:
@@ -215,13 +228,14 @@ def collect(jobs: list[SweepJob], sweep: Sweep) -> None:
         while queue:
             time.sleep(pause)
             pause = min(1.5 * pause, LONGEST_PAUSE)
+            queued = set(queue.values())
             with contextlib.suppress(OSError):  # SLURM does not answer now
                 queued = slurm.queued(queue.values())
-                for number in [number for number, job_id in queue.items() if job_id not in queued]:
-                    job_id = queue.pop(number)
-                    if number in by_number:
-                        by_number[number].tell_end(sweep.dir / ".submitit" / job_id / f"{job_id}_0_log.err")
-                sweep.record_queue(queue)
+            for number in [number for number, job_id in queue.items() if job_id not in queued]:
+                job_id = queue.pop(number)
+                if number in by_number:
+                    by_number[number].tell_end(sweep.dir / ".submitit" / job_id / f"{job_id}_0_log.err")
+            sweep.record_queue(queue)
     except KeyboardInterrupt:
         tell_queue(sweep)
         raise

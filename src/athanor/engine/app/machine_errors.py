@@ -44,9 +44,8 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 def out_of_memory(config: dict | None) -> str:
     if not config:
         return "out of memory; use less data, as data.limit=1000, or smaller images"
-    sizes = (
-        f"data.batch_size={config['data']['batch_size']} and data.eval_batch_size={config['data']['eval_batch_size']}"
-    )
+    keys = [key for key in ("batch_size", "eval_batch_size") if key in config["data"]]
+    sizes = " and ".join(f"data.{key}={config['data'][key]}" for key in keys) or "batches of this size"
     return f"out of memory with {sizes}; use smaller ones (trainer.accumulate_grad_batches), or a smaller model"
 
 

@@ -27,11 +27,11 @@ def train_job(cfg: DictConfig) -> float:
         checkpoint, step = job.resume_point
         if config["weights"] and not checkpoint:
             load_weights(task, config["weights"])
-        if cfg.get("check") and not checkpoint:
-            check_before(config, job.dir, data, task)
         trainer = assemble.trainer(config, str(job.dir), data, task, step, job.versions)
         job.record_loggers(trainer)
         job.record_origin(config, data, task, checkpoint)
+        if cfg.get("check") and not checkpoint:
+            check_before(config, job.dir, data, task)
         job.extend(trainer)
         job.announce(config, trainer, data, task)
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)

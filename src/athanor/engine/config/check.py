@@ -12,7 +12,7 @@ from athanor.base.errors import UserError, first_line, require
 from athanor.engine.config import check_study, facts, monitors, options, refusals, schema, settings
 from athanor.engine.config.secrets import resolve, reveal
 from athanor.engine.config.signatures import check_key, check_value, signature, type_hint
-from athanor.training.devices import device_type
+from athanor.training.devices import count, device_type
 
 MOST_THREADS = 1024  # many more cannot be started on any machine, and OpenMP ends the process
 
@@ -54,6 +54,8 @@ def check(cfg: dict) -> None:
     refusals.refuse_callbacks(cfg.get("callbacks") or {}, schema.is_task(locate("task", cfg["task"]["_target_"])))
     monitors.check_monitors(cfg)
     check_trainer(cfg["trainer"])
+    if cfg.get("check") and count(cfg["trainer"]) > 1:
+        raise UserError("check=true is for one device; type python scripts/check.py with the same words before")
     check_optim(cfg["optim"] or {})
 
 

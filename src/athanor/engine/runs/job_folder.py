@@ -17,7 +17,7 @@ def job_folder(sweep: str | Path, number: int, words: Iterable[str], varied: Ite
     what is too long is cut: of a value the beginning, as of a path, and of the whole name the last settings.
     """
     for path in (Path(sweep) / str(number), *Path(sweep).glob(f"{number}_*")):
-        if path.is_dir():
+        if path.is_dir() and re.fullmatch(r"[\w.=-]+", path.name):  # Hydra would resolve a name with ${...} in it
             return path.name
     values = dict(word.lstrip("+").partition("=")[::2] for word in words)
     keys = [key for key in varied if key in values]

@@ -122,6 +122,8 @@ class Sweep:
                     f"resume={shown(self.dir)} goes on with the sweep's own settings, trainer.max_epochs, max_steps and"
                     f" max_time apart\n  for a new sweep type python train.py {' '.join([*others, word])}"
                 )
+        if any(word.startswith("launcher=") for word in added):  # it may have other settings
+            typed = [word for word in typed if not word.startswith(("launcher", "hydra.launcher"))]
         kept = [word for word in [*typed, *filter(LIMIT.match, limits)] if word not in added]
         return [word for word in [*kept, *added] if word not in FLAGS] + ["-m"]
 
