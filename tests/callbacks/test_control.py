@@ -380,6 +380,7 @@ class Person(L.Callback):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_act_at_the_same_step(tmp_path, run_process):
     (tmp_path / "edited.py").write_text(EDITED)
     words = [*TINY, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "logger=csv", "optim=momentum"]

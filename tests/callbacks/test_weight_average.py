@@ -443,6 +443,7 @@ class Rank(L.Callback):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_average_what_one_averages(train, tmp_path, monkeypatch):
     (tmp_path / "watch_ranks.py").write_text(RANK)
     monkeypatch.syspath_prepend(str(tmp_path))

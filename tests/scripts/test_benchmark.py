@@ -79,6 +79,7 @@ def test_a_table_shows_medians_and_what_they_lie_between(scripts):
 # what is measured
 
 
+@pytest.mark.slow
 def test_mlp_measures_three_contenders_on_generated_images(run_process, tmp_path):
     options = ["--repeats", 1, "--epochs", 1, "--images", 2000, "--workers", 0, "--json", "results.json"]
     ran = run_process(tmp_path, "scripts/benchmark.py", "mlp", *options, ATHANOR_DATA=str(tmp_path / "empty"))
@@ -100,6 +101,7 @@ def test_mlp_measures_three_contenders_on_generated_images(run_process, tmp_path
         assert set(ratio) == {"epoch_s", "fit_s", "command_s"}
 
 
+@pytest.mark.slow
 def test_startup_times_the_config_and_the_first_step(run_process, tmp_path):
     ran = run_process(tmp_path, "scripts/benchmark.py", "startup", "--repeats", 1, "--json", "results.json")
     assert (ran.code, ran.err) == (0, "")

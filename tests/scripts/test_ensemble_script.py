@@ -98,7 +98,7 @@ def test_an_ensemble_takes_raw_pixels_and_gives_log_probabilities(ensemble, here
     assert (images == before).all()
 
 
-@pytest.mark.parametrize("form", ["torch", "onnx"])
+@pytest.mark.parametrize("form", ["torch", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_an_ensemble_over_views_is_exported(form, ensemble, run_here):
     if form == "onnx":
         pytest.importorskip("onnxscript")

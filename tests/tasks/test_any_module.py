@@ -222,6 +222,7 @@ def rates(run: str) -> list[float]:
     return [group["lr"] for optimizer in state["optimizer_states"] for group in optimizer["param_groups"]]
 
 
+@pytest.mark.slow
 @EVERY
 def test_it_is_swept_repeated_and_fine_tuned(kind, run_module, train):
     ran = run_module(kind, "-m", "seed=0,1", "hydra.sweep.dir=sweep", "trainer.max_epochs=1")

@@ -50,6 +50,7 @@ def test_it_goes_on_to_the_bit_is_evaluated_and_predicts(run_vit, run_here, asse
     assert run_here("scripts/export.py", "whole", "--format", "torch").code == 0
 
 
+@pytest.mark.slow
 def test_it_is_swept_and_combined(run_vit, run_here):
     ran = run_vit("-m", "model.width=8,16", "hydra.sweep.dir=sweep", "trainer.max_epochs=1")
     assert ran.code == 0 and "2 jobs; " in ran.out, ran.err

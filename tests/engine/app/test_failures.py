@@ -56,6 +56,7 @@ runpy.run_path({train!r}, run_name="__main__")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
 def test_a_run_that_really_is_out_of_memory_says_so_and_keeps_its_traceback(tmp_path, repo):
     words = ["model=mlp", "model.widths=[8000,8000]", "trainer.max_epochs=1", "hydra.run.dir=here"]

@@ -57,6 +57,7 @@ def torchrun(folder: Path, repo: Path, *words: str) -> subprocess.CompletedProce
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
 
 
+@pytest.mark.slow
 def test_torchrun_with_a_multirun_gives_each_job_one_directory(tmp_path, repo, alone):
     done = torchrun(tmp_path, repo, "-m", *TWO, "seed=1,2")
     assert done.returncode == 0, done.stderr
@@ -107,7 +108,7 @@ SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2", 
 SLURM |= {"SLURM_NODELIST": "localhost", "SLURM_NODEID": "0", "SLURM_JOB_NAME": "train"}
 
 
-@pytest.mark.parametrize("scheduler", ["srun", "variables"])
+@pytest.mark.parametrize("scheduler", ["srun", pytest.param("variables", marks=pytest.mark.slow)])
 def test_processes_that_a_scheduler_starts_share_one_directory(scheduler, tmp_path, repo, alone):
     port = free_port()
     if scheduler == "srun":
@@ -126,6 +127,7 @@ def test_processes_that_a_scheduler_starts_share_one_directory(scheduler, tmp_pa
     assert "epoch" not in outputs[1]  # it is the first that speaks
 
 
+@pytest.mark.slow
 def test_under_submitit_each_job_has_two_processes(tmp_path, run_process, alone):
     pytest.importorskip("submitit")
     ran = run_process(tmp_path, "train.py", *TWO, "launcher=local", "launcher.jobs=1", "seed=1,2")
@@ -190,6 +192,7 @@ def test_a_rank_that_dies_ends_its_job_with_the_reason_and_the_multirun_goes_on(
     assert "2 jobs, 1 failed" in ran.out
 
 
+@pytest.mark.slow
 def test_the_ranks_of_a_job_that_is_killed_end_with_it(tmp_path, repo):
     words = [*TWO, "trainer.max_epochs=1000", "callbacks.early_stopping=null", "hydra.run.dir=run"]
     [process] = start_ranks(repo, tmp_path, words, [{}])
@@ -212,7 +215,9 @@ class Interrupted(L.Callback):
 """
 
 
-@pytest.mark.parametrize("words", [MLP, TWO], ids=["one process", "two processes"])
+@pytest.mark.parametrize(
+    "words", [pytest.param(MLP, id="one process"), pytest.param(TWO, id="two processes", marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_at_the_end_of_the_step(words, tmp_path, repo):
     (tmp_path / "interrupted.py").write_text(INTERRUPTED)
     more = ["data.batch_size=2", "hydra.run.dir=run", "+callbacks.interrupted={_target_: interrupted.Interrupted}"]

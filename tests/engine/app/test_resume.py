@@ -118,7 +118,11 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("option", [option for option in OPTIONS if option != "optim=lbfgs"])
+FEW = ("optim=adam", "optim=muon", "optim=momentum", "scheduler=cosine", "scheduler=one_cycle", "scheduler=plateau")
+MANY = [option for option in OPTIONS if option not in (*FEW, "optim=lbfgs")]
+
+
+@pytest.mark.parametrize("option", [*FEW, *(pytest.param(option, marks=pytest.mark.slow) for option in MANY)])
 def test_every_optimizer_and_schedule_goes_on_in_mid_epoch(option, stopped, train):
     words = [*TINY, "data.limit=120", "trainer.max_epochs=8", "trainer.accumulate_grad_batches=1", option, EACH_STEP]
     PLACES["in the fifth epoch"] = (Classification, "on_after_backward", 13)  # 3 steps an epoch
